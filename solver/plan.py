@@ -1,0 +1,185 @@
+"""A solver written as a table.
+
+Every deterministic linear solver of the probability-flow ODE (DDIM, DPM-Solver and ++, UniPC, DEIS,
+Adams-Bashforth, Heun, Euler, a learned multistep method) does the same thing at evaluation i: it combines
+the state and the network's outputs so far with fixed numbers,
+
+    output[i] = network(input_scale[i] · x[i], timestep[i])
+    q[i]      = c[i] · x[i] + d[i] · output[i]
+    x[i+1]    = a[i] · x[i] + Σ_k b[i][k] · q[i-k]
+
+and the state stands at x[i] = alpha[i] · x0 + sigma[i] · ε. `timestep` is what the network is told, (alpha,
+sigma) is where the ODE stands; a learned plan may let them differ.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, fields
+from pathlib import Path
+from typing import Any
+
+PREDICTION_TYPES = ("epsilon", "sample", "v_prediction", "flow_prediction")
+
+
+def coordinates(kind: str, alpha: float, sigma: float) -> tuple[float, float]:
+    """What a network output of this kind is made of: (p, r) with output = p · x0 + r · ε."""
+    if kind == "v_prediction":  # Salimans & Ho 2022, v = α·ε - σ·x0
+        return -sigma, alpha
+    try:
+        return {"epsilon": (0.0, 1.0), "sample": (1.0, 0.0), "flow_prediction": (-1.0, 1.0)}[kind]
+    except KeyError:
+        known = ", ".join(PREDICTION_TYPES)
+        raise ValueError(f"Unknown prediction type {kind!r}; choose one of {known}.") from None
+
+
+def reading(kind: str, wanted: str, alpha: float, sigma: float) -> tuple[float, float]:
+    """How to read an output of one kind as another: (c, d) with wanted = c · x + d · output.
+
+    Solves x = α·x0 + σ·ε and output = p·x0 + r·ε for u·x0 + w·ε (two equations, Cramer's rule), where x is
+    the network's input at signal level `alpha` and noise level `sigma`.
+
+    Raises:
+        ValueError: an unknown kind, or an output that does not determine what is wanted (ε at α = 0, say).
+    """
+    p, r = coordinates(kind, alpha, sigma)
+    u, w = coordinates(wanted, alpha, sigma)
+    determinant = alpha * r - sigma * p
+    if determinant == 0:
+        raise ValueError(f"A {kind} output cannot be read as {wanted} at α = {alpha:g}, σ = {sigma:g}.")
+    return (u * r - w * p) / determinant, (alpha * w - sigma * u) / determinant
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """One solver at one number of steps: N rows, one per network evaluation. Immutable, hashable, comparable.
+
+    Sequences of any kind (lists, arrays) are accepted and kept as tuples of floats.
+
+    Attributes:
+        solver: the solver's name, as shown to people.
+        prediction_type: what the network puts out: epsilon, sample, v_prediction or flow_prediction.
+        timestep: N times the network is told, in units of its training timesteps, need not be integers.
+        alpha, sigma: N + 1 signal and noise levels of the state, from the first to the one it ends at.
+        a: N weights of the state.
+        b: N rows; b[i][k] weighs q[i-k], newest first, at most i + 1 entries (missing ones are zero).
+        c, d: N pairs that read the output: as ε, as x0, as a velocity or as it is (c = 0, d = 1).
+        input_scale: N factors between the state and the network's input (1 unless the state is kept in
+            another scaling than the network's, as Heun's is).
+        init_noise_scale: x[0] = init_noise_scale · noise, for noise of unit variance.
+
+    Raises:
+        ValueError: lengths that do not fit, numbers that are not finite, levels below zero.
+    """
+
+    solver: str
+    prediction_type: str
+    timestep: tuple[float, ...]
+    alpha: tuple[float, ...]
+    sigma: tuple[float, ...]
+    a: tuple[float, ...]
+    b: tuple[tuple[float, ...], ...]
+    c: tuple[float, ...]
+    d: tuple[float, ...]
+    input_scale: tuple[float, ...]
+    init_noise_scale: float = 1.0
+
+    def __post_init__(self) -> None:
+        n = len(self.timestep)
+        lengths = {"alpha": n + 1, "sigma": n + 1, "a": n, "c": n, "d": n, "input_scale": n, "timestep": n}
+        for name, length in lengths.items():
+            object.__setattr__(self, name, _numbers(name, getattr(self, name), length))
+        if n == 0:
+            raise ValueError("A plan needs at least one row.")
+        if len(self.b) != n:
+            raise ValueError(f"b has {len(self.b)} rows for {n} timesteps; give one row per timestep.")
+        for i, row in enumerate(self.b):
+            if len(row) > i + 1:
+                raise ValueError(f"b[{i}] has {len(row)} entries, but only {i + 1} outputs exist by then.")
+        rows = tuple(_numbers(f"b[{i}]", row, len(row)) for i, row in enumerate(self.b))
+        object.__setattr__(self, "b", rows)
+        object.__setattr__(self, "init_noise_scale", float(self.init_noise_scale))
+        coordinates(self.prediction_type, 1.0, 0.0)  # refuses an unknown one
+        if not (math.isfinite(self.init_noise_scale) and self.init_noise_scale > 0):
+            raise ValueError(f"init_noise_scale must be a positive number, not {self.init_noise_scale}.")
+        if min(self.input_scale) <= 0:
+            raise ValueError("Every input_scale must be positive.")
+        if min(self.alpha) < 0 or min(self.sigma) < 0:
+            raise ValueError("alpha and sigma are levels of signal and noise and cannot be negative.")
+
+    @property
+    def nfe(self) -> int:
+        """Number of network evaluations, which is the number of rows."""
+        return len(self.timestep)
+
+    @property
+    def steps(self) -> int:
+        """Number of levels at which the network is evaluated: `nfe`, or N for Heun's 2N - 1 evaluations."""
+        return len(set(zip(self.alpha[:-1], self.sigma[:-1], strict=True)))
+
+    @property
+    def columns(self) -> int:
+        """How many outputs, newest first, the rows use at most; older ones can be forgotten."""
+        return max((k + 1 for row in self.b for k, weight in enumerate(row) if weight), default=0)
+
+    def x0_weights(self, i: int) -> tuple[float, float]:
+        """(c, d) with which the picture as expected at evaluation i is x̂0 = c · x[i] + d · output[i]."""
+        s = self.input_scale[i]
+        c, d = reading(self.prediction_type, "sample", s * self.alpha[i], s * self.sigma[i])
+        return c * s, d
+
+    def to_dict(self) -> dict[str, Any]:
+        """The plan as plain strings, numbers and tuples."""
+        return asdict(self)
+
+    @classmethod
+    def from_dict(cls, data: dict[str, Any]) -> Plan:
+        """The plan that `to_dict` wrote.
+
+        Raises:
+            ValueError: missing or unknown entries, or contents that are no valid plan.
+        """
+        known = {f.name for f in fields(cls)}
+        if data.keys() != known:
+            missing, unknown = sorted(known - data.keys()), sorted(data.keys() - known)
+            raise ValueError(f"Not a plan: entries missing {missing}, entries unknown {unknown}.")
+        return cls(**data)
+
+    def save(self, path: str | Path) -> None:
+        """Write the plan as JSON; `load` gives back an equal plan, to the last bit."""
+        Path(path).write_text(json.dumps(self.to_dict(), indent=1) + "\n", encoding="utf-8")
+
+    @classmethod
+    def load(cls, path: str | Path) -> Plan:
+        """Read a plan that `save` wrote.
+
+        Raises:
+            ValueError: a file that is not JSON or not a plan.
+        """
+        return cls.from_dict(json.loads(Path(path).read_text(encoding="utf-8")))
+
+    def table(self) -> str:
+        """The rows as text, one line per evaluation."""
+        lags = range(self.columns)
+        head = ["timestep", "alpha", "sigma", "a", "c", "d", *(f"q[i-{k}]" if k else "q[i]" for k in lags)]
+        columns = zip(self.timestep, self.alpha, self.sigma, self.a, self.c, self.d, strict=False)
+        lines = ["".join(f"{title:>10}" for title in ["i", *head])]
+        for i, (numbers, row) in enumerate(zip(columns, self.b, strict=True)):
+            weights = (*row, *[0.0] * (len(lags) - len(row)))[: len(lags)]
+            lines.append(f"{i:>10}" + "".join(f"{value:>10.4g}" for value in (*numbers, *weights)))
+        lines.append(f"{'end':>10}{'':>10}{self.alpha[-1]:>10.4g}{self.sigma[-1]:>10.4g}")
+        return "\n".join(lines)
+
+    def __str__(self) -> str:
+        return f"{self.solver}, {self.nfe} evaluations, {self.prediction_type}\n{self.table()}"
+
+
+def _numbers(name: str, values: Sequence[float], length: int) -> tuple[float, ...]:
+    numbers = tuple(float(value) + 0.0 for value in values)  # + 0.0 turns -0 into 0
+    if len(numbers) != length:
+        raise ValueError(f"{name} has {len(numbers)} entries where {length} are needed.")
+    if not all(map(math.isfinite, numbers)):
+        raise ValueError(f"{name} holds a number that is not finite: {numbers}.")
+    return numbers

@@ -1,0 +1,64 @@
+"""All solvers by name."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from functools import lru_cache
+from typing import Any
+
+from solver.classical import SOURCES, adams_bashforth_plan, probed_plan
+from solver.consistency import untrained_plan
+from solver.grids import GRIDS
+from solver.plan import Plan
+from solver.schedule import NoiseSchedule
+
+ADAMS_BASHFORTH_ORDER = {"euler": 1, "ab4": 4}
+SOLVERS = ("consistency", "ddim", "dpm2m", "dpm++2m", "dpm++3m", "unipc", "deis", "ab4", "heun", "euler")
+MAX_STEPS = 1000
+
+# Settings of a pipeline's scheduler that its pictures depend on and that a linear solver cannot follow.
+NONLINEAR = ("clip_sample", "thresholding", "stochastic_sampling")
+
+
+def make_plan(solver: str, steps: int, schedule: Any, *, grid: str = "trailing") -> Plan:
+    """The plan of a named solver; remembered, so that asking again costs next to nothing.
+
+    Args:
+        solver: one of `SOLVERS`.
+        steps: 1 to 1000. Each is one network evaluation, but `heun` takes 2·steps - 1 (`Plan.nfe` counts).
+        schedule: a `NoiseSchedule`, or whatever `NoiseSchedule.from_config` understands: a diffusers
+            scheduler, its config, or a dict.
+        grid: one of `GRIDS`. Plans of one grid share their first timestep, their first noise level and σ = 0
+            at the end, so one noise leads all of them to the same picture, more or less precisely.
+
+    Raises:
+        ValueError: an unknown name, steps out of range, a schedule that cannot be used (says why).
+    """
+    if solver not in SOLVERS:
+        raise ValueError(f"Unknown solver {solver!r}; choose one of {', '.join(SOLVERS)}.")
+    if isinstance(steps, bool) or not isinstance(steps, int) or not 1 <= steps <= MAX_STEPS:
+        raise ValueError(f"steps must be a whole number from 1 to {MAX_STEPS}, not {steps!r}.")
+    if grid not in GRIDS:
+        raise ValueError(f"Unknown grid {grid!r}; choose one of {', '.join(GRIDS)}.")
+    if not isinstance(schedule, NoiseSchedule):
+        _refuse_nonlinear(schedule if isinstance(schedule, Mapping) else schedule.config)
+        schedule = NoiseSchedule.from_config(schedule)
+    return _make_plan(solver, steps, schedule, grid)
+
+
+def _refuse_nonlinear(config: Mapping[str, Any]) -> None:
+    for setting in NONLINEAR:
+        if config.get(setting):
+            raise ValueError(
+                f"The scheduler config sets {setting}={config[setting]!r}, which linear solvers cannot do; "
+                f"set {setting}=False if the model does not need it (latent diffusion models do not)."
+            )
+
+
+@lru_cache(maxsize=256)
+def _make_plan(solver: str, steps: int, schedule: NoiseSchedule, grid: str) -> Plan:
+    if solver == "consistency":
+        return untrained_plan(steps, schedule, grid)
+    if solver in SOURCES:
+        return probed_plan(solver, steps, schedule, grid)
+    return adams_bashforth_plan(solver, ADAMS_BASHFORTH_ORDER[solver], steps, schedule, grid)
