@@ -1,0 +1,59 @@
+# make app     set everything up and start the app on http://127.0.0.1:7860
+# make test    set everything up and run the tests
+# make lint    style;  make types    type checks;  make clean    forget the set-up
+#
+# Another Python:       make app PYTHON=/path/to/python3.12
+# Options for the app:  make app ARGS="--port 8000 --device cpu"
+
+ARGS ?=
+VENV := .venv
+BIN := $(VENV)/bin
+export PIP_CACHE_DIR ?= $(CURDIR)/.pip-cache
+export PIP_DISABLE_PIP_VERSION_CHECK := 1
+
+# The first of these that starts and is new enough; PYTHON= names another.
+CANDIDATES := $(if $(PYTHON),$(PYTHON),python3.11 python3.12 python3.13 python3)
+
+.PHONY: app test lint types clean
+.DEFAULT_GOAL := app
+
+app: $(VENV)/.ready
+	@$(BIN)/python app.py $(ARGS)
+
+test: $(VENV)/.ready-dev
+	$(BIN)/python -m pytest $(ARGS)
+
+lint: $(VENV)/.ready-dev
+	$(BIN)/ruff check .
+
+types: $(VENV)/.ready-dev
+	$(BIN)/mypy .
+
+clean:
+	rm -rf $(VENV) .pip-cache build .pytest_cache .ruff_cache .mypy_cache
+
+# The stamps are touched last, so an install that was cut off is done again.
+$(VENV)/.ready: requirements.txt $(BIN)/python
+	@echo "Installing what the app needs (a few minutes the first time)"
+	@$(BIN)/python -m pip install --quiet --progress-bar on -r requirements.txt
+	@touch $@
+
+$(VENV)/.ready-dev: requirements-dev.txt $(VENV)/.ready
+	@echo "Installing what the tests need"
+	@$(BIN)/python -m pip install --quiet --progress-bar on -r requirements-dev.txt
+	@touch $@
+
+$(BIN)/python:
+	@for python in $(CANDIDATES); do \
+	    if $$python -c 'import sys; sys.exit(sys.version_info < (3, 11))' >/dev/null 2>&1; then \
+	        echo "Setting up $(VENV) with $$($$python --version)"; \
+	        $$python -m venv $(VENV) && exit 0; \
+	        rm -rf $(VENV); \
+	        echo "$$python could not make $(VENV). On Debian and Ubuntu: sudo apt install python3-venv" >&2; \
+	        exit 1; \
+	    fi; \
+	done; \
+	echo "Python 3.11 or newer is needed, and none was found (tried: $(CANDIDATES))." >&2; \
+	echo "Install one (https://www.python.org/downloads/, or your system's package manager)" >&2; \
+	echo "and run this again; if it has another name: make app PYTHON=/path/to/python3.12" >&2; \
+	exit 1

@@ -1,0 +1,90 @@
+"""Start the app: python app.py, then open http://127.0.0.1:7860."""
+
+import argparse
+import os
+import sys
+from pathlib import Path
+
+
+def parse_arguments() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        prog="python app.py",
+        description="Quick previews of a prompt; pick one, and only that one is finished.",
+    )
+    parser.add_argument(
+        "--host", default="127.0.0.1", help="address to listen on; 0.0.0.0 for other machines too"
+    )
+    parser.add_argument("--port", type=int, default=7860, help="port to listen on (%(default)s)")
+    parser.add_argument(
+        "--model",
+        default="landscapes",
+        help="a shipped model by name, or a folder in the diffusers layout (%(default)s)",
+    )
+    parser.add_argument(
+        "--device",
+        default="auto",
+        choices=("auto", "cpu", "cuda", "mps"),
+        help="where to compute (%(default)s)",
+    )
+    parser.add_argument(
+        "--data",
+        type=Path,
+        default=Path("data"),
+        metavar="DIR",
+        help="all that is written goes here (%(default)s)",
+    )
+    return parser.parse_args()
+
+
+def prepare_environment(data: Path) -> None:
+    """Keep the libraries off the network and their files below `data`; they read this when imported."""
+    os.environ["GRADIO_TEMP_DIR"] = str(data / "pictures")
+    os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"
+    os.environ["HF_HOME"] = str(data / "huggingface")
+    os.environ["MPLCONFIGDIR"] = str(data / "matplotlib")
+    os.environ["HF_HUB_OFFLINE"] = "1"
+    os.environ["TRANSFORMERS_VERBOSITY"] = os.environ["DIFFUSERS_VERBOSITY"] = "error"
+
+
+def main() -> int:
+    arguments = parse_arguments()
+    data = arguments.data.resolve()
+    prepare_environment(data)
+    print(f"Loading {arguments.model} …", flush=True)
+
+    # Imported only now: these take seconds, and --help should not.
+    from app.models import ModelError, load, pick_device, resolve
+    from app.ui import build_page, launch_page
+    from app.worker import Worker
+
+    try:
+        (data / "pictures").mkdir(parents=True, exist_ok=True)
+        model = load(resolve(arguments.model), pick_device(arguments.device))
+    except ModelError as error:
+        print(f"Can't start: {error}", file=sys.stderr)
+        return 2
+    except OSError as error:
+        print(
+            f"Can't start: nothing can be written to {data} ({error.strerror}). Choose --data.",
+            file=sys.stderr,
+        )
+        return 2
+    worker = Worker(model)
+    try:
+        page = build_page(worker, data / "pictures")
+        url = launch_page(page, arguments.host, arguments.port, block=False)
+    except OSError:
+        print(f"Can't start: port {arguments.port} is taken. Choose another with --port.", file=sys.stderr)
+        return 2
+    print(f"Ready: {url} (Ctrl+C stops it)", flush=True)
+    try:
+        page.block_thread()
+    except KeyboardInterrupt:
+        pass
+    finally:
+        worker.close()
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

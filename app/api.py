@@ -1,0 +1,139 @@
+"""The two endpoints for programs: /preview and /refine."""
+
+import secrets
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import gradio as gr
+from gradio import FileData
+
+from app.job import Done, Failed, Job, RequestError, check_number
+from app.seeds import following_seeds, fresh_seeds
+from app.worker import Worker, merge
+
+
+def add_endpoints(worker: Worker, pictures: Path) -> None:
+    """Add /preview and /refine to the Blocks being built; their PNGs are written below `pictures`."""
+
+    def preview(
+        prompt: str,
+        negative_prompt: str = "",
+        count: int = 4,
+        steps: int = 6,
+        guidance: float = 3.0,
+        seed: int = -1,
+        solver: str = "consistency",
+        request: gr.Request | None = None,
+    ) -> tuple[list[FileData], list[dict[str, Any]]]:
+        """Previews of a prompt: PNG files, and for each how it was made.
+
+        A seed of -1 draws fresh seeds; from any other on, the grid has seed, seed + 1, and so on.
+        """
+        with _errors_in_words():
+            seeds = _seeds(seed, int(check_number("count", count)))
+            jobs = [
+                Job(
+                    kind="preview",
+                    prompt=prompt,
+                    negative_prompt=negative_prompt,
+                    seed=one,
+                    steps=steps,
+                    guidance=guidance,
+                    solver=solver,
+                    model=worker.model.name,
+                    size=worker.model.size,
+                    owner=_owner(request),
+                )
+                for one in seeds
+            ]
+            return _make(worker, jobs, pictures)
+
+    def refine(
+        prompt: str,
+        negative_prompt: str = "",
+        seed: int = -1,
+        steps: int = 40,
+        guidance: float = 3.0,
+        solver: str = "dpm++2m",
+        request: gr.Request | None = None,
+    ) -> tuple[FileData, dict[str, Any]]:
+        """The full-step picture of a prompt and a seed: a PNG file, and how it was made."""
+        with _errors_in_words():
+            job = Job(
+                kind="refine",
+                prompt=prompt,
+                negative_prompt=negative_prompt,
+                seed=_seeds(seed, 1)[0],
+                steps=steps,
+                guidance=guidance,
+                solver=solver,
+                model=worker.model.name,
+                size=worker.model.size,
+                owner=_owner(request),
+            )
+            files, records = _make(worker, [job], pictures)
+            return files[0], records[0]
+
+    gr.api(preview, api_name="preview", concurrency_limit=None)
+    gr.api(refine, api_name="refine", concurrency_limit=None)
+
+
+@contextmanager
+def _errors_in_words() -> Iterator[None]:
+    """Pass a RequestError on to the program as its message alone."""
+    try:
+        yield
+    except RequestError as error:
+        raise gr.Error(str(error), print_exception=False) from error
+
+
+def _owner(request: gr.Request | None) -> str:
+    return str(request.session_hash) if request else ""
+
+
+def _seeds(seed: object, count: int) -> list[int]:
+    if seed == -1:
+        return fresh_seeds(count)
+    return following_seeds(int(check_number("seed", seed)), count)
+
+
+def _make(worker: Worker, jobs: Sequence[Job], pictures: Path) -> tuple[list[FileData], list[dict[str, Any]]]:
+    """Run the jobs to their end. Raises RequestError when one fails."""
+    handles = worker.submit_all(jobs)
+    done: dict[int, Done] = {}
+    try:
+        for position, event in merge(handles):
+            if isinstance(event, Done):
+                done[position] = event
+            elif isinstance(event, Failed):
+                raise RequestError(event.message)
+    finally:
+        for handle in handles:
+            handle.cancel()
+    if len(done) < len(jobs):
+        raise RequestError("The request was cancelled.")
+    folder = pictures / secrets.token_hex(16)
+    folder.mkdir(parents=True)
+    ignored = worker.model.unknown_words(jobs[0].prompt)
+    files, records = [], []
+    for position, job in enumerate(jobs):
+        picture, record = done[position].picture, done[position].record
+        path = folder / f"{job.model}-seed-{job.seed}-{job.steps}-steps.png"
+        path.write_bytes(record.png(picture))
+        files.append(FileData(path=str(path), orig_name=path.name, mime_type="image/png"))
+        records.append(
+            {
+                "seed": job.seed,
+                "steps": job.steps,
+                "solver": job.solver,
+                "seconds": round(record.seconds, 4),
+                "evaluations": record.evaluations,
+                "guidance": job.guidance,
+                "model": job.model,
+                "revision": record.revision,
+                "ignored_words": ignored,
+            }
+        )
+    return files, records

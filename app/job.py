@@ -1,0 +1,185 @@
+"""What is asked of the worker (`Job`), and what it tells while it works (`Event`)."""
+
+import math
+from dataclasses import dataclass
+from typing import Literal
+
+from PIL import Image
+
+from app import png
+from solver import SOLVERS
+
+Kind = Literal["preview", "refine", "speculative"]
+
+# From the most to the least urgent.
+KINDS: tuple[Kind, ...] = ("preview", "refine", "speculative")
+
+
+class RequestError(ValueError):
+    """A request that can't be done, said in words for the person who made it."""
+
+
+@dataclass(frozen=True)
+class Limit:
+    """The range of a number: its name for people, both ends included, and whether it must be whole."""
+
+    name: str
+    low: float
+    high: float
+    whole: bool = True
+
+
+LIMITS = {
+    "steps": Limit("The number of steps", 1, 100),
+    "guidance": Limit("The guidance scale", 1, 30, whole=False),
+    "count": Limit("The number of previews", 1, 8),
+    "seed": Limit("The seed", 0, 2**32 - 1),
+}
+MAX_PROMPT_LETTERS = 2000
+
+
+def check_number(field: str, value: object) -> float:
+    """`value` as a number within `LIMITS[field]`; an int where that limit is whole.
+
+    Accepts what a form or a program sends (6, 6.0, "6"). Raises RequestError for all else: nothing at
+    all, words, NaN, infinity, fractions where a whole number is due, and anything out of range.
+    """
+    limit = LIMITS[field]
+    kind = "a whole number" if limit.whole else "a number"
+    due = f"{limit.name} must be {kind} from {limit.low:,} to {limit.high:,}"
+    try:
+        if isinstance(value, bool) or not isinstance(value, int | float | str):
+            raise ValueError
+        number = float(value)
+    except (ValueError, OverflowError):
+        shown = "nothing" if value in (None, "") else f"“{str(value)[:40]}”"
+        raise RequestError(f"{due}, and {shown} is not a number.") from None
+    if not math.isfinite(number):
+        raise RequestError(f"{due}, and “{value}” is not a number.")
+    if not limit.low <= number <= limit.high or (limit.whole and number != int(number)):
+        raise RequestError(f"{due}, not {value}.")
+    return int(number) if limit.whole else number
+
+
+def check_choice(name: str, value: object, choices: tuple[str, ...]) -> str:
+    """`value` where it is one of `choices`. Raises RequestError, naming the choices, where it is not."""
+    if value not in choices:
+        raise RequestError(f"There is no {name} “{str(value)[:40]}”. Choose one of: {', '.join(choices)}.")
+    return str(value)
+
+
+def check_prompt(name: str, value: object) -> str:
+    """`value` as one trimmed line of at most MAX_PROMPT_LETTERS letters; raises RequestError otherwise."""
+    if not isinstance(value, str):
+        raise RequestError(f"{name} must be text.")
+    text = " ".join(value.split())
+    if len(text) > MAX_PROMPT_LETTERS:
+        raise RequestError(f"{name} is {len(text):,} letters long; {MAX_PROMPT_LETTERS:,} is the most.")
+    return text
+
+
+@dataclass(frozen=True)
+class Job:
+    """One picture to make. The seed alone decides its noise.
+
+    kind: how urgent it is, see KINDS. steps: solver steps. guidance: classifier-free guidance scale, where
+    1 means none. size: edge of the square picture in pixels. owner: whom to be fair to, and whose jobs
+    end together. Raises RequestError, in words, when a value makes no sense.
+    """
+
+    kind: Kind
+    prompt: str
+    seed: int
+    steps: int
+    model: str
+    size: int
+    guidance: float = 3.0
+    solver: str = "consistency"
+    negative_prompt: str = ""
+    owner: str = ""
+
+    def __post_init__(self) -> None:
+        check_choice("kind of job", self.kind, KINDS)
+        check_choice("solver", self.solver, SOLVERS)
+        for field in ("seed", "steps", "guidance"):
+            object.__setattr__(self, field, check_number(field, getattr(self, field)))
+        for field, name in (("prompt", "The prompt"), ("negative_prompt", "The negative prompt")):
+            object.__setattr__(self, field, check_prompt(name, getattr(self, field)))
+        if not self.prompt:
+            raise RequestError("The prompt is empty. Say what you would like to see.")
+
+
+@dataclass(frozen=True)
+class Record:
+    """How a finished picture was made: its job, the model's revision, and how long it took.
+
+    evaluations: calls of the denoiser. seconds: from its first step to the decoded picture.
+    """
+
+    job: Job
+    revision: str
+    evaluations: int
+    seconds: float
+
+    def parameters(self) -> png.Parameters:
+        """The record as other tools read it in a PNG."""
+        job = self.job
+        return png.Parameters(
+            job.prompt,
+            job.negative_prompt,
+            {
+                "Steps": str(job.steps),
+                "Sampler": job.solver,
+                "CFG scale": f"{job.guidance:g}",
+                "Seed": str(job.seed),
+                "Size": f"{job.size}x{job.size}",
+                "Model hash": self.revision[:10],
+                "Model": job.model,
+            },
+        )
+
+    def png(self, picture: Image.Image) -> bytes:
+        """The picture as PNG bytes that carry this record."""
+        return png.write(picture, self.parameters())
+
+
+@dataclass(frozen=True)
+class Queued:
+    """Waiting; `place` pictures go first, and it will be done in about `estimate_s` seconds."""
+
+    place: int
+    estimate_s: float
+
+
+@dataclass(frozen=True)
+class Step:
+    """`step` of `steps` denoiser calls are made; now and then with the picture as it stands."""
+
+    step: int
+    steps: int
+    remaining_s: float
+    picture: Image.Image | None = None
+
+
+@dataclass(frozen=True)
+class Done:
+    """The finished picture."""
+
+    picture: Image.Image
+    record: Record
+
+
+@dataclass(frozen=True)
+class Failed:
+    """It could not be made; the message is for people."""
+
+    message: str
+
+
+@dataclass(frozen=True)
+class Cancelled:
+    """It was given up on request."""
+
+
+Event = Queued | Step | Done | Failed | Cancelled
+LAST_EVENTS = (Done, Failed, Cancelled)

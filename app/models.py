@@ -1,0 +1,238 @@
+"""Which models there are, and how a folder in the diffusers layout becomes an `ImageModel`."""
+
+import hashlib
+import importlib
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+import torch
+from PIL import Image
+
+from solver import NoiseSchedule
+
+ROOT = Path(__file__).resolve().parents[1]
+
+# Names that --model understands, and their folders in the repository; anything else is taken as a folder.
+CATALOGUE = {"landscapes": "checkpoints/landscapes"}
+
+PIPELINES = ("StableDiffusionPipeline",)
+COMPONENTS = ("unet", "vae", "text_encoder", "tokenizer")
+# Classes are only ever taken from here, whatever a folder asks for.
+LIBRARIES = ("diffusers", "transformers", "checkpoints")
+DEVICES = ("auto", "cpu", "cuda", "mps")
+
+
+class ModelError(RuntimeError):
+    """A model that can't be used, with the reason and the next step in words."""
+
+
+@dataclass(frozen=True, eq=False)
+class ImageModel:
+    """A text-to-image latent diffusion model, ready to run on one device in float32.
+
+    name: the folder's. revision: SHA-256 of its weights, in hex. latent_shape: (channels, height, width).
+    size: edge of its square pictures in pixels. schedule: the noise levels it was trained on. max_prompt_tokens: how many tokens a prompt may have.
+    """
+
+    name: str
+    revision: str
+    device: torch.device
+    latent_shape: tuple[int, int, int]
+    size: int
+    schedule: NoiseSchedule = field(repr=False)
+    max_prompt_tokens: int
+    unet: Any = field(repr=False)
+    vae: Any = field(repr=False)
+    text_encoder: Any = field(repr=False)
+    tokenizer: Any = field(repr=False)
+
+    def encode_prompts(self, prompts: Sequence[str]) -> torch.Tensor:
+        """Prompt embeddings [len(prompts), tokens, width]; recent ones come from a cache."""
+        return torch.stack([_embed(self, prompt) for prompt in prompts])
+
+    @torch.inference_mode()
+    def denoise(
+        self,
+        model_input: torch.Tensor,
+        timesteps: torch.Tensor,
+        prompts: torch.Tensor,
+        negatives: torch.Tensor,
+        guidance: torch.Tensor,
+    ) -> torch.Tensor:
+        """The guided output of the denoiser, in one call, each sample with its own timestep and guidance.
+
+        model_input [B, *latent_shape]; timesteps [B]; prompts and negatives [B, tokens, width];
+        guidance [B] ≥ 1. Samples whose guidance is 1 need no second row. Returns [B, *latent_shape].
+        """
+        guided = (guidance != 1).to(model_input.device)
+        output = self.unet(
+            torch.cat([model_input, model_input[guided]]),
+            torch.cat([timesteps, timesteps[guided]]).to(model_input.device),
+            encoder_hidden_states=torch.cat([prompts, negatives[guided]]),
+            return_dict=False,
+        )[0]
+        batch = len(model_input)
+        conditional, unconditional = output[:batch].clone(), output[batch:]
+        scale = guidance.to(output)[guided].view(-1, 1, 1, 1)
+        conditional[guided] = unconditional + scale * (conditional[guided] - unconditional)
+        return conditional
+
+    @torch.inference_mode()
+    def decode(self, latents: torch.Tensor) -> list[Image.Image]:
+        """Latents [B, *latent_shape] as B RGB pictures."""
+        config = self.vae.config
+        z = latents.to(self.device) / config.scaling_factor + (getattr(config, "shift_factor", None) or 0.0)
+        pixels = self.vae.decode(z, return_dict=False)[0]
+        levels = (pixels.float() * 127.5 + 127.5).round().clamp(0, 255).to(torch.uint8)
+        return [Image.fromarray(array) for array in levels.permute(0, 2, 3, 1).cpu().numpy()]
+
+    def count_tokens(self, prompt: str) -> int:
+        """How many tokens the prompt has, without those that frame it."""
+        return len(self.tokenizer(prompt, add_special_tokens=False, truncation=False).input_ids)
+
+    def unknown_words(self, prompt: str) -> list[str]:
+        """The words of the prompt that mean nothing to the model, each once, in the prompt's order."""
+        tokenizer = self.tokenizer
+        framing = {tokenizer.bos_token_id, tokenizer.eos_token_id, tokenizer.pad_token_id}
+        if tokenizer.unk_token_id is None or tokenizer.unk_token_id in framing:
+            return []  # a tokenizer of word pieces can spell anything
+        encoded = tokenizer(prompt, add_special_tokens=False, truncation=False, return_offsets_mapping=True)
+        pairs = zip(encoded.input_ids, encoded.offset_mapping, strict=True)
+        words = [prompt[start:end] for token, (start, end) in pairs if token == tokenizer.unk_token_id]
+        return list(dict.fromkeys(word for word in words if any(map(str.isalnum, word))))
+
+
+@lru_cache(maxsize=256)
+@torch.inference_mode()
+def _embed(model: "ImageModel", prompt: str) -> torch.Tensor:
+    tokens = model.tokenizer(
+        prompt,
+        padding="max_length",
+        max_length=model.max_prompt_tokens + _framing_tokens(model.tokenizer),
+        truncation=True,
+        return_tensors="pt",
+    ).to(model.device)
+    masked = getattr(model.text_encoder.config, "use_attention_mask", False)
+    return model.text_encoder(tokens.input_ids, attention_mask=tokens.attention_mask if masked else None)[0][
+        0
+    ]
+
+
+def _framing_tokens(tokenizer: Any) -> int:
+    return tokenizer.num_special_tokens_to_add(pair=False)
+
+
+def resolve(model: str) -> Path:
+    """The folder that `--model` means: a name from the catalogue, or a folder."""
+    return ROOT / CATALOGUE[model] if model in CATALOGUE else Path(model)
+
+
+def pick_device(name: str = "auto") -> torch.device:
+    """The device called `name`, one of DEVICES. Raises ModelError where this machine has none such."""
+    available = {"cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available(), "cpu": True}
+    if name == "auto":
+        name = next(device for device, there in available.items() if there)
+    if not available[name]:
+        others = ", ".join(device for device, there in available.items() if there)
+        raise ModelError(f"This machine has no {name} device that PyTorch can use. Available: {others}.")
+    return torch.device(name)
+
+
+def load(folder: Path, device: torch.device) -> ImageModel:
+    """The model in `folder`, in the diffusers layout of one of PIPELINES, read from disk alone.
+
+    Raises ModelError, in words, when the folder is missing, of another kind, incomplete or damaged.
+    """
+    index = _read_json(folder, "model_index.json")
+    if index.get("_class_name") not in PIPELINES:
+        found, known = index.get("_class_name"), ", ".join(PIPELINES)
+        raise ModelError(f"{folder} holds a {found}; this app runs: {known}. Choose another with --model.")
+    try:
+        schedule = NoiseSchedule.from_config(_read_json(folder, "scheduler/scheduler_config.json"))
+    except ValueError as error:
+        raise ModelError(f"{folder}/scheduler can't be used: {error}") from error
+    parts = {name: _load_component(folder, name, index.get(name), device) for name in COMPONENTS}
+    unet, vae, tokenizer = parts["unet"], parts["vae"], parts["tokenizer"]
+    latent_shape = (unet.config.in_channels, unet.config.sample_size, unet.config.sample_size)
+    positions = min(tokenizer.model_max_length, parts["text_encoder"].config.max_position_embeddings)
+    try:
+        with torch.inference_mode():
+            size = vae.decode(torch.zeros(1, *latent_shape, device=device), return_dict=False)[0].shape[-1]
+    except (RuntimeError, ValueError, TypeError) as error:
+        raise ModelError(
+            f"The vae and the unet in {folder} do not fit together ({_brief(error)})."
+        ) from error
+    return ImageModel(
+        name=folder.resolve().name,
+        revision=_hash_weights(folder),
+        device=device,
+        latent_shape=latent_shape,
+        size=size,
+        schedule=schedule,
+        max_prompt_tokens=positions - _framing_tokens(tokenizer),
+        **parts,
+    )
+
+
+def _load_component(folder: Path, name: str, source: Any, device: torch.device) -> Any:
+    try:
+        library, class_name = source
+    except (TypeError, ValueError):
+        raise ModelError(f"{folder}/model_index.json names no {name}. {_advice(folder)}") from None
+    if library not in LIBRARIES:
+        raise ModelError(f"{folder} wants its {name} from {library}; only {', '.join(LIBRARIES)} are used.")
+    cls = getattr(importlib.import_module(library), str(class_name), None)
+    if cls is None:
+        raise ModelError(f"{library} has no {class_name}, which {folder} wants as its {name}.")
+    try:
+        if name == "tokenizer":
+            return cls.from_pretrained(folder / name, local_files_only=True)
+        part, report = cls.from_pretrained(
+            folder / name, local_files_only=True, torch_dtype=torch.float32, output_loading_info=True
+        )
+    # What a damaged file raises depends on where the damage is.
+    except Exception as error:
+        raise ModelError(f"{folder / name} can't be read ({_brief(error)}). {_advice(folder)}") from error
+    if report["missing_keys"]:
+        raise ModelError(f"{folder / name} lacks {len(report['missing_keys'])} weights. {_advice(folder)}")
+    return part.to(device).eval().requires_grad_(False)
+
+
+def _read_json(folder: Path, name: str) -> dict[str, Any]:
+    if not folder.is_dir():
+        raise ModelError(f"There is no model folder {folder}. {_advice(folder)}")
+    try:
+        content = json.loads((folder / name).read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise ModelError(f"{folder} is no model in the diffusers layout: it has no {name}.") from None
+    except (OSError, ValueError) as error:
+        raise ModelError(f"{folder / name} can't be read ({_brief(error)}). {_advice(folder)}") from error
+    if not isinstance(content, dict):
+        raise ModelError(f"{folder / name} is not what a diffusers model has there. {_advice(folder)}")
+    return content
+
+
+def _hash_weights(folder: Path) -> str:
+    digest = hashlib.sha256()
+    for path in sorted(folder.rglob("*.safetensors")):
+        digest.update(path.relative_to(folder).as_posix().encode())
+        with path.open("rb") as file:
+            digest.update(hashlib.file_digest(file, "sha256").digest())
+    return digest.hexdigest()
+
+
+def _advice(folder: Path) -> str:
+    for path in CATALOGUE.values():
+        if folder.resolve() == ROOT / path:
+            return f"It ships with the repository: get it back with `git checkout -- {path}`."
+    return "Check --model, or get the folder again."
+
+
+def _brief(error: BaseException) -> str:
+    """The first line of an error, short enough for one sentence."""
+    line = next(iter(str(error).strip().splitlines()), "") or type(error).__name__
+    return line.rstrip(".") if len(line) <= 120 else line[:117] + "…"
