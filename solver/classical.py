@@ -73,10 +73,14 @@ def probed_plan(solver: str, steps: int, schedule: NoiseSchedule, grid: str) -> 
 
     # Any end above zero keeps the scheduler's logarithms finite; its last row is replaced below.
     end = np.append(sigma[:-1], sigma[-2] / 2) / (1.0 if schedule.is_flow else np.append(alpha[:-1], 1.0))
-    scheduler = _scheduler(source, schedule.is_flow)
-    scheduler.set_timesteps(steps)
-    scheduler.timesteps, scheduler.sigmas = torch.tensor(t), torch.tensor(end)
-    a, b, scale = probe(scheduler, [(0.0, 1.0)] * len(t), len(t))
+    with warnings.catch_warnings():
+        # diffusers calls DPM-Solver dated, and its DEIS speaks to NumPy as before 2.0.
+        warnings.simplefilter("ignore", FutureWarning)
+        warnings.simplefilter("ignore", DeprecationWarning)
+        scheduler = _scheduler(source, schedule.is_flow)
+        scheduler.set_timesteps(steps)
+        scheduler.timesteps, scheduler.sigmas = torch.tensor(t), torch.tensor(end)
+        a, b, scale = probe(scheduler, [(0.0, 1.0)] * len(t))
 
     read_as = source.read_as
     kept, weight = reading(read_as, "sample", alpha[-2], sigma[-2])
@@ -104,9 +108,7 @@ def _scheduler(source: Source, flow: bool) -> Any:
     if "FlowMatch" not in source.scheduler:
         # Asked for what it combines, the scheduler leaves outputs as they are; the plan does the reading.
         options |= {"prediction_type": source.read_as} | ({"use_flow_sigmas": True} if flow else {})
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", FutureWarning)  # for DPM-Solver, which diffusers calls dated
-        return getattr(diffusers, source.scheduler)(**options)
+    return getattr(diffusers, source.scheduler)(**options)
 
 
 def adams_bashforth_plan(solver: str, order: int, steps: int, schedule: NoiseSchedule, grid: str) -> Plan:

@@ -21,7 +21,7 @@ def time_grid(grid: str, schedule: NoiseSchedule, steps: int) -> tuple[Array, Ar
     if grid not in GRIDS:
         raise ValueError(f"Unknown grid {grid!r}; choose one of {', '.join(GRIDS)}.")
     T = schedule.num_train_timesteps
-    u = T - np.arange(steps) * (T / steps)
+    u = np.arange(T, 0, -T / steps)[:steps]  # as diffusers does it, so that ties round alike
     if schedule.is_flow:
         u = u / T
         sigma = schedule.shift * u / (1 + (schedule.shift - 1) * u)

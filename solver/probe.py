@@ -43,7 +43,7 @@ def read_plan(
     levels = [(float(alpha), float(sigma)) for alpha, sigma in zip(*schedule.levels(log_snr), strict=True)]
     prediction_type = schedule.prediction_type
     readings = [reading(prediction_type, read_as, *level) for level in levels]
-    a, b, scale = probe(scheduler, readings, len(timestep), **step_options)
+    a, b, scale = probe(scheduler, readings, **step_options)
     alpha, sigma = (torch.tensor(level).double() / torch.tensor(scale) for level in zip(*levels, strict=True))
 
     # On data and noise that never change, q is (p, r) for (x0, ε); the last row says where that ends.
@@ -61,14 +61,14 @@ def read_plan(
         c=tuple(c * s for (c, _), s in zip(readings, scale, strict=True)),
         d=tuple(d for _, d in readings),
         input_scale=tuple(scale),
-        init_noise_scale=float(scheduler.init_noise_sigma),
+        init_noise_scale=float(getattr(scheduler, "init_noise_sigma", 1.0)),
     )
 
 
 def probe(
-    scheduler: Any, readings: Sequence[tuple[float, float]], rows: int, **step_options: Any
+    scheduler: Any, readings: Sequence[tuple[float, float]], **step_options: Any
 ) -> tuple[list[float], list[tuple[float, ...]], list[float]]:
-    """The first rows a, b of a scheduler whose timesteps are set, and its input scales.
+    """The rows a, b of a scheduler whose timesteps are set, and its input scales.
 
     The scheduler runs once on a batch of two. The first element lives in the space spanned by x[0] and the
     q's: x[0] and every q[i] are unit vectors there, so that the sample it returns *is* its dependence on
@@ -77,13 +77,13 @@ def probe(
     Args:
         scheduler: fresh from `set_timesteps`; used up.
         readings: for each evaluation (c, d) with q = c · input + d · output, in the network's scaling.
-        rows: how many evaluations to run.
 
     Raises:
         ValueError: the random element does not follow the rows.
     """
     if hasattr(scheduler, "set_begin_index"):
         scheduler.set_begin_index(0)  # timesteps may repeat, so steps must be counted, not looked up
+    rows = len(readings)
     generator = torch.Generator().manual_seed(0)
     e = torch.eye(rows + 1, dtype=torch.float64)
     q = torch.empty(rows, rows + 1, dtype=torch.float64)
@@ -91,8 +91,7 @@ def probe(
     a: list[float] = []
     b: list[tuple[float, ...]] = []
     scale: list[float] = []
-    for i in range(rows):
-        c, d = readings[i]
+    for i, (c, d) in enumerate(readings):
         t = scheduler.timesteps[i]
         scale.append(_input_scale(scheduler, t))
         q[i] = 1e3 * torch.randn(rows + 1, generator=generator, dtype=torch.float64)
@@ -103,8 +102,10 @@ def probe(
         ratio = float(x_next[0, 0] / x[0, 0]) if x_next[0, 0] else 0.0
         weights = x_next[0, 1 : i + 2] - ratio * x[0, 1 : i + 2]
         weights[weights.abs() < 1e-6 * x_next[0].abs().max()] = 0  # the scheduler's rounding, not its rows
-        follows = ratio * x[1] + weights @ q[: i + 1]
-        off = (x_next[1] - follows).abs().max() / torch.maximum(x[1].abs().max(), q[: i + 1].abs().max())
+        used = weights.nonzero()
+        oldest = int(used[0]) if len(used) else i + 1
+        follows = ratio * x[1] + weights[oldest:] @ q[oldest : i + 1]
+        off = (x_next[1] - follows).abs().max() / torch.maximum(x[1].abs().max(), q[i].abs().max())
         if not off <= LINEAR_TOLERANCE:
             raise ValueError(
                 f"{type(scheduler).__name__} is not a linear function of the network's outputs at step {i}, "
@@ -112,7 +113,7 @@ def probe(
                 "(eta, ancestral or sde variants)."
             )
         a.append(ratio)
-        b.append(_newest_first(weights))
+        b.append(tuple(weights[oldest:].flip(0).tolist()))
         x = x_next
     return a, b, scale
 
@@ -120,9 +121,3 @@ def probe(
 def _input_scale(scheduler: Any, t: torch.Tensor) -> float:
     one = torch.ones((), dtype=torch.float64)
     return float(scheduler.scale_model_input(one, t)) if hasattr(scheduler, "scale_model_input") else 1.0
-
-
-def _newest_first(weights: torch.Tensor) -> tuple[float, ...]:
-    used = weights.nonzero()
-    oldest = int(used[0]) if len(used) else len(weights)
-    return tuple(weights[oldest:].flip(0).tolist())

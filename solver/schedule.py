@@ -122,9 +122,10 @@ class NoiseSchedule:
 
     def levels(self, log_snr: ArrayLike) -> tuple[Array, Array]:
         """(alpha, sigma) at log-SNR λ; λ = ∞ is the clean end (1, 0)."""
-        n = np.exp(-np.asarray(log_snr, dtype=np.float64))
-        alpha = 1 / (1 + n) if self.is_flow else 1 / np.sqrt(1 + n**2)
-        return alpha, n * alpha
+        # α + σ = 1 on a flow, α² + σ² = 1 otherwise, and α / σ = exp λ.
+        power = 1 if self.is_flow else 2
+        exponent = power * np.asarray(log_snr, dtype=np.float64)
+        return (1 + np.exp(-exponent)) ** (-1 / power), (1 + np.exp(exponent)) ** (-1 / power)
 
     def alpha(self, t: ArrayLike) -> Array:
         """Signal level at real-valued timesteps t."""
@@ -140,5 +141,5 @@ def _alphas_cumprod(**betas: Any) -> tuple[float, ...]:
     from diffusers.schedulers.scheduling_ddpm import DDPMScheduler
 
     table = DDPMScheduler(**betas).alphas_cumprod.double()
-    # A terminal SNR of exactly zero has no logarithm; this is the floor that diffusers' solvers use.
-    return tuple(table.clamp(min=2.0**-24).tolist())
+    # A terminal SNR of exactly zero has no logarithm; this is what diffusers' solvers put there.
+    return tuple(table.where(table > 0, 2.0**-24).tolist())
