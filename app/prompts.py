@@ -4,9 +4,9 @@ import random
 
 EXAMPLES = (
     "snowy mountains at sunset with a lake and a cabin",
-    "a lighthouse by the sea under a starry night",
-    "desert dunes with cacti and a hot air balloon",
-    "autumn hills at dawn with a windmill and fog",
+    "a lighthouse by the sea at night",
+    "desert dunes with cacti and a balloon",
+    "foggy autumn hills with a windmill",
 )
 
 # One choice of each row, in this order, makes a sentence; an empty choice leaves it out.

@@ -48,8 +48,15 @@ def make_theme() -> gr.themes.Base:
         text_size=text_md,
         spacing_size=spacing_md,
         radius_size=radius_lg,
-        font=[LocalFont("Source Sans 3"), "system-ui", "sans-serif"],
-        font_mono=[LocalFont("IBM Plex Mono"), "ui-monospace", "monospace"],
+        # Regular and bold are whole; the other weights in Gradio's package lack letters. Quicksand is listed
+        # so that it is served, too: page.css sets headings in it.
+        font=[
+            LocalFont("Source Sans Pro", weights=(400, 700)),
+            LocalFont("Quicksand", weights=(700,)),
+            "system-ui",
+            "sans-serif",
+        ],
+        font_mono=[LocalFont("IBM Plex Mono", weights=(400, 700)), "ui-monospace", "monospace"],
     )
     return theme.set(
         body_background_fill="*neutral_50",

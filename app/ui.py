@@ -128,25 +128,26 @@ def launch_page(page: gr.Blocks, host: str, port: int, *, block: bool = True) ->
 def _settings() -> list[gr.components.Component]:
     """The drawer of settings, in the order of `handlers.Settings`, and at the end the full steps."""
     with gr.Accordion("Settings", open=False, elem_classes="settings"):
-        negative = gr.Textbox(
-            "", label="Negative prompt", info="What should not be in the picture", max_lines=2
-        )
         with gr.Row():
-            count = gr.Slider(LIMITS["count"].low, LIMITS["count"].high, 4, step=1, label="Previews")
-            steps = gr.Slider(
-                4, 8, 6, step=1, label="Preview steps", info="More are slower and closer to the end"
-            )
+            negative = gr.Textbox("", label="Negative prompt", info="What should not be in the picture")
+            guidance = gr.Slider(1, 12, 3, step=0.5, label="Guidance", info="How literally to take the prompt")
+            solver = gr.Dropdown(list(SOLVERS), value="consistency", label="Solver", info="Draws the previews")
+        with gr.Row():
+            most = LIMITS["count"].high
+            count = gr.Slider(1, most, 4, step=1, label="Previews", info="How many to choose from")
+            steps = gr.Slider(4, 8, 6, step=1, label="Preview steps", info="More: slower, nearer to the end")
             full_steps = gr.Slider(10, 100, 40, step=1, label="Full steps", info="Of the refined picture")
         with gr.Row():
-            guidance = gr.Slider(
-                1, 12, 3, step=0.5, label="Guidance", info="How literally to take the prompt"
-            )
-            solver = gr.Dropdown(
-                list(SOLVERS), value="consistency", label="Solver", info="Draws the previews"
-            )
-            with gr.Column():
-                random_seeds = gr.Checkbox(True, label="Random seeds")
-                seed = gr.Number(0, label="First seed", precision=0, minimum=0, interactive=True)
+            random_seeds = gr.Checkbox(True, label="Random seeds", info="Other pictures every time")
+            seed = gr.Number(1, label="First seed", info="The others follow it", precision=0, visible=False)
+    random_seeds.change(
+        lambda drawn: gr.Number(visible=not drawn),
+        random_seeds,
+        seed,
+        queue=False,
+        show_progress="hidden",
+        api_visibility="private",
+    )
     return [negative, count, steps, guidance, solver, random_seeds, seed, full_steps]
 
 

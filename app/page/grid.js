@@ -92,6 +92,7 @@ function render() {
   root.classList.toggle("is-empty", !grid);
   actions.hidden = !grid;
   if (!grid) {
+    note.textContent = "Your previews appear here.";
     list.replaceChildren(...[1, 2, 3, 4].map(() => make("li", "tile ghost")));
     return;
   }
