@@ -2,31 +2,86 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import numpy as np
 
 from solver.schedule import Array, NoiseSchedule
 
-GRIDS = ("trailing",)
+# Whole timesteps from T training timesteps for N steps (Lin et al. 2024, Table 2).
+TIMESTEPS: dict[str, Callable[[int, int], Array]] = {
+    # [:N] because arange may give one too many; as in diffusers, so that ties round alike
+    "trailing": lambda T, N: np.round(np.arange(T, 0, -T / N)[:N]) - 1,
+    "linspace": lambda T, N: np.round(np.linspace(0, T - 1, N + 1))[:0:-1].copy(),
+    "leading": lambda T, N: np.arange(N, 0, -1.0) * (T // (N + 1)),
+}
+
+# The same on a flow, as noise levels before its shift.
+FRACTIONS: dict[str, Callable[[int, int], Array]] = {
+    "trailing": lambda T, N: np.arange(N, 0, -1) / N,
+    "linspace": lambda T, N: np.linspace(1, 1 / T, N),
+}
+
+# From noise level v to w: how far along (0 … 1) each step is, and the levels there.
+LEVELS: dict[str, tuple[Callable[[int], Array], Callable[[float, float, Array], Array]]] = {
+    "karras": (  # Karras et al. 2022, eq. 5, with ρ = 7
+        lambda N: np.linspace(0, 1, N),
+        lambda v, w, r: (v ** (1 / 7) + r * (w ** (1 / 7) - v ** (1 / 7))) ** 7,
+    ),
+    "exponential": (lambda N: np.linspace(0, 1, N), lambda v, w, r: v * (w / v) ** r),
+    "lu": (lambda N: np.linspace(0, 1, N), lambda v, w, r: v * (w / v) ** r),  # Lu et al. 2022, by diffusers
+    "logsnr": (lambda N: np.arange(N) / N, lambda v, w, r: v * (w / v) ** r),  # Lu et al. 2022, sec. 3.1
+}
+
+GRIDS = (*TIMESTEPS, *LEVELS)
 
 
 def time_grid(grid: str, schedule: NoiseSchedule, steps: int) -> tuple[Array, Array, Array]:
     """Timesteps [steps] and levels alpha, sigma [steps + 1]; the last level is the clean end (1, 0).
 
-    `trailing` (Lin et al. 2024, Table 2) spaces timesteps evenly and starts at pure noise whatever `steps`
-    is, which is what lets plans of different lengths share one noise.
+    `trailing` spaces timesteps evenly from pure noise, `linspace` likewise with another rounding, and
+    `leading` starts below pure noise, the lower the fewer steps, so that its plans share no noise with any
+    other. The remaining grids space noise levels and round the timesteps told. `karras` and `exponential`
+    space σ / α (on a flow σ), `lu` and `logsnr` always σ / α; `logsnr` alone spends no evaluation on the
+    schedule's lowest level.
 
     Raises:
-        ValueError: an unknown grid.
+        ValueError: an unknown grid, or one that cannot have so many steps or does not exist for a flow.
     """
     if grid not in GRIDS:
         raise ValueError(f"Unknown grid {grid!r}; choose one of {', '.join(GRIDS)}.")
     T = schedule.num_train_timesteps
-    u = np.arange(T, 0, -T / steps)[:steps]  # as diffusers does it, so that ties round alike
-    if schedule.is_flow:
-        u = u / T
-        sigma = schedule.shift * u / (1 + (schedule.shift - 1) * u)
-        t = np.minimum(T * sigma, schedule.first_timestep)
+    if grid in LEVELS:
+        log_snr = _spaced_levels(grid, schedule, steps)
+        t = schedule.timestep(log_snr)
+        t = t if schedule.is_flow else np.round(t)
+    elif schedule.is_flow:
+        if grid not in FRACTIONS:
+            raise ValueError(f"A flow has no {grid} grid; choose another, trailing for instance.")
+        t = np.minimum(T * _shifted(FRACTIONS[grid](T, steps), schedule.shift), schedule.first_timestep)
+        log_snr = schedule.log_snr(t)
     else:
-        t = np.round(u) - 1
-    alpha, sigma = schedule.levels(np.append(schedule.log_snr(t), np.inf))
+        if grid == "leading" and steps >= T:
+            raise ValueError(f"A leading grid has fewer than {T} steps.")
+        t = TIMESTEPS[grid](T, steps)
+        log_snr = schedule.log_snr(t)
+    alpha, sigma = schedule.levels(np.append(log_snr, np.inf))
     return t, alpha, sigma
+
+
+def _shifted(u: Array, shift: float) -> Array:
+    return shift * u / (1 + (shift - 1) * u)
+
+
+def _spaced_levels(grid: str, schedule: NoiseSchedule, steps: int) -> Array:
+    """log-SNR [steps] between the schedule's two ends."""
+    T = schedule.num_train_timesteps
+    lowest = T * _shifted(np.array(1 / T), schedule.shift) if schedule.is_flow else np.array(0.0)
+    ends = schedule.log_snr([schedule.first_timestep, float(lowest)])
+    along, between = LEVELS[grid]
+    if schedule.is_flow and grid in ("karras", "exponential"):
+        v, w = schedule.levels(ends)[1]
+        sigma = between(v, w, along(steps))
+        return np.log1p(-sigma) - np.log(sigma)
+    v, w = np.exp(-ends)
+    return -np.log(between(v, w, along(steps)))

@@ -28,8 +28,9 @@ def make_plan(solver: str, steps: int, schedule: Any, *, grid: str = "trailing")
         steps: 1 to 1000. Each is one network evaluation, but `heun` takes 2·steps - 1 (`Plan.nfe` counts).
         schedule: a `NoiseSchedule`, or whatever `NoiseSchedule.from_config` understands: a diffusers
             scheduler, its config, or a dict.
-        grid: one of `GRIDS`. Plans of one grid share their first timestep, their first noise level and σ = 0
-            at the end, so one noise leads all of them to the same picture, more or less precisely.
+        grid: one of `GRIDS`. Plans share their first timestep, their first noise level and σ = 0 at the end,
+            so one noise leads all of them to the same picture, more or less precisely; all but those on
+            `leading`, which starts elsewhere for each number of steps.
 
     Raises:
         ValueError: an unknown name, steps out of range, a schedule that cannot be used (says why).

@@ -1,0 +1,91 @@
+from typing import Any
+
+import numpy as np
+import pytest
+from toys import FLOW, NOISE, SD, diffusers_scheduler, network, relative_error, run_scheduler
+
+from solver import GRIDS, SOLVERS, NoiseSchedule, make_plan, sample
+from solver.grids import time_grid
+
+pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning:diffusers")
+
+# How diffusers' DPM-Solver is told to use each grid.
+NATIVE: dict[str, dict[str, Any]] = {
+    "trailing": {"timestep_spacing": "trailing"},
+    "linspace": {"timestep_spacing": "linspace"},
+    "leading": {"timestep_spacing": "leading"},
+    "karras": {"use_karras_sigmas": True},
+    "exponential": {"use_exponential_sigmas": True},
+    "lu": {"use_lu_lambdas": True},
+}
+
+
+@pytest.mark.parametrize("betas", ["scaled_linear", "linear"])
+@pytest.mark.parametrize("grid", NATIVE)
+def test_grid_is_that_of_diffusers(grid, betas):
+    config = SD | {"beta_schedule": betas}
+    schedule = NoiseSchedule.from_config(config)
+    scheduler = diffusers_scheduler("DPMSolverMultistepScheduler", **config | NATIVE[grid])
+    for steps in range(1, 51):
+        scheduler.set_timesteps(steps)
+        if len(scheduler.timesteps) > steps:
+            continue  # trailing by arange sometimes makes one too many
+        t, alpha, sigma = time_grid(grid, schedule, steps)
+        np.testing.assert_allclose(sigma / alpha, scheduler.sigmas, rtol=1e-5)
+        # diffusers rounds the timesteps told, except that for exponential levels it cuts off the fraction.
+        tolerance = 1 if grid == "exponential" else 0
+        np.testing.assert_allclose(t, scheduler.timesteps, atol=tolerance, rtol=0)
+
+
+@pytest.mark.parametrize("grid", [grid for grid in NATIVE if grid != "exponential"])
+@pytest.mark.parametrize(
+    ("solver", "class_name"),
+    [("dpm++2m", "DPMSolverMultistepScheduler"), ("unipc", "UniPCMultistepScheduler")],
+)
+def test_solvers_on_each_grid_are_diffusers(solver, class_name, grid):
+    if solver == "unipc" and grid == "lu":
+        pytest.skip("diffusers' UniPC has no such grid")
+    scheduler = diffusers_scheduler(class_name, **SD | NATIVE[grid])
+    for steps in (1, 4, 6, 7, 20, 50):
+        expected = run_scheduler(scheduler, NOISE, num_inference_steps=steps)
+        plan = make_plan(solver, steps, SD, grid=grid)
+        assert relative_error(sample(plan, network, NOISE), expected) < 1e-5, steps
+
+
+@pytest.mark.parametrize("config", [SD, FLOW], ids=["betas", "flow"])
+@pytest.mark.parametrize("grid", [grid for grid in GRIDS if grid != "leading"])
+def test_every_grid_starts_at_pure_noise_and_ends_clean(grid, config):
+    schedule = NoiseSchedule.from_config(config)
+    for steps in (1, 2, 6, 40):
+        t, alpha, sigma = time_grid(grid, schedule, steps)
+        assert len(t) == steps and len(alpha) == len(sigma) == steps + 1
+        assert t[0] == pytest.approx(schedule.first_timestep, rel=1e-9)
+        assert sigma[0] == pytest.approx(float(schedule.sigma(schedule.first_timestep)), rel=1e-9)
+        assert np.all(np.diff(sigma) < 0) and np.all(np.diff(alpha) > 0)
+        assert (alpha[-1], sigma[-1]) == (1, 0)
+
+
+@pytest.mark.parametrize("solver", SOLVERS)
+@pytest.mark.parametrize("grid", GRIDS)
+def test_every_solver_runs_on_every_grid(grid, solver):
+    plan = make_plan(solver, 6, SD, grid=grid)
+    assert sample(plan, network, NOISE).isfinite().all()
+
+
+def test_logsnr_steps_are_equal():
+    _, alpha, sigma = time_grid("logsnr", NoiseSchedule.from_config(SD), 8)
+    steps = np.diff(np.log(alpha[:-1] / sigma[:-1]))
+    np.testing.assert_allclose(steps, steps[0], rtol=1e-9)
+
+
+def test_flow_linspace_spans_the_training_levels():
+    t, _, _ = time_grid("linspace", NoiseSchedule("flow_prediction"), 5)
+    np.testing.assert_allclose(t, np.linspace(1000, 1, 5), rtol=2e-6)
+
+
+def test_leading_starts_below_pure_noise_and_is_no_grid_of_a_flow():
+    assert time_grid("leading", NoiseSchedule.from_config(SD), 6)[0][0] == 852
+    with pytest.raises(ValueError, match="A flow has no leading grid"):
+        make_plan("euler", 6, FLOW, grid="leading")
+    with pytest.raises(ValueError, match="fewer than 1000 steps"):
+        make_plan("euler", 1000, SD, grid="leading")
