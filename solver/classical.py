@@ -40,6 +40,7 @@ SOURCES = {
     "ddim": Source(DPM, "sample", {"solver_order": 1}),
     "dpm2m": Source(DPM, "epsilon", {"algorithm_type": "dpmsolver", "final_sigmas_type": "sigma_min"}),
     "dpm++2m": Source(DPM, "sample", {"solver_order": 2}),
+    # Of order two, not three: diffusers' second difference lacks a factor of 2.
     "dpm++3m": Source(DPM, "sample", {"solver_order": 3}),
     "unipc": Source("UniPCMultistepScheduler", "sample"),
     "deis": Source("DEISMultistepScheduler", "epsilon"),
@@ -116,8 +117,8 @@ def adams_bashforth_plan(solver: str, order: int, steps: int, schedule: NoiseSch
 
     With y = x / α and n = σ / α the ODE is dy/dn = ε, and
     y[i+1] = y[i] + (n[i+1] - n[i]) · Σ_k w_k · ε[i-k]; on a flow the same with x, σ and the velocity. The
-    weights are those for equal steps, also where the steps in n are not equal: they sum to one and have order
-    `order` only on a grid uniform in n, but stay bounded on real grids, where interpolating exactly does not.
+    weights are those for equal steps whatever the grid, which is what iPNDM means; so they always sum to one,
+    but have order `order` only where the steps in n are equal, as on an unshifted flow.
 
     Args:
         order: 1 (Euler's method) to 4; the first rows use as many outputs as there are.

@@ -38,24 +38,24 @@ def read_plan(
     timestep = [float(t) for t in scheduler.timesteps]
     log_snr = schedule.log_snr(timestep)
     if hasattr(scheduler, "sigmas"):
-        sigma = scheduler.sigmas[: len(timestep)].double()
-        log_snr = (torch.log1p(-sigma) - sigma.log() if schedule.is_flow else -sigma.log()).numpy()
-    levels = [(float(alpha), float(sigma)) for alpha, sigma in zip(*schedule.levels(log_snr), strict=True)]
+        n = scheduler.sigmas[: len(timestep)].double()  # σ on a flow, σ / α otherwise
+        log_snr = (torch.log1p(-n) - n.log() if schedule.is_flow else -n.log()).numpy()
+    levels = [(float(v), float(w)) for v, w in zip(*schedule.levels(log_snr), strict=True)]
     prediction_type = schedule.prediction_type
     readings = [reading(prediction_type, read_as, *level) for level in levels]
     a, b, scale = probe(scheduler, readings, **step_options)
-    alpha, sigma = (torch.tensor(level).double() / torch.tensor(scale) for level in zip(*levels, strict=True))
+    alpha, sigma = ([v / s for v, s in zip(level, scale, strict=True)] for level in zip(*levels, strict=True))
 
     # On data and noise that never change, q is (p, r) for (x0, ε); the last row says where that ends.
     p, r = coordinates(read_as, 1.0, 0.0)
-    ends = (a[-1] * float(level[-1]) + sum(b[-1]) * q for level, q in ((alpha, p), (sigma, r)))
+    ends = (a[-1] * level[-1] + sum(b[-1]) * q for level, q in ((alpha, p), (sigma, r)))
     last_alpha, last_sigma = (end if abs(end) > LINEAR_TOLERANCE else 0.0 for end in ends)
     return Plan(
         solver=solver or type(scheduler).__name__,
         prediction_type=prediction_type,
         timestep=tuple(timestep),
-        alpha=(*alpha.tolist(), last_alpha),
-        sigma=(*sigma.tolist(), last_sigma),
+        alpha=(*alpha, last_alpha),
+        sigma=(*sigma, last_sigma),
         a=tuple(a),
         b=tuple(b),
         c=tuple(c * s for (c, _), s in zip(readings, scale, strict=True)),

@@ -227,3 +227,21 @@ def test_reading_leaves_the_scheduler_alone():
     before = scheduler.timesteps.clone()
     read_plan(scheduler, 4)
     assert torch.equal(scheduler.timesteps, before) and scheduler.step_index is None
+
+
+@pytest.mark.parametrize(
+    "betas",
+    [
+        {"beta_schedule": "linear", "beta_start": 0.0001, "beta_end": 0.02},
+        {"beta_schedule": "squaredcos_cap_v2"},
+        {"rescale_betas_zero_snr": True, "prediction_type": "v_prediction"},
+    ],
+    ids=["linear", "cosine", "zero-snr"],
+)
+@pytest.mark.parametrize(("solver", "class_name"), [("dpm++2m", DPM), ("unipc", "UniPCMultistepScheduler")])
+def test_other_noise_schedules(solver, class_name, betas):
+    scheduler = diffusers_scheduler(class_name, **SD | betas)
+    for steps in (4, 7, 40):
+        expected = run_scheduler(scheduler, NOISE, num_inference_steps=steps)
+        for plan in (make_plan(solver, steps, scheduler), read_plan(scheduler, steps)):
+            assert relative_error(sample(plan, network, NOISE), expected) < 1e-5
