@@ -58,7 +58,7 @@ def stage_view(session: Session) -> View | None:
 def _in_words(
     now: Callable[[Session], View | None],
 ) -> Callable[[Callable[..., Iterator[View]]], Callable[..., Iterator[View | None]]]:
-    """For a handler that yields views: its RequestErrors become warnings, and the view stays as it is `now`."""
+    """For handlers that yield views: a RequestError becomes a warning, and the view stays as it is `now`."""
 
     def wrap(handler: Callable[..., Iterator[View]]) -> Callable[..., Iterator[View | None]]:
         @wraps(handler)

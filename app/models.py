@@ -3,6 +3,7 @@
 import hashlib
 import importlib
 import json
+import threading
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache
@@ -12,7 +13,7 @@ from typing import Any
 import torch
 from PIL import Image
 
-from solver import NoiseSchedule
+from solver import NoiseSchedule, make_plan
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -35,7 +36,8 @@ class ImageModel:
     """A text-to-image latent diffusion model, ready to run on one device in float32.
 
     name: the folder's. revision: SHA-256 of its weights, in hex. latent_shape: (channels, height, width).
-    size: edge of its square pictures in pixels. schedule: the noise levels it was trained on. max_prompt_tokens: how many tokens a prompt may have.
+    size: edge of its square pictures in pixels. schedule: the noise levels it was trained on.
+    max_prompt_tokens: how many tokens a prompt may have.
     """
 
     name: str
@@ -49,6 +51,7 @@ class ImageModel:
     vae: Any = field(repr=False)
     text_encoder: Any = field(repr=False)
     tokenizer: Any = field(repr=False)
+    tokenizing: threading.Lock = field(default_factory=threading.Lock, repr=False)
 
     def encode_prompts(self, prompts: Sequence[str]) -> torch.Tensor:
         """Prompt embeddings [len(prompts), tokens, width]; recent ones come from a cache."""
@@ -92,34 +95,39 @@ class ImageModel:
 
     def count_tokens(self, prompt: str) -> int:
         """How many tokens the prompt has, without those that frame it."""
-        return len(self.tokenizer(prompt, add_special_tokens=False, truncation=False).input_ids)
+        return len(self.tokenize(prompt, add_special_tokens=False).input_ids)
 
     def unknown_words(self, prompt: str) -> list[str]:
         """The words of the prompt that mean nothing to the model, each once, in the prompt's order."""
-        tokenizer = self.tokenizer
-        framing = {tokenizer.bos_token_id, tokenizer.eos_token_id, tokenizer.pad_token_id}
-        if tokenizer.unk_token_id is None or tokenizer.unk_token_id in framing:
+        unknown = self.tokenizer.unk_token_id
+        framing = (self.tokenizer.bos_token_id, self.tokenizer.eos_token_id, self.tokenizer.pad_token_id)
+        if unknown is None or unknown in framing:
             return []  # a tokenizer of word pieces can spell anything
-        encoded = tokenizer(prompt, add_special_tokens=False, truncation=False, return_offsets_mapping=True)
-        pairs = zip(encoded.input_ids, encoded.offset_mapping, strict=True)
-        words = [prompt[start:end] for token, (start, end) in pairs if token == tokenizer.unk_token_id]
+        encoded = self.tokenize(prompt, add_special_tokens=False, return_offsets_mapping=True)
+        places = zip(encoded.input_ids, encoded.offset_mapping, strict=True)
+        words = [prompt[start:end] for token, (start, end) in places if token == unknown]
         return list(dict.fromkeys(word for word in words if any(map(str.isalnum, word))))
+
+    def tokenize(self, prompt: str, **options: Any) -> Any:
+        """What the tokenizer makes of a prompt, from any thread: the tokenizer itself bears but one."""
+        with self.tokenizing:
+            return self.tokenizer(prompt, **options)
 
 
 @lru_cache(maxsize=256)
 @torch.inference_mode()
-def _embed(model: "ImageModel", prompt: str) -> torch.Tensor:
-    tokens = model.tokenizer(
+def _embed(model: ImageModel, prompt: str) -> torch.Tensor:
+    """The embedding [tokens, width] of one prompt, as the stock pipeline makes it."""
+    tokens = model.tokenize(
         prompt,
         padding="max_length",
         max_length=model.max_prompt_tokens + _framing_tokens(model.tokenizer),
         truncation=True,
         return_tensors="pt",
     ).to(model.device)
-    masked = getattr(model.text_encoder.config, "use_attention_mask", False)
-    return model.text_encoder(tokens.input_ids, attention_mask=tokens.attention_mask if masked else None)[0][
-        0
-    ]
+    encoder = model.text_encoder
+    mask = tokens.attention_mask if getattr(encoder.config, "use_attention_mask", False) else None
+    return encoder(tokens.input_ids, attention_mask=mask)[0][0]
 
 
 def _framing_tokens(tokenizer: Any) -> int:
@@ -151,8 +159,10 @@ def load(folder: Path, device: torch.device) -> ImageModel:
     if index.get("_class_name") not in PIPELINES:
         found, known = index.get("_class_name"), ", ".join(PIPELINES)
         raise ModelError(f"{folder} holds a {found}; this app runs: {known}. Choose another with --model.")
+    scheduler = _read_json(folder, "scheduler/scheduler_config.json")
     try:
-        schedule = NoiseSchedule.from_config(_read_json(folder, "scheduler/scheduler_config.json"))
+        make_plan("ddim", 1, scheduler)  # refuses what no solver here can follow
+        schedule = NoiseSchedule.from_config(scheduler)
     except ValueError as error:
         raise ModelError(f"{folder}/scheduler can't be used: {error}") from error
     parts = {name: _load_component(folder, name, index.get(name), device) for name in COMPONENTS}

@@ -1,6 +1,7 @@
 """The page: its layout, and which handler answers which click."""
 
 from collections.abc import Iterator
+from html import escape
 from pathlib import Path
 from typing import Any
 
@@ -59,8 +60,8 @@ def build_page(worker: Worker, pictures: Path) -> gr.Blocks:
             None, html_template="", js_on_load=_script("stage.js"), apply_default_css=False, elem_id="stage"
         )
         gr.HTML(
-            f"<p class='page-foot'>Model: {model.name}, {model.size} × {model.size} pixels, on {model.device}. "
-            "Nothing that you type or make is logged or kept.</p>"
+            f"<p class='page-foot'>Model: {escape(model.name)}, {model.size} × {model.size} pixels, "
+            f"on {model.device}. Nothing that you type or make is logged or kept.</p>"
         )
 
         def show_previews(
@@ -130,8 +131,8 @@ def _settings() -> list[gr.components.Component]:
     with gr.Accordion("Settings", open=False, elem_classes="settings"):
         with gr.Row():
             negative = gr.Textbox("", label="Negative prompt", info="What should not be in the picture")
-            guidance = gr.Slider(1, 12, 3, step=0.5, label="Guidance", info="How literally to take the prompt")
-            solver = gr.Dropdown(list(SOLVERS), value="consistency", label="Solver", info="Draws the previews")
+            guidance = gr.Slider(1, 12, 3, step=0.5, label="Guidance", info="How literally to take it")
+            solver = gr.Dropdown(list(SOLVERS), value="consistency", label="Solver", info="For the previews")
         with gr.Row():
             most = LIMITS["count"].high
             count = gr.Slider(1, most, 4, step=1, label="Previews", info="How many to choose from")

@@ -342,7 +342,8 @@ class Worker:
     def _warm_up(self) -> None:
         """Take the first call's extra cost before anybody waits, and measure a first pace."""
         model = self.model
-        state = SampleState.start(make_plan("ddim", 1, model.schedule), noise_for_seed(0, model.latent_shape))
+        noise = noise_for_seed(0, model.latent_shape)
+        state = SampleState.start(make_plan("consistency", 6, model.schedule), noise)
         state.x = state.x.to(model.device)
         prompts = model.encode_prompts([""])
         for _ in range(2):
@@ -350,5 +351,5 @@ class Worker:
             self._denoise([state], prompts, prompts, torch.tensor([2.0]))
             warm_s = time.perf_counter() - began
         self.row.note(warm_s / 2)
-        for _ in range(2):
-            self._decode(state.x)
+        model.decode(state.x[None])
+        self._decode(state.x)

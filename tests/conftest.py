@@ -3,16 +3,43 @@
 import json
 import os
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("GRADIO_ANALYTICS_ENABLED", "False")
 
-WORDS = (
-    "a the at on in with and by of under snowy rocky quiet wide mountains mountain hills lake sea sunset night "
-    "dawn cabin firs boat moon stars desert"
-).split()
+WORDS = [
+    "a",
+    "the",
+    "at",
+    "on",
+    "in",
+    "with",
+    "and",
+    "by",
+    "of",
+    "under",
+    "snowy",
+    "rocky",
+    "quiet",
+    "wide",
+    "mountains",
+    "mountain",
+    "hills",
+    "lake",
+    "sea",
+    "sunset",
+    "night",
+    "dawn",
+    "cabin",
+    "firs",
+    "boat",
+    "moon",
+    "stars",
+    "desert",
+]
 
 
 @pytest.fixture(scope="session")
@@ -80,7 +107,7 @@ def build_tiny_model(folder: Path) -> Path:
     scheduler = DDIMScheduler(
         beta_start=0.00085, beta_end=0.012, beta_schedule="scaled_linear", clip_sample=False, steps_offset=1
     )
-    parts = {
+    parts: dict[str, Any] = {
         "unet": unet,
         "vae": vae,
         "text_encoder": text_encoder,

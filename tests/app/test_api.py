@@ -1,0 +1,111 @@
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import httpx
+import pytest
+from gradio_client import Client
+from gradio_client.exceptions import AppError
+
+from app import png
+
+
+@pytest.fixture(scope="module")
+def client(url: str, tmp_path_factory: pytest.TempPathFactory) -> Client:
+    return Client(url, verbose=False, download_files=tmp_path_factory.mktemp("downloads"))
+
+
+def test_previews(client: Client) -> None:
+    files, records = client.predict("snowy mountains", "lake", 3, 5, 2.5, 40, "ddim", api_name="/preview")
+    assert len(files) == len(records) == 3
+    for i, (file, record) in enumerate(zip(files, records, strict=True)):
+        assert (record["seed"], record["steps"], record["solver"]) == (40 + i, 5, "ddim")
+        assert record["seconds"] > 0
+        parameters = png.read(Path(file).read_bytes())
+        assert (parameters.prompt, parameters.negative_prompt) == ("snowy mountains", "lake")
+        assert parameters.settings["Seed"] == str(40 + i)
+        assert parameters.settings["CFG scale"] == "2.5"
+
+
+def test_defaults_are_those_of_the_page(client: Client) -> None:
+    files, records = client.predict(prompt="snowy zeppelin", api_name="/preview")
+    assert len(files) == 4
+    assert {record["steps"] for record in records} == {6}
+    assert {record["solver"] for record in records} == {"consistency"}
+    assert len({record["seed"] for record in records}) == 4
+    assert records[0]["ignored_words"] == ["zeppelin"]
+
+
+def test_refine_is_the_picture_of_that_seed(client: Client) -> None:
+    file, record = client.predict(prompt="snowy mountains", seed=7, steps=10, api_name="/refine")
+    assert (record["seed"], record["steps"], record["solver"]) == (7, 10, "dpm++2m")
+    again, _ = client.predict(prompt="snowy mountains", seed=7, steps=10, api_name="/refine")
+    assert Path(file).read_bytes() == Path(again).read_bytes()
+    other, record = client.predict(prompt="snowy mountains", seed=-1, steps=10, api_name="/refine")
+    assert record["seed"] >= 0
+    assert Path(file).read_bytes() != Path(other).read_bytes()
+
+
+@pytest.mark.parametrize(
+    ("wrong", "words"),
+    [
+        ({"prompt": ""}, "prompt is empty"),
+        ({"prompt": "lake " * 40}, "too long"),
+        ({"prompt": None}, "must be text"),
+        ({"steps": 0}, "number of steps"),
+        ({"steps": "many"}, "not a number"),
+        ({"steps": 1e9}, "number of steps"),
+        ({"guidance": "NaN"}, "not a number"),
+        ({"guidance": -1}, "guidance scale"),
+        ({"count": 900}, "number of previews"),
+        ({"count": None}, "nothing is not a number"),
+        ({"seed": -2}, "The seed"),
+        ({"seed": 1.5}, "The seed"),
+        ({"seed": {"a": 1}}, "The seed"),
+        ({"solver": "magic"}, "no solver"),
+        ({"solver": ["ddim"]}, "no solver"),
+    ],
+)
+def test_mistakes_are_answered_in_words(client: Client, wrong: dict, words: str) -> None:
+    with pytest.raises(AppError, match=words) as caught:
+        client.predict(**({"prompt": "snowy mountains"} | wrong), api_name="/preview")
+    assert "Traceback" not in str(caught.value)
+
+
+def test_not_a_number_in_the_json_itself(url: str) -> None:
+    body = '{"data": ["snowy mountains", "", 4, NaN, 3, -1, "ddim"], "session_hash": "raw"}'
+    headers = {"Content-Type": "application/json"}
+    answer = httpx.post(f"{url}gradio_api/call/preview", content=body, headers=headers)
+    if answer.status_code == 200:  # otherwise the server refused the JSON, which is as good
+        event = answer.json()["event_id"]
+        told = httpx.get(f"{url}gradio_api/call/preview/{event}", timeout=30).text
+        assert "not a number" in told
+    else:
+        assert answer.status_code in (400, 422)
+
+
+def test_many_at_once_get_their_own(url: str) -> None:
+    def ask(seed: int) -> list[int]:
+        _, records = Client(url, verbose=False).predict(
+            prompt="snowy mountains", count=2, steps=4, seed=seed, api_name="/preview"
+        )
+        return [record["seed"] for record in records]
+
+    with ThreadPoolExecutor(4) as pool:
+        assert list(pool.map(ask, (10, 20, 30, 40))) == [[10, 11], [20, 21], [30, 31], [40, 41]]
+
+
+def test_only_the_two_endpoints_are_public(client: Client, url: str) -> None:
+    assert set(client.view_api(return_format="dict")["named_endpoints"]) == {"/preview", "/refine"}
+    assert "/preview" in httpx.get(f"{url}gradio_api/info").json()["named_endpoints"]
+
+
+def test_nothing_is_counted_or_remembered(url: str) -> None:
+    config = httpx.get(f"{url}config").json()
+    assert config["analytics_enabled"] is False
+    assert not config.get("run_history")
+    assert httpx.get(f"{url}monitoring").status_code in (403, 404)
+
+
+def test_no_file_beyond_the_pictures_is_served(url: str) -> None:
+    for path in ("app.py", str(Path("app.py").resolve()), "/etc/passwd", "../app.py"):
+        assert httpx.get(f"{url}gradio_api/file={path}").status_code in (403, 404)

@@ -1,0 +1,195 @@
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from app.models import ImageModel, ModelError, load, pick_device, resolve
+from app.worker import Worker
+from solver import noise_for_seed
+from tests.app.conftest import make_job
+
+CPU = torch.device("cpu")
+
+
+@pytest.fixture
+def copy(tiny_folder: Path, tmp_path: Path) -> Path:
+    """A model folder to be damaged."""
+    return shutil.copytree(tiny_folder, tmp_path / "copy")
+
+
+def edit_json(path: Path, **changes: object) -> None:
+    path.write_text(json.dumps(json.loads(path.read_text()) | changes))
+
+
+@pytest.mark.parametrize("guidance", [1.0, 3.0])
+def test_pictures_are_those_of_the_stock_pipeline(tiny_folder: Path, worker: Worker, guidance: float) -> None:
+    from diffusers import DDIMScheduler, StableDiffusionPipeline
+
+    stock = StableDiffusionPipeline.from_pretrained(tiny_folder, local_files_only=True)
+    stock.scheduler = DDIMScheduler.from_config(
+        stock.scheduler.config, timestep_spacing="trailing", set_alpha_to_one=True
+    )
+    stock.set_progress_bar_config(disable=True)
+    job = make_job(
+        worker.model,
+        prompt="snowy mountains at night",
+        negative_prompt="lake",
+        solver="ddim",
+        steps=5,
+        guidance=guidance,
+    )
+    expected = stock(
+        job.prompt,
+        negative_prompt=job.negative_prompt,
+        num_inference_steps=job.steps,
+        guidance_scale=guidance,
+        latents=noise_for_seed(job.seed, worker.model.latent_shape)[None],
+    ).images[0]
+    done: Any = list(worker.submit(job).events())[-1]
+    assert np.abs(np.asarray(expected).astype(int) - np.asarray(done.picture)).max() <= 1
+
+
+def test_what_is_known_of_a_model(model: ImageModel, tiny_folder: Path, copy: Path) -> None:
+    assert (model.name, model.size, model.latent_shape) == ("tiny", 64, (4, 8, 8))
+    assert load(copy, CPU).revision == model.revision
+    other = copy / "unet" / "diffusion_pytorch_model.safetensors"
+    data = bytearray(other.read_bytes())
+    data[-1] ^= 1
+    other.write_bytes(data)
+    assert load(copy, CPU).revision != model.revision
+
+
+def test_unknown_words_are_found_as_they_were_typed(model: ImageModel) -> None:
+    assert model.unknown_words("A Snowy zeppelin, Über dunes! zeppelin") == ["zeppelin", "Über", "dunes"]
+    assert model.unknown_words("snowy mountains at night!") == []
+    assert model.unknown_words("") == []
+
+
+def test_a_tokenizer_of_word_pieces_knows_every_word(copy: Path) -> None:
+    # CLIP's own tokenizer says that its end token stands for the unknown.
+    edit_json(copy / "tokenizer" / "tokenizer_config.json", unk_token="[end]")
+    assert load(copy, CPU).unknown_words("zeppelin") == []
+
+
+def test_tokens_are_counted_without_their_frame(model: ImageModel) -> None:
+    assert model.count_tokens("") == 0
+    assert model.count_tokens("snowy lake") == 2
+    assert model.max_prompt_tokens == 22
+
+
+def test_tokenizing_from_many_threads_at_once(model: ImageModel) -> None:
+    from concurrent.futures import ThreadPoolExecutor
+
+    def both(i: int) -> int:
+        model.encode_prompts([f"snowy lake {i}"])
+        return model.count_tokens("snowy lake")
+
+    with ThreadPoolExecutor(8) as pool:
+        assert set(pool.map(both, range(60))) == {2}
+
+
+def test_a_name_from_the_catalogue_or_a_folder() -> None:
+    assert resolve("landscapes").is_absolute()
+    assert resolve("some/folder") == Path("some/folder")
+
+
+def test_missing_folders(tmp_path: Path) -> None:
+    with pytest.raises(ModelError, match=r"no model folder .*--model"):
+        load(tmp_path / "nowhere", CPU)
+    with pytest.raises(ModelError, match=r"no model in the diffusers layout: it has no model_index\.json"):
+        load(tmp_path, CPU)
+
+
+def test_the_shipped_model_says_how_to_get_it_back(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setattr("app.models.ROOT", tmp_path)
+    with pytest.raises(ModelError, match="git checkout -- checkpoints/landscapes"):
+        load(resolve("landscapes"), CPU)
+
+
+def test_other_kinds_of_models(copy: Path) -> None:
+    edit_json(copy / "model_index.json", _class_name="FluxPipeline")
+    with pytest.raises(ModelError, match="holds a FluxPipeline; this app runs: StableDiffusionPipeline"):
+        load(copy, CPU)
+
+
+def test_code_is_never_taken_from_elsewhere(copy: Path) -> None:
+    edit_json(copy / "model_index.json", unet=["subprocess", "Popen"])
+    with pytest.raises(ModelError, match="wants its unet from subprocess; only"):
+        load(copy, CPU)
+    edit_json(copy / "model_index.json", unet=["diffusers", "NoSuchModel"])
+    with pytest.raises(ModelError, match="no NoSuchModel"):
+        load(copy, CPU)
+
+
+@pytest.mark.parametrize("index", [{"unet": None}, {"vae": "AutoencoderKL"}])
+def test_incomplete_indexes(copy: Path, index: dict) -> None:
+    edit_json(copy / "model_index.json", **index)
+    with pytest.raises(ModelError, match=f"names no {next(iter(index))}"):
+        load(copy, CPU)
+
+
+@pytest.mark.parametrize("part", ["unet", "vae", "text_encoder"])
+def test_damaged_weights(copy: Path, part: str) -> None:
+    weights = next((copy / part).glob("*.safetensors"))
+    weights.write_bytes(weights.read_bytes()[:1000])
+    with pytest.raises(ModelError, match=f"{part} can't be read"):
+        load(copy, CPU)
+    weights.unlink()
+    with pytest.raises(ModelError, match=f"{part} can't be read"):
+        load(copy, CPU)
+
+
+@pytest.mark.parametrize("part", ["unet", "vae", "text_encoder"])
+def test_weights_that_are_not_all_there(copy: Path, part: str) -> None:
+    from safetensors.torch import load_file, save_file
+
+    weights = next((copy / part).glob("*.safetensors"))
+    tensors = load_file(weights)
+    tensors.pop(next(reversed(tensors)))
+    save_file(tensors, weights, metadata={"format": "pt"})
+    with pytest.raises(ModelError, match=f"{part} lacks 1 weights"):
+        load(copy, CPU)
+
+
+def test_damaged_texts(copy: Path) -> None:
+    (copy / "tokenizer" / "tokenizer.json").write_text("{")
+    with pytest.raises(ModelError, match="tokenizer can't be read"):
+        load(copy, CPU)
+    (copy / "model_index.json").write_text("{")
+    with pytest.raises(ModelError, match=r"model_index\.json can't be read"):
+        load(copy, CPU)
+    (copy / "model_index.json").write_text("[]")
+    with pytest.raises(ModelError, match=r"model_index\.json is not what"):
+        load(copy, CPU)
+
+
+def test_schedulers_that_no_solver_can_follow(copy: Path) -> None:
+    edit_json(copy / "scheduler" / "scheduler_config.json", clip_sample=True)
+    with pytest.raises(ModelError, match=r"scheduler can't be used: .*clip_sample"):
+        load(copy, CPU)
+    (copy / "scheduler" / "scheduler_config.json").unlink()
+    with pytest.raises(ModelError, match="has no scheduler"):
+        load(copy, CPU)
+
+
+def test_parts_that_do_not_fit_together(copy: Path) -> None:
+    from diffusers import AutoencoderKL
+
+    misfit: Any = AutoencoderKL(latent_channels=8, block_out_channels=(8,), norm_num_groups=4)
+    misfit.save_pretrained(copy / "vae")
+    with pytest.raises(ModelError, match="do not fit together"):
+        load(copy, CPU)
+
+
+def test_devices(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("torch.cuda.is_available", lambda: False)
+    monkeypatch.setattr("torch.backends.mps.is_available", lambda: False)
+    assert pick_device("auto") == pick_device("cpu") == CPU
+    with pytest.raises(ModelError, match=r"no cuda device .* Available: cpu"):
+        pick_device("cuda")
+    monkeypatch.setattr("torch.cuda.is_available", lambda: True)
+    assert pick_device("auto").type == "cuda"

@@ -1,0 +1,68 @@
+"""The program app.py itself, as a newcomer runs it."""
+
+import os
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import httpx
+import pytest
+
+from tests.app.conftest import free_port
+
+ROOT = Path(__file__).parents[2]
+
+
+def run(*arguments: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "app.py", *arguments], cwd=ROOT, capture_output=True, text=True, timeout=90
+    )
+
+
+def test_help_explains_every_option() -> None:
+    answer = run("--help")
+    assert answer.returncode == 0
+    for option in ("--host", "--port", "--model", "--device", "--data"):
+        assert option in answer.stdout
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["--model", "no/such/folder"], "There is no model folder no/such/folder"),
+        (["--model", "tests"], "no model in the diffusers layout"),
+    ],
+)
+def test_a_wrong_model_ends_in_words(tmp_path: Path, arguments: list[str], words: str) -> None:
+    answer = run(*arguments, "--data", str(tmp_path))
+    assert answer.returncode == 2
+    assert words in answer.stderr
+    assert "Traceback" not in answer.stderr
+
+
+def test_from_start_to_answer_to_stop(tiny_folder: Path, tmp_path: Path) -> None:
+    port, data = free_port(), tmp_path / "data"
+    process = subprocess.Popen(
+        [sys.executable, "app.py", "--port", str(port), "--model", str(tiny_folder), "--data", str(data)],
+        cwd=ROOT,
+        env=os.environ | {"PYTHONUNBUFFERED": "1"},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    try:
+        assert process.stdout is not None
+        assert "Loading" in process.stdout.readline()
+        assert f"http://127.0.0.1:{port}" in process.stdout.readline()
+        assert httpx.get(f"http://127.0.0.1:{port}/").status_code == 200
+        assert data.is_dir()
+        taken = run("--port", str(port), "--model", str(tiny_folder), "--data", str(data))
+        assert taken.returncode == 2
+        assert f"port {port} is taken" in taken.stderr
+    finally:
+        process.terminate()
+        began = time.monotonic()
+        _, errors = process.communicate(timeout=20)
+    assert time.monotonic() - began < 15
+    assert "Traceback" not in errors
