@@ -1,0 +1,73 @@
+"""Put the trained parts together as a stock pipeline: `python -m checkpoints.recipe.assemble`.
+
+Writes `checkpoints/landscapes`: fp16 safetensors in shards below 10 MB, the scheduler's config, and
+`model_index.json`, so that `DiffusionPipeline.from_pretrained` loads it like any other.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import shutil
+from pathlib import Path
+
+import diffusers
+import torch
+from diffusers import DPMSolverMultistepScheduler, UNet2DConditionModel
+from transformers import AutoTokenizer, CLIPTextModel
+
+from checkpoints.autoencoder import LandscapesAutoencoder
+from checkpoints.readers import READERS
+from checkpoints.recipe.train_unet import SCHEDULE
+
+SHARD = "9MB"
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument(
+        "--work", type=Path, default=Path("build/landscapes"), help="where the stages left their parts"
+    )
+    parser.add_argument(
+        "--out", type=Path, default=Path("checkpoints/landscapes"), help="the pipeline's folder"
+    )
+    args = parser.parse_args()
+    parts, out = args.work / "pipeline", args.out
+    for folder in ("unet", "vae", "text_encoder", "tokenizer", "scheduler", "readers"):
+        shutil.rmtree(out / folder, ignore_errors=True)
+    for folder, kind in {
+        "unet": UNet2DConditionModel,
+        "vae": LandscapesAutoencoder,
+        "text_encoder": CLIPTextModel,
+    }.items():
+        module = kind.from_pretrained(parts / folder).to(torch.float16)
+        module.save_pretrained(out / folder, max_shard_size=SHARD)
+    AutoTokenizer.from_pretrained(parts / "tokenizer").save_pretrained(out / "tokenizer")
+    scheduler = DPMSolverMultistepScheduler(
+        **SCHEDULE, algorithm_type="dpmsolver++", solver_order=2, timestep_spacing="trailing"
+    )
+    scheduler.save_pretrained(out / "scheduler")
+    index = {
+        "_class_name": "StableDiffusionPipeline",
+        "_diffusers_version": diffusers.__version__,
+        "feature_extractor": [None, None],
+        "image_encoder": [None, None],
+        "requires_safety_checker": False,
+        "safety_checker": [None, None],
+        "scheduler": ["diffusers", "DPMSolverMultistepScheduler"],
+        "text_encoder": ["transformers", "CLIPTextModel"],
+        "tokenizer": ["transformers", "PreTrainedTokenizerFast"],
+        "unet": ["diffusers", "UNet2DConditionModel"],
+        "vae": ["checkpoints", "LandscapesAutoencoder"],
+    }
+    (out / "model_index.json").write_text(json.dumps(index, indent=2) + "\n")
+    for name, kind in READERS.items():
+        if (args.work / "readers" / name).exists():
+            reader = kind.from_pretrained(args.work / "readers" / name).to(torch.float16)
+            reader.save_pretrained(out / "readers" / name, max_shard_size=SHARD)
+    size = sum(f.stat().st_size for f in out.rglob("*") if f.is_file())
+    print(f"{out}: {size / 1e6:.1f} MB")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,95 @@
+"""The drawings on disk: `python -m checkpoints.recipe.data` renders them once for every later stage.
+
+Picture i of a split is a pure function of (split, i), so that rendering can be cut off and resumed, and a
+fresh drawing is simply an index that no training has seen.
+"""
+
+from __future__ import annotations
+
+import argparse
+import multiprocessing as mp
+from pathlib import Path
+
+import numpy as np
+from tqdm import tqdm
+
+from checkpoints.recipe.drawing import draw
+from checkpoints.recipe.drawing.canvas import SIZE
+from checkpoints.recipe.scenes import ATTRIBUTES, Scene, sample_scene
+
+SPLITS = {"train": 0, "fresh": 1}
+"""Split -> the first entropy word of its generators. `fresh` is for measuring only."""
+CHUNK = 64
+
+
+def scene_of(split: str, index: int) -> tuple[Scene, np.random.Generator]:
+    """The scene of picture `index`, and the generator that draws its layout."""
+    rng = np.random.default_rng((SPLITS[split], index))
+    return sample_scene(rng), rng
+
+
+def picture_of(split: str, index: int) -> tuple[np.ndarray, Scene]:
+    """Picture `index`, (256, 256, 3) uint8, and its scene."""
+    scene, rng = scene_of(split, index)
+    return draw(scene, rng), scene
+
+
+def load(folder: Path) -> tuple[np.ndarray, np.ndarray]:
+    """The rendered training pictures (n, 256, 256, 3) uint8, memory-mapped, and their labels (n, 15).
+
+    Raises:
+        FileNotFoundError: nothing was rendered in `folder` yet.
+        RuntimeError: rendering was cut off; run it again to finish.
+    """
+    if not (folder / "labels.npy").exists():
+        raise FileNotFoundError(f"no drawings in {folder}: run `python -m checkpoints.recipe.data` first")
+    if not np.load(folder / "done.npy").all():
+        raise RuntimeError(
+            f"the drawings in {folder} are incomplete: run `python -m checkpoints.recipe.data` again"
+        )
+    return np.load(folder / "pictures.npy", mmap_mode="r"), np.load(folder / "labels.npy")
+
+
+def _draw_chunk(chunk: int) -> tuple[int, np.ndarray, np.ndarray]:
+    drawn = [picture_of("train", i) for i in range(chunk * CHUNK, (chunk + 1) * CHUNK)]
+    return chunk, np.stack([p for p, _ in drawn]), np.stack([s.labels() for _, s in drawn])
+
+
+def render(folder: Path, count: int, workers: int) -> None:
+    """Render `count` training pictures (rounded up to whole chunks of 64), skipping what is there."""
+    folder.mkdir(parents=True, exist_ok=True)
+    chunks = -(-count // CHUNK)
+    n = chunks * CHUNK
+
+    def open_array(name: str, dtype: str, shape: tuple[int, ...]) -> np.memmap:
+        path = folder / f"{name}.npy"
+        if path.exists() and np.load(path, mmap_mode="r").shape == shape:
+            return np.lib.format.open_memmap(path, mode="r+")
+        return np.lib.format.open_memmap(path, mode="w+", dtype=dtype, shape=shape)
+
+    done = open_array("done", "bool", (chunks,))
+    pictures = open_array("pictures", "uint8", (n, SIZE, SIZE, 3))
+    labels = open_array("labels", "int64", (n, len(ATTRIBUTES)))
+    todo = np.flatnonzero(~done).tolist()
+    with mp.Pool(workers) as pool:
+        for chunk, drawn, named in tqdm(
+            pool.imap_unordered(_draw_chunk, todo), total=len(todo), unit="chunk"
+        ):
+            rows = slice(chunk * CHUNK, (chunk + 1) * CHUNK)
+            pictures[rows], labels[rows] = drawn, named
+            done[chunk] = True
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument(
+        "--work", type=Path, default=Path("build/landscapes"), help="where all stages keep their files"
+    )
+    parser.add_argument("--count", type=int, default=28_672, help="number of training pictures")
+    parser.add_argument("--workers", type=int, default=mp.cpu_count(), help="processes that draw")
+    args = parser.parse_args()
+    render(args.work / "drawings", args.count, args.workers)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,5 @@
+"""Draws a `Scene` as a flat illustration: `draw(scene, rng)` gives one of its endlessly many pictures."""
+
+from checkpoints.recipe.drawing.compose import draw
+
+__all__ = ["draw"]

@@ -1,0 +1,182 @@
+"""Everything above the horizon: sky, sun and moon, stars, clouds, and what happens up there."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from checkpoints.recipe.drawing.canvas import SIZE, mix, rgb
+from checkpoints.recipe.drawing.painting import Painting
+
+Spot = tuple[float, float]
+
+
+def draw_sky(p: Painting, horizon: float) -> None:
+    p.canvas.gradient(0, horizon, p.mood.sky)
+
+
+def draw_stars(p: Painting, horizon: float) -> None:
+    for _ in range(int(p.rng.integers(26, 36))):
+        x, y = p.rng.uniform(4, SIZE - 4), p.rng.uniform(4, 0.72 * horizon)
+        r = p.rng.uniform(1.1, 1.9)
+        p.canvas.disc(x, y, 3 * r, rgb("9fb4ff"), 0.14)
+        p.canvas.disc(x, y, r, rgb("fff8e0"))
+
+
+def draw_light(p: Painting, skyline: np.ndarray) -> Spot | None:
+    """Sun or moon, clear of the skyline (256 heights); returns where it stands, to light the rest."""
+    if p.scene.light == "none":
+        return None
+    x = p.rng.uniform(42, SIZE - 42)
+    r = p.rng.uniform(15, 21)
+    crest = skyline[int(x - r) : int(x + r)].min()
+    if p.scene.light == "sun":
+        low = p.scene.time in ("dawn", "sunset")
+        y = crest - p.rng.uniform(0.1, 1.1) * r if low else p.rng.uniform(26, 52)
+        y = min(max(y, 30), crest - 0.1 * r)
+        disc, glow = {
+            "dawn": (rgb("fff3cf"), rgb("fff0d2")),
+            "day": (rgb("fff6c8"), rgb("fffbe4")),
+            "sunset": (rgb("fff0b8"), rgb("ffd27a")),
+        }[p.scene.time]
+        p.canvas.glow(x, y, 5.2 * r, glow, 0.75)
+        p.canvas.disc(x, y, r, disc)
+        return x, y
+    y = p.rng.uniform(28, max(34, crest - 2.2 * r))
+    p.canvas.glow(x, y, 3.6 * r, rgb("b9c8ff"), 0.5)
+    if p.scene.light == "moon":
+        p.canvas.disc(x, y, r, rgb("f7f2dc"))
+        for dx, dy, size in ((-0.35, -0.2, 0.24), (0.3, 0.15, 0.18), (-0.05, 0.45, 0.15)):
+            p.canvas.disc(x + dx * r, y + dy * r, size * r, rgb("dfd9c4"))
+        return x, y
+    # A crescent is the disc minus a shifted disc, drawn as the polygon between their arcs.
+    turn = p.rng.choice((-1, 1))
+    outer = np.linspace(-np.pi / 2, np.pi / 2, 40)
+    inner = outer[::-1]
+    shape = [(x + turn * r * np.cos(a), y + r * np.sin(a)) for a in outer]
+    shape += [(x + turn * 0.42 * r * np.cos(a), y + r * np.sin(a)) for a in inner]
+    p.canvas.polygon(shape, rgb("fbf3d0"))
+    return x, y
+
+
+def _puff(p: Painting, x: float, y: float, w: float, top: np.ndarray, under: np.ndarray) -> None:
+    """One cloud of width w with its flat base at y."""
+    lobes = [
+        (x + w * t, w * p.rng.uniform(0.16, 0.24) * (1 - 1.1 * t * t)) for t in np.linspace(-0.36, 0.36, 5)
+    ]
+    for colour, lift in ((under, 0.0), (top, 0.05 * w)):
+        for cx, r in lobes:
+            p.canvas.disc(cx, y - r * 0.8 - lift, r, colour)
+        p.canvas.ellipse(x, y - 0.07 * w - lift, 0.52 * w, 0.08 * w, colour)
+
+
+def draw_clouds(p: Painting, horizon: float, avoid: Spot | None) -> None:
+    if p.scene.clouds == "clear":
+        return
+    bright = mix(p.mood.sky[2], rgb("ffffff"), 0.25 if p.mood.dark else 0.7)
+    if p.scene.clouds == "scattered":
+        top, under = (
+            mix(p.mood.sky[1], bright, 0.55 if p.mood.dark else 0.9),
+            mix(p.mood.sky[1], bright, 0.35 if p.mood.dark else 0.6),
+        )
+        places = p.rng.permutation(np.linspace(20, SIZE - 20, 6))[: int(p.rng.integers(3, 6))]
+        for x in places:
+            y, w = p.rng.uniform(24, 0.62 * horizon), p.rng.uniform(48, 84)
+            if avoid and abs(x - avoid[0]) < 0.5 * w + 16 and abs(y - avoid[1]) < 34:
+                continue
+            _puff(p, x, y, w, top, under)
+        return
+    # Overcast: heavy rolls of cloud, the lowest the lightest.
+    for depth, y in enumerate((8, 24, 40)):
+        colour = mix(mix(p.mood.sky[0], rgb("6c7484"), 0.45), bright, 0.12 + 0.16 * depth) * (
+            0.8 if p.mood.dark else 1
+        )
+        x = -20 + p.rng.uniform(-12, 12)
+        p.canvas.box(0, y - 30, SIZE, y, colour) if depth == 0 else None
+        rolls = []
+        while x < SIZE + 20:
+            w = p.rng.uniform(44, 70)
+            rolls.append((x, y + p.rng.uniform(-4, 5), w))
+            x += 0.62 * w
+        for cx, cy, w in rolls if depth == 0 else rolls[:: int(p.rng.integers(1, 3))]:
+            p.canvas.ellipse(cx, cy, 0.5 * w, 0.24 * w, colour)
+
+
+def draw_rainbow(p: Painting, horizon: float) -> None:
+    x, r = p.rng.uniform(78, 178), p.rng.uniform(92, 112)
+    for i, code in enumerate(("e8574c", "f3a14a", "f7e05d", "77c76b", "5aa7e6", "8d6cc9")):
+        p.canvas.arc(x, horizon + 6, r - 4.2 * i, rgb(code), 4.4, 0.62)
+
+
+def draw_aurora(p: Painting, horizon: float) -> None:
+    """Two hanging curtains: bright along a wavy lower edge, fading upward."""
+    y, x = np.mgrid[0:SIZE:4, 0:SIZE:4].astype(float)
+    for code, base in (("4fe3a0", 0.62), ("7a6ff0", 0.44)):
+        phase, bend = p.rng.uniform(0, 2 * np.pi, 2)
+        edge = base * horizon + 13 * np.sin(x / 38 + phase) + 6 * np.sin(x / 17 + bend)
+        above = np.maximum(edge - y, 0) / p.rng.uniform(30, 40)
+        folds = 0.78 + 0.22 * np.sin(x / 9 + 2 * phase)
+        alpha = np.where(y < edge, np.exp(-above), np.exp(-((y - edge) ** 2) / 14)) * folds
+        p.canvas.veil(0.72 * alpha * (y < horizon), rgb(code))
+
+
+def draw_meteor(p: Painting) -> None:
+    turn = p.rng.choice((-1, 1))
+    x, y, length = p.rng.uniform(80, 176), p.rng.uniform(34, 62), p.rng.uniform(58, 80)
+    tail = (x - turn * 0.88 * length, y - 0.42 * length)
+    for width, alpha in ((5.0, 0.25), (2.8, 0.9)):
+        p.canvas.polygon([tail, (x, y - width / 2), (x, y + width / 2)], rgb("eef2ff"), alpha)
+    p.canvas.disc(x, y, 5.5, rgb("dfe6ff"), 0.35)
+    p.canvas.disc(x, y, 3, rgb("ffffff"))
+
+
+def draw_lightning(p: Painting, horizon: float) -> None:
+    x, y = p.rng.uniform(60, 196), 40.0
+    bolt = [(x, y)]
+    while y < horizon - 8:
+        y += p.rng.uniform(13, 20)
+        x += p.rng.choice((-1, 1)) * p.rng.uniform(7, 13)
+        bolt.append((x, min(y, horizon - 2)))
+    p.canvas.glow(x, 0.6 * horizon, 62, rgb("e9e4ff"), 0.5)
+    p.canvas.line(bolt, rgb("cfc4ff"), 5.5, 0.5)
+    p.canvas.line(bolt, rgb("fffbe6"), 3.0)
+
+
+def draw_balloon(p: Painting, avoid: Spot | None) -> None:
+    r = p.rng.uniform(17, 23)
+    x, y = p.rng.uniform(34, SIZE - 34), p.rng.uniform(32, 66)
+    if avoid and abs(x - avoid[0]) < 54:
+        x = avoid[0] + 80 if avoid[0] < SIZE / 2 else avoid[0] - 80
+    first, second = (("e8504a", "fbe3b4"), ("f2a33c", "fff1cf"), ("3f7fc4", "f6e7c2"), ("b657a8", "ffe2d0"))[
+        p.rng.integers(4)
+    ]
+    bright = 0.5 + 0.5 * p.mood.light
+    for share, code in ((1.0, first), (0.72, second), (0.42, first), (0.14, second)):
+        p.canvas.ellipse(x, y, r * share, r, rgb(code) * bright)
+        p.canvas.polygon(
+            [
+                (x - 0.88 * r * share, y + 0.5 * r),
+                (x + 0.88 * r * share, y + 0.5 * r),
+                (x + 3 * share, y + 1.6 * r),
+                (x - 3 * share, y + 1.6 * r),
+            ],
+            rgb(code) * bright,
+        )
+    p.canvas.box(x - 4, y + 1.75 * r, x + 4, y + 1.75 * r + 6, rgb("7a4b2a") * bright)
+
+
+def draw_birds(p: Painting, avoid: Spot | None) -> None:
+    """A small flock of open wings; light on a dark sky, dark on a light one."""
+    colour = (
+        mix(p.mood.sky[1], rgb("ffffff"), 0.75) if p.mood.dark else mix(p.mood.sky[1], rgb("20222c"), 0.85)
+    )
+    x0, y0 = p.rng.uniform(50, 206), p.rng.uniform(62, 92)
+    if avoid and abs(x0 - avoid[0]) < 40:
+        x0 = (avoid[0] + SIZE / 2) % SIZE
+    for i in range(int(p.rng.integers(4, 7))):
+        x, y = x0 + 24 * (i - 2) + p.rng.uniform(-6, 6), y0 + p.rng.uniform(-16, 14)
+        span = p.rng.uniform(8, 11)
+        wing = [
+            (x + span * t, y - 0.55 * span * np.sin(np.pi * min(abs(t) * 1.1, 1)))
+            for t in np.linspace(-1, 1, 9)
+        ]
+        p.canvas.line(wing, colour, 2.2)

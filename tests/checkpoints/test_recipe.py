@@ -1,0 +1,182 @@
+"""The recipe: scenes that can be, drawings that show them, captions that say them, training that resumes."""
+
+from itertools import pairwise
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from checkpoints.recipe import data
+from checkpoints.recipe.captions import caption, vocabulary
+from checkpoints.recipe.drawing import draw
+from checkpoints.recipe.fit import MuonWithAdamW, fit, warmup_stable_decay
+from checkpoints.recipe.scenes import ATTRIBUTES, Scene, sample_scene
+from checkpoints.recipe.train_text import MAX_TOKENS, make_tokenizer
+from checkpoints.recipe.train_unet import min_snr_weight
+
+
+@pytest.fixture(scope="module")
+def scenes() -> list[Scene]:
+    rng = np.random.default_rng(0)
+    return [sample_scene(rng) for _ in range(3000)]
+
+
+def test_every_value_of_every_attribute_occurs(scenes: list[Scene]) -> None:
+    assert len(ATTRIBUTES) >= 12
+    assert sum(map(len, ATTRIBUTES.values())) >= 40
+    for name, values in ATTRIBUTES.items():
+        assert {getattr(scene, name) for scene in scenes} == set(values)
+
+
+def test_scenes_obey_physics(scenes: list[Scene]) -> None:
+    for scene in scenes:
+        assert scene.boat == "none" or scene.water in ("lake", "sea")
+        assert scene.stars == "none" or scene.time in ("dusk", "night")
+        assert scene.light != "sun" or scene.time in ("dawn", "day", "sunset")
+        assert scene.light == "none" or scene.clouds != "overcast"
+
+
+def test_labels_round_trip(scenes: list[Scene]) -> None:
+    assert all(Scene.from_labels(scene.labels()) == scene for scene in scenes[:50])
+
+
+def test_an_impossible_value_is_refused_in_words(scenes: list[Scene]) -> None:
+    with pytest.raises(ValueError, match="time is 'noonish'; it must be one of dawn"):
+        Scene(**{**scenes[0].__dict__, "time": "noonish"})
+
+
+def test_a_drawing_is_its_seed_and_seeds_differ(scenes: list[Scene]) -> None:
+    for scene in scenes[:20]:
+        first, again, other = (draw(scene, np.random.default_rng(s)) for s in (1, 1, 2))
+        assert first.shape == (256, 256, 3) and first.dtype == np.uint8
+        assert np.array_equal(first, again)
+        assert np.abs(first.astype(int) - other).mean() > 2
+
+
+@pytest.mark.parametrize(
+    "attribute", ["water", "building", "birds", "vegetation", "weather", "path", "flowers"]
+)
+def test_what_a_scene_names_changes_the_picture(scenes: list[Scene], attribute: str) -> None:
+    scene = next(
+        s
+        for s in scenes
+        if s.ground == "grass" and s.clouds == "clear" and getattr(s, attribute) not in ("none", "calm")
+    )
+    without = Scene(**{**scene.__dict__, attribute: ATTRIBUTES[attribute][0], "boat": "none"})
+    shown, missing = (draw(s, np.random.default_rng(3)).astype(int) for s in (scene, without))
+    assert (np.abs(shown - missing).max(axis=2) > 16).mean() > 0.002
+
+
+def test_captions_say_what_they_name_and_fit_the_tokenizer(scenes: list[Scene]) -> None:
+    rng = np.random.default_rng(1)
+    tokenizer = make_tokenizer()
+    lengths, openings = [], set()
+    for scene in scenes:
+        words, named = caption(scene, rng)
+        assert named and all(getattr(scene, a) == v for a, v in named.items())
+        ids = tokenizer(words).input_ids
+        assert tokenizer.unk_token_id not in ids, words
+        lengths.append(len(ids))
+        openings.add(words)
+    assert max(lengths) <= MAX_TOKENS
+    assert min(lengths) <= 6 and np.percentile(lengths, 95) >= 28  # short and long
+    assert len(openings) > 0.9 * len(scenes)  # hardly ever the same words twice
+
+
+@pytest.mark.parametrize(
+    "word",
+    "dusk evening firs cabin ocean beach sunrise forest snowy mountains lake river birds stars".split(),  # noqa: SIM905
+)
+def test_words_people_type_are_known(word: str) -> None:
+    assert word in vocabulary()
+
+
+def test_the_tokenizer_ignores_case_and_punctuation_and_marks_strangers() -> None:
+    tokenizer = make_tokenizer()
+    plain = tokenizer("snowy mountains at sunset").input_ids
+    assert tokenizer("  Snowy-mountains, at SUNSET!").input_ids != plain  # the comma counts
+    assert tokenizer("  Snowy-mountains at SUNSET!").input_ids == plain
+    assert tokenizer("a zebra").input_ids.count(tokenizer.unk_token_id) == 1
+    assert len(tokenizer("").input_ids) == 2
+
+
+def test_rendering_resumes_and_is_the_same_in_any_number_of_workers(tmp_path) -> None:
+    data.render(tmp_path, 70, workers=2)
+    pictures, labels = data.load(tmp_path)
+    assert len(pictures) == 2 * data.CHUNK
+    picture, scene = data.picture_of("train", 65)
+    assert np.array_equal(pictures[65], picture) and np.array_equal(labels[65], scene.labels())
+    done = np.load(tmp_path / "done.npy")
+    done[1] = False
+    np.save(tmp_path / "done.npy", done)
+    with pytest.raises(RuntimeError, match="incomplete"):
+        data.load(tmp_path)
+    data.render(tmp_path, 70, workers=1)
+    assert np.array_equal(data.load(tmp_path)[0][65], picture)
+
+
+def test_loading_before_rendering_says_what_to_run(tmp_path) -> None:
+    with pytest.raises(FileNotFoundError, match=r"python -m checkpoints\.recipe\.data"):
+        data.load(tmp_path)
+
+
+def _toy() -> tuple[nn.Module, object]:
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Conv2d(2, 6, 3, padding=1), nn.SiLU(), nn.Conv2d(6, 1, 3, padding=1))
+
+    def loss_fn(model: nn.Module, rng: np.random.Generator) -> tuple[torch.Tensor, dict[str, float]]:
+        x = torch.from_numpy(rng.normal(size=(4, 2, 8, 8))).float()
+        loss = (model(x) - x.sum(1, keepdim=True).square()).square().mean()
+        return loss, {"twice": 2 * loss.item()}
+
+    return model.to(memory_format=torch.channels_last), loss_fn
+
+
+def test_a_run_cut_off_and_resumed_ends_where_an_unbroken_one_does(tmp_path) -> None:
+    def train(folder, steps: int) -> nn.Module:
+        model, loss_fn = _toy()
+        return fit(
+            folder, model, loss_fn, steps=steps, learning_rate=3e-3, device=torch.device("cpu"), warmup=5,
+            decay=0.0, ema_decay=0.9,
+        )  # fmt: skip
+
+    whole = train(tmp_path / "whole", 30)
+    train(tmp_path / "parts", 13)
+    resumed = train(tmp_path / "parts", 30)
+    for one, other in zip(whole.parameters(), resumed.parameters(), strict=True):
+        torch.testing.assert_close(one, other)
+
+
+def test_training_descends_and_moves_kernels_of_any_memory_layout(tmp_path) -> None:
+    model, loss_fn = _toy()
+    before = [p.detach().clone() for p in model.parameters()]
+    first = loss_fn(model, np.random.default_rng(5))[0].item()
+    trained = fit(
+        tmp_path, model, loss_fn, steps=150, learning_rate=3e-3, device=torch.device("cpu"), warmup=5
+    )
+    assert loss_fn(trained, np.random.default_rng(5))[0].item() < 0.6 * first
+    assert all(not torch.equal(a, b) for a, b in zip(before, trained.parameters(), strict=True))
+
+
+def test_muon_leaves_frozen_weights_alone() -> None:
+    model, loss_fn = _toy()
+    model[0].requires_grad_(False)
+    frozen = model[0].weight.clone()
+    optimizer = MuonWithAdamW(model, weight_decay=0.1)
+    loss_fn(model, np.random.default_rng(0))[0].backward()
+    optimizer.step(1e-2)
+    assert torch.equal(model[0].weight, frozen)
+
+
+def test_learning_rate_warms_up_holds_and_decays_to_nothing() -> None:
+    factors = [warmup_stable_decay(s, 100, warmup=10, decay=0.3) for s in range(100)]
+    assert factors[0] == pytest.approx(0.1) and factors[9:70] == [1.0] * 61
+    assert all(a > b for a, b in pairwise(factors[70:])) and factors[-1] < 0.05
+
+
+def test_min_snr_weight_is_one_where_noise_rules_and_falls_where_signal_does() -> None:
+    alphas_cumprod = torch.tensor([0.999, 0.9, 5 / 6, 0.5, 0.1])
+    weights = min_snr_weight(alphas_cumprod)
+    assert torch.allclose(weights[2:], torch.ones(3))
+    assert weights[0] < weights[1] < 1
