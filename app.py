@@ -2,6 +2,7 @@
 
 import argparse
 import os
+import socket
 import sys
 from pathlib import Path
 
@@ -46,10 +47,24 @@ def prepare_environment(data: Path) -> None:
     os.environ["TRANSFORMERS_VERBOSITY"] = os.environ["DIFFUSERS_VERBOSITY"] = "error"
 
 
+def is_free(host: str, port: int) -> bool:
+    """Whether the app could listen there; asked before the long loading."""
+    with socket.socket() as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind((host, port))
+        except OSError:
+            return False
+    return True
+
+
 def main() -> int:
     arguments = parse_arguments()
     data = arguments.data.resolve()
     prepare_environment(data)
+    if not is_free(arguments.host, arguments.port):
+        print(f"Can't start: {arguments.host}:{arguments.port} is taken. Choose --port.", file=sys.stderr)
+        return 2
     print(f"Loading {arguments.model} …", flush=True)
 
     # Imported only now: these take seconds, and --help should not.
@@ -70,19 +85,11 @@ def main() -> int:
         )
         return 2
     worker = Worker(model)
-    try:
-        page = build_page(worker, data / "pictures")
-        url = launch_page(page, arguments.host, arguments.port, block=False)
-    except OSError:
-        print(f"Can't start: port {arguments.port} is taken. Choose another with --port.", file=sys.stderr)
-        return 2
+    page = build_page(worker, data / "pictures")
+    url = launch_page(page, arguments.host, arguments.port)
     print(f"Ready: {url} (Ctrl+C stops it)", flush=True)
-    try:
-        page.block_thread()
-    except KeyboardInterrupt:
-        pass
-    finally:
-        worker.close()
+    page.block_thread()
+    worker.close()
     return 0
 
 

@@ -103,11 +103,8 @@ def build_page(worker: Worker, pictures: Path) -> gr.Blocks:
     return page
 
 
-def launch_page(page: gr.Blocks, host: str, port: int, *, block: bool = True) -> str:
-    """Serve the page and give its URL; with `block`, only once somebody stops it.
-
-    Raises OSError when the port is taken.
-    """
+def launch_page(page: gr.Blocks, host: str, port: int) -> str:
+    """Serve the page in the background and give its URL. Raises OSError when the port is taken."""
     page.queue(default_concurrency_limit=None)
     _, url, _ = page.launch(
         server_name=host,
@@ -121,7 +118,7 @@ def launch_page(page: gr.Blocks, host: str, port: int, *, block: bool = True) ->
         ssr_mode=False,
         pwa=False,
         quiet=True,
-        prevent_thread_lock=not block,
+        prevent_thread_lock=True,
     )
     return url
 

@@ -33,7 +33,7 @@ def url(model: ImageModel, tmp_path_factory: pytest.TempPathFactory) -> Iterator
 
     worker = Worker(model)
     page = build_page(worker, pictures)
-    yield launch_page(page, "127.0.0.1", free_port(), block=False)
+    yield launch_page(page, "127.0.0.1", free_port())
     page.close()
     worker.close()
 

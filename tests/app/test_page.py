@@ -1,37 +1,26 @@
 """The whole way in a real browser: prompt, previews, reroll, pick, refined picture, download."""
 
 import os
-import shutil
 from pathlib import Path
 
 import pytest
 
 from app import png
+from app.latency import BROWSER_OPTIONS, BROWSERS, find_browser
 
 sync_api = pytest.importorskip("playwright.sync_api")
-
-BROWSERS = ("chromium", "chromium-browser", "google-chrome")
-ARGUMENTS = [
-    "--no-sandbox",
-    "--disable-gpu",
-    "--disable-quic",
-    "--no-first-run",
-    "--disable-background-networking",
-    "--disable-component-update",
-    "--disable-sync",
-]
 
 
 @pytest.fixture(scope="module")
 def browser():
-    found = next(filter(None, map(shutil.which, BROWSERS)), None)
+    found = find_browser()
     if found is None:
         reason = f"no browser to open the page with: none of {', '.join(BROWSERS)} is installed"
         if os.environ.get("REQUIRE_BROWSER"):
             pytest.fail(reason)
         pytest.skip(reason)
     with sync_api.sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=found, args=ARGUMENTS)
+        browser = playwright.chromium.launch(executable_path=found, args=list(BROWSER_OPTIONS))
         yield browser
         browser.close()
 
@@ -39,6 +28,7 @@ def browser():
 @pytest.fixture
 def page(browser, url: str):
     page = browser.new_page()
+    page.set_default_timeout(60_000)
     page.errors, page.foreign = [], []
     page.on("pageerror", lambda error: page.errors.append(str(error)))
     page.on("console", lambda message: page.errors.append(message.text) if message.type == "error" else None)

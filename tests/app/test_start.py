@@ -7,7 +7,6 @@ import time
 from pathlib import Path
 
 import httpx
-import pytest
 
 from tests.app.conftest import free_port
 
@@ -27,17 +26,10 @@ def test_help_explains_every_option() -> None:
         assert option in answer.stdout
 
 
-@pytest.mark.parametrize(
-    ("arguments", "words"),
-    [
-        (["--model", "no/such/folder"], "There is no model folder no/such/folder"),
-        (["--model", "tests"], "no model in the diffusers layout"),
-    ],
-)
-def test_a_wrong_model_ends_in_words(tmp_path: Path, arguments: list[str], words: str) -> None:
-    answer = run(*arguments, "--data", str(tmp_path))
+def test_a_wrong_model_ends_in_words(tmp_path: Path) -> None:
+    answer = run("--port", str(free_port()), "--model", "no/such/folder", "--data", str(tmp_path))
     assert answer.returncode == 2
-    assert words in answer.stderr
+    assert "There is no model folder no/such/folder" in answer.stderr
     assert "Traceback" not in answer.stderr
 
 
@@ -59,7 +51,7 @@ def test_from_start_to_answer_to_stop(tiny_folder: Path, tmp_path: Path) -> None
         assert data.is_dir()
         taken = run("--port", str(port), "--model", str(tiny_folder), "--data", str(data))
         assert taken.returncode == 2
-        assert f"port {port} is taken" in taken.stderr
+        assert f"127.0.0.1:{port} is taken" in taken.stderr
     finally:
         process.terminate()
         began = time.monotonic()
