@@ -39,7 +39,7 @@ def parse_arguments() -> argparse.Namespace:
 
 def prepare_environment(data: Path) -> None:
     """Keep the libraries off the network and their files below `data`; they read this when imported."""
-    os.environ["GRADIO_TEMP_DIR"] = str(data / "pictures")
+    os.environ["GRADIO_TEMP_DIR"] = str(data / "gradio")
     os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"
     os.environ["HF_HOME"] = str(data / "huggingface")
     os.environ["MPLCONFIGDIR"] = str(data / "matplotlib")
@@ -47,24 +47,32 @@ def prepare_environment(data: Path) -> None:
     os.environ["TRANSFORMERS_VERBOSITY"] = os.environ["DIFFUSERS_VERBOSITY"] = "error"
 
 
-def is_free(host: str, port: int) -> bool:
-    """Whether the app could listen there; asked before the long loading."""
-    with socket.socket() as probe:
+def check_address(host: str, port: int) -> None:
+    """Raise OSError now, before the long loading, where the app could not listen."""
+    with socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET) as probe:
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        try:
-            probe.bind((host, port))
-        except OSError:
-            return False
-    return True
+        probe.bind((host, port))
+
+
+def refuse(reason: object) -> int:
+    """Say why the app can't start; gives the exit code."""
+    print(f"Can't start: {reason}", file=sys.stderr)
+    return 2
 
 
 def main() -> int:
     arguments = parse_arguments()
-    data = arguments.data.resolve()
+    host, port, data = arguments.host, arguments.port, arguments.data.resolve()
     prepare_environment(data)
-    if not is_free(arguments.host, arguments.port):
-        print(f"Can't start: {arguments.host}:{arguments.port} is taken. Choose --port.", file=sys.stderr)
-        return 2
+    pictures = data / "gradio" / "pictures"
+    try:
+        pictures.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        return refuse(f"nothing can be written to {data} ({error.strerror}). Choose another --data.")
+    try:
+        check_address(host, port)
+    except (OSError, OverflowError) as error:
+        return refuse(f"can't listen on {host}:{port} ({error}). Choose another --port or --host.")
     print(f"Loading {arguments.model} …", flush=True)
 
     # Imported only now: these take seconds, and --help should not.
@@ -73,20 +81,12 @@ def main() -> int:
     from app.worker import Worker
 
     try:
-        (data / "pictures").mkdir(parents=True, exist_ok=True)
         model = load(resolve(arguments.model), pick_device(arguments.device))
     except ModelError as error:
-        print(f"Can't start: {error}", file=sys.stderr)
-        return 2
-    except OSError as error:
-        print(
-            f"Can't start: nothing can be written to {data} ({error.strerror}). Choose --data.",
-            file=sys.stderr,
-        )
-        return 2
+        return refuse(error)
     worker = Worker(model)
-    page = build_page(worker, data / "pictures")
-    url = launch_page(page, arguments.host, arguments.port)
+    page = build_page(worker, pictures)
+    url = launch_page(page, host, port)
     print(f"Ready: {url} (Ctrl+C stops it)", flush=True)
     page.block_thread()
     worker.close()

@@ -1,6 +1,8 @@
 """The two endpoints for programs: /preview and /refine."""
 
 import secrets
+import shutil
+import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -12,6 +14,9 @@ from gradio import FileData
 from app.job import Done, Failed, Job, RequestError, check_number
 from app.seeds import following_seeds, fresh_seeds
 from app.worker import Worker, merge
+
+# A program fetches its pictures at once; what is older is deleted when the next ones are made.
+KEEP_S = 24 * 3600
 
 
 def add_endpoints(worker: Worker, pictures: Path) -> None:
@@ -114,7 +119,8 @@ def _make(worker: Worker, jobs: Sequence[Job], pictures: Path) -> tuple[list[Fil
             handle.cancel()
     if len(done) < len(jobs):
         raise RequestError("The request was cancelled.")
-    folder = pictures / secrets.token_hex(16)
+    _delete_old(pictures)
+    folder = pictures / secrets.token_hex(16)  # so that nobody can guess where another's pictures are
     folder.mkdir(parents=True)
     ignored = worker.model.unknown_words(jobs[0].prompt)
     files, records = [], []
@@ -137,3 +143,12 @@ def _make(worker: Worker, jobs: Sequence[Job], pictures: Path) -> tuple[list[Fil
             }
         )
     return files, records
+
+
+def _delete_old(pictures: Path) -> None:
+    for folder in pictures.glob("*/"):
+        try:
+            if time.time() - folder.stat().st_mtime > KEEP_S:
+                shutil.rmtree(folder)
+        except FileNotFoundError:
+            continue  # another request was faster

@@ -17,17 +17,15 @@ from solver import SOLVERS
 
 PAGE = Path(__file__).parent / "page"
 TITLE = "Diffusion Preview"
-# Pictures that programs asked for are deleted after a day; looked for once an hour.
-DELETE_CACHE = (3600, 86400)
 
 
 def build_page(worker: Worker, pictures: Path) -> gr.Blocks:
     """The page and the programs' endpoints, to be opened with `launch_page`.
 
-    pictures: the folder for the PNGs that programs ask for, an absolute path.
+    pictures: the folder for the PNGs that programs ask for, somewhere in Gradio's GRADIO_TEMP_DIR.
     """
     model = worker.model
-    with gr.Blocks(title=TITLE, analytics_enabled=False, delete_cache=DELETE_CACHE) as page:
+    with gr.Blocks(title=TITLE, analytics_enabled=False) as page:
         add_endpoints(worker, pictures)  # first, because names of endpoints go to whoever comes first
         session = gr.State(Session())
         gr.HTML(
@@ -61,7 +59,7 @@ def build_page(worker: Worker, pictures: Path) -> gr.Blocks:
         )
         gr.HTML(
             f"<p class='page-foot'>Model: {escape(model.name)}, {model.size} × {model.size} pixels, "
-            f"on {model.device}. Nothing that you type or make is logged or kept.</p>"
+            f"on {model.device}. Nothing that you type or make here is logged or kept.</p>"
         )
 
         def show_previews(

@@ -2,6 +2,7 @@
 
 import os
 from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
@@ -24,16 +25,29 @@ def worker(model: ImageModel) -> Iterator[Worker]:
     worker.close()
 
 
+@dataclass(frozen=True)
+class Served:
+    """A running app: its address, its worker, and where it puts pictures."""
+
+    url: str
+    worker: Worker
+    pictures: Path
+
+
 @pytest.fixture(scope="session")
-def url(model: ImageModel, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    """The address of a running app."""
-    pictures = tmp_path_factory.mktemp("pictures")
-    os.environ["GRADIO_TEMP_DIR"] = str(pictures)
+def url(served: Served) -> str:
+    return served.url
+
+
+@pytest.fixture(scope="session")
+def served(model: ImageModel, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
+    pictures = tmp_path_factory.mktemp("gradio") / "pictures"
+    os.environ["GRADIO_TEMP_DIR"] = str(pictures.parent)
     from app.ui import build_page, launch_page
 
     worker = Worker(model)
     page = build_page(worker, pictures)
-    yield launch_page(page, "127.0.0.1", free_port())
+    yield Served(launch_page(page, "127.0.0.1", free_port()), worker, pictures)
     page.close()
     worker.close()
 

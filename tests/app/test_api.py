@@ -1,3 +1,5 @@
+import os
+import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -7,6 +9,8 @@ from gradio_client import Client
 from gradio_client.exceptions import AppError
 
 from app import png
+from app.api import KEEP_S
+from tests.app.conftest import Served
 
 
 @pytest.fixture(scope="module")
@@ -109,3 +113,15 @@ def test_nothing_is_counted_or_remembered(url: str) -> None:
 def test_no_file_beyond_the_pictures_is_served(url: str) -> None:
     for path in ("app.py", str(Path("app.py").resolve()), "/etc/passwd", "../app.py"):
         assert httpx.get(f"{url}gradio_api/file={path}").status_code in (403, 404)
+
+
+def test_pictures_do_not_pile_up(client: Client, served: Served) -> None:
+    client.predict(prompt="snowy mountains", count=1, api_name="/preview")
+    old, new = served.pictures / "old", served.pictures / "new"
+    old.mkdir()
+    (old / "picture.png").write_bytes(b"")
+    new.mkdir()
+    os.utime(old, (0, time.time() - KEEP_S - 60))
+    client.predict(prompt="snowy mountains", count=1, api_name="/preview")
+    assert not old.exists()
+    assert new.exists()

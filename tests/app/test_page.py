@@ -1,12 +1,15 @@
 """The whole way in a real browser: prompt, previews, reroll, pick, refined picture, download."""
 
 import os
+import time
 from pathlib import Path
 
 import pytest
 
 from app import png
+from app.job import Cancelled
 from app.latency import BROWSER_OPTIONS, BROWSERS, find_browser
+from tests.app.conftest import Served
 
 sync_api = pytest.importorskip("playwright.sync_api")
 
@@ -112,3 +115,28 @@ def test_prompts_are_shown_as_text(page) -> None:
     preview(page, prompt)
     assert prompt in page.locator(".tile img").first.get_attribute("alt")
     assert page.errors == []
+
+
+def test_a_closed_page_leaves_no_work_behind(
+    browser, served: Served, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    worker, handles = served.worker, []
+    submit, denoise = worker.submit_all, worker._denoise
+
+    def note(jobs):
+        handles.extend(submit(jobs))
+        return handles
+
+    def slow(*args):
+        time.sleep(3)
+        return denoise(*args)
+
+    monkeypatch.setattr(worker, "submit_all", note)
+    monkeypatch.setattr(worker, "_denoise", slow)
+    page = browser.new_page()
+    page.goto(served.url)
+    page.fill("#prompt input", "snowy mountains")
+    page.press("#prompt input", "Enter")
+    page.locator(".tile.is-waiting").first.wait_for()
+    page.close()
+    assert [list(handle.events())[-1] for handle in handles] == [Cancelled()] * 4

@@ -33,6 +33,19 @@ def test_a_wrong_model_ends_in_words(tmp_path: Path) -> None:
     assert "Traceback" not in answer.stderr
 
 
+def test_wrong_places_end_in_words_before_any_loading(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    for arguments, words in (
+        (["--data", str(tmp_path / "file")], "nothing can be written"),
+        (["--port", "99999", "--data", str(tmp_path)], "can't listen on 127.0.0.1:99999"),
+        (["--host", "192.0.2.1", "--data", str(tmp_path)], "can't listen on 192.0.2.1"),
+    ):
+        answer = run(*arguments)
+        assert answer.returncode == 2
+        assert words in answer.stderr
+        assert "Loading" not in answer.stdout
+
+
 def test_from_start_to_answer_to_stop(tiny_folder: Path, tmp_path: Path) -> None:
     port, data = free_port(), tmp_path / "data"
     process = subprocess.Popen(
@@ -51,7 +64,7 @@ def test_from_start_to_answer_to_stop(tiny_folder: Path, tmp_path: Path) -> None
         assert data.is_dir()
         taken = run("--port", str(port), "--model", str(tiny_folder), "--data", str(data))
         assert taken.returncode == 2
-        assert f"127.0.0.1:{port} is taken" in taken.stderr
+        assert f"can't listen on 127.0.0.1:{port}" in taken.stderr
     finally:
         process.terminate()
         began = time.monotonic()
