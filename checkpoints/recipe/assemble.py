@@ -42,9 +42,14 @@ def main() -> None:
     }.items():
         module = kind.from_pretrained(parts / folder).to(torch.float16)
         module.save_pretrained(out / folder, max_shard_size=SHARD)
+    # transformers loads weights in the dtype that the config names, diffusers in float32: a stock user,
+    # who names none, must get the same for both.
+    config = json.loads((out / "text_encoder" / "config.json").read_text())
+    config["dtype"] = "float32"
+    (out / "text_encoder" / "config.json").write_text(json.dumps(config, indent=2) + "\n")
     AutoTokenizer.from_pretrained(parts / "tokenizer").save_pretrained(out / "tokenizer")
     scheduler = DPMSolverMultistepScheduler(
-        **SCHEDULE, algorithm_type="dpmsolver++", solver_order=2, timestep_spacing="trailing"
+        **SCHEDULE, algorithm_type="dpmsolver++", solver_order=2, timestep_spacing="trailing", steps_offset=1
     )
     scheduler.save_pretrained(out / "scheduler")
     index = {

@@ -116,7 +116,7 @@ def main() -> None:
     parser.add_argument(
         "--work", type=Path, default=Path("build/landscapes"), help="where all stages keep their files"
     )
-    parser.add_argument("--steps", type=int, default=1200)
+    parser.add_argument("--steps", type=int, default=400)
     parser.add_argument("--batch", type=int, default=128)
     parser.add_argument("--device", default="auto", help="cpu, cuda, or auto")
     args = parser.parse_args()

@@ -93,7 +93,7 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=4000)
     parser.add_argument("--batch", type=int, default=64)
     parser.add_argument("--pictures", type=int, default=28_672, help="how many of the drawings to train on")
-    parser.add_argument("--learning-rate", type=float, default=1e-3)
+    parser.add_argument("--learning-rate", type=float, default=6e-4)
     parser.add_argument("--device", default="auto", help="cpu, cuda, or auto")
     args = parser.parse_args()
     device = pick_device(args.device)
@@ -134,7 +134,7 @@ def main() -> None:
         steps=args.steps,
         learning_rate=args.learning_rate,
         device=device,
-        ema_decay=0.999,
+        ema_decay=0.995,
     )
     trained.save_pretrained(pipeline / "unet")
 

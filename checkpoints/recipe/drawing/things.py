@@ -191,7 +191,7 @@ def _windmill(p: Painting, x: float, y: float, h: float, d: float) -> None:
     )
     p.canvas.box(x - 0.06 * h, y - 0.2 * h, x + 0.06 * h, y, p.mood.shade(rgb("6b4630"), d))
     _window(p, x, y - 0.42 * h, 0.05 * h, 0.06 * h)
-    hub, turn = (x, y - 0.72 * h), p.rng.uniform(0, np.pi / 2)
+    hub, turn = np.array([x, y - 0.72 * h]), p.rng.uniform(0, np.pi / 2)
     for a in turn + np.arange(4) * np.pi / 2:
         along, across = np.array([np.cos(a), np.sin(a)]), np.array([-np.sin(a), np.cos(a)])
         reach = 0.58 * h
@@ -203,7 +203,7 @@ def _windmill(p: Painting, x: float, y: float, h: float, d: float) -> None:
         ]
         p.canvas.polygon(sail, p.mood.shade(rgb("fbf8f0"), 0.5 * d), 0.94)
         p.canvas.line([hub, hub + reach * along], p.mood.shade(rgb("5c4636"), d), 1.8)
-    p.canvas.disc(*hub, 0.05 * h, p.mood.shade(rgb("4a382c"), d))
+    p.canvas.disc(hub[0], hub[1], 0.05 * h, p.mood.shade(rgb("4a382c"), d))
 
 
 def _castle(p: Painting, x: float, y: float, h: float, d: float) -> None:
