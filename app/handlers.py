@@ -66,7 +66,7 @@ def _in_words(
             try:
                 yield from handler(worker, session, *args)
             except RequestError as error:
-                gr.Warning(escape(str(error)), title="Not quite")
+                gr.Warning(escape(str(error)))
             # Gradio empties what a handler should fill and does not; "no change" is not a value it has here.
             yield now(session)
 
