@@ -94,6 +94,7 @@ def main() -> None:
     parser.add_argument("--batch", type=int, default=64)
     parser.add_argument("--pictures", type=int, default=28_672, help="how many of the drawings to train on")
     parser.add_argument("--learning-rate", type=float, default=6e-4)
+    parser.add_argument("--init", type=Path, help="start from this UNet, e.g. checkpoints/landscapes/unet")
     parser.add_argument("--device", default="auto", help="cpu, cuda, or auto")
     args = parser.parse_args()
     device = pick_device(args.device)
@@ -107,7 +108,8 @@ def main() -> None:
     alphas_cumprod = scheduler.alphas_cumprod.to(device)
     weights = min_snr_weight(alphas_cumprod)
     torch.manual_seed(0)
-    unet = make_unet().to(memory_format=torch.channels_last)
+    unet = UNet2DConditionModel.from_pretrained(args.init).float() if args.init else make_unet()
+    unet.to(memory_format=torch.channels_last)
 
     def loss_fn(model: nn.Module, rng: np.random.Generator) -> tuple[Tensor, dict[str, float]]:
         which = rng.integers(len(latents), size=args.batch)
