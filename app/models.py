@@ -10,9 +10,10 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
+import diffusers
 import torch
+import transformers
 from PIL import Image
-from transformers.utils.logging import disable_progress_bar
 
 from solver import NoiseSchedule, make_plan
 
@@ -157,7 +158,8 @@ def load(folder: Path, device: torch.device) -> ImageModel:
     Raises ModelError, in words, when the folder is missing, of another kind, incomplete or damaged.
     """
     index = _read_json(folder, "model_index.json")
-    disable_progress_bar()  # several bars of a tenth of a second each
+    for library in (diffusers, transformers):  # several bars of a tenth of a second each
+        library.utils.logging.disable_progress_bar()
     if index.get("_class_name") not in PIPELINES:
         found, known = index.get("_class_name"), ", ".join(PIPELINES)
         raise ModelError(f"{folder} holds a {found}; this app runs: {known}. Choose another with --model.")
