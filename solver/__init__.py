@@ -1,7 +1,11 @@
 """Solvers of diffusion's probability-flow ODE as tables; see `solver.plan`."""
 
+from typing import TYPE_CHECKING, Any
+
+from solver.consistency import LearnedSolver
 from solver.grids import GRIDS
 from solver.plan import Plan
+from solver.policy import Policy
 from solver.probe import read_plan
 from solver.sampling import (
     SampleState,
@@ -15,11 +19,17 @@ from solver.schedule import NoiseSchedule
 from solver.similarity import psnr, ssim
 from solver.solvers import SOLVERS, make_plan
 
+if TYPE_CHECKING:
+    from solver.scheduler import ConsistencySolverScheduler
+
 __all__ = [
     "GRIDS",
     "SOLVERS",
+    "ConsistencySolverScheduler",
+    "LearnedSolver",
     "NoiseSchedule",
     "Plan",
+    "Policy",
     "SampleState",
     "advance",
     "classifier_free_guidance",
@@ -31,3 +41,11 @@ __all__ = [
     "sample",
     "ssim",
 ]
+
+
+def __getattr__(name: str) -> Any:
+    if name == "ConsistencySolverScheduler":  # it brings diffusers, which takes seconds to import
+        from solver.scheduler import ConsistencySolverScheduler
+
+        return ConsistencySolverScheduler
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -1,4 +1,4 @@
-"""Plans of the classical solvers, all on one time grid and all ending at σ = 0."""
+"""Plans of the classical solvers of diffusers, on any time grid and all ending at σ = 0."""
 
 from __future__ import annotations
 
@@ -9,19 +9,10 @@ from typing import Any
 import numpy as np
 import torch
 
-from solver.grids import time_grid
+from solver.grids import TimeGrid
 from solver.plan import Plan, reading
 from solver.probe import probe
 from solver.schedule import NoiseSchedule
-
-# Adams-Bashforth weights of order 1 to 4 for equal steps, newest output first (Hairer, Nørsett & Wanner,
-# Solving Ordinary Differential Equations I, III.1). A first-order method is Euler's.
-ADAMS_BASHFORTH = (
-    (1.0,),
-    (3 / 2, -1 / 2),
-    (23 / 12, -16 / 12, 5 / 12),
-    (55 / 24, -59 / 24, 37 / 24, -9 / 24),
-)
 
 
 @dataclass(frozen=True)
@@ -52,7 +43,7 @@ FLOW_SOURCES = {
 }
 
 
-def probed_plan(solver: str, steps: int, schedule: NoiseSchedule, grid: str) -> Plan:
+def probed_plan(solver: str, schedule: NoiseSchedule, grid: TimeGrid) -> Plan:
     """A plan read off a diffusers scheduler that is put on our grid.
 
     A scheduler's rows depend on nothing but the sigmas it holds, so every solver can be had on every grid.
@@ -67,7 +58,8 @@ def probed_plan(solver: str, steps: int, schedule: NoiseSchedule, grid: str) -> 
         usable = ", ".join(sources)
         raise ValueError(f"{solver} combines noise, which a flow does not know at its start; use {usable}.")
     source = sources[solver]
-    t, alpha, sigma = time_grid(grid, schedule, steps)
+    t, alpha, sigma = grid
+    steps = len(t)
     if solver == "heun":  # at every level but the first one evaluation corrects and one predicts
         twice = np.repeat(np.arange(steps), 2)[1:]
         t, alpha, sigma = t[twice], np.append(alpha[twice], 1.0), np.append(sigma[twice], 0.0)
@@ -110,36 +102,3 @@ def _scheduler(source: Source, flow: bool) -> Any:
         # Asked for what it combines, the scheduler leaves outputs as they are; the plan does the reading.
         options |= {"prediction_type": source.read_as} | ({"use_flow_sigmas": True} if flow else {})
     return getattr(diffusers, source.scheduler)(**options)
-
-
-def adams_bashforth_plan(solver: str, order: int, steps: int, schedule: NoiseSchedule, grid: str) -> Plan:
-    """The linear multistep method of the ConsistencySolver paper with Adams-Bashforth's weights, as in iPNDM.
-
-    With y = x / α and n = σ / α the ODE is dy/dn = ε, and
-    y[i+1] = y[i] + (n[i+1] - n[i]) · Σ_k w_k · ε[i-k]; on a flow the same with x, σ and the velocity. The
-    weights are those for equal steps whatever the grid, which is what iPNDM means; so they always sum to one,
-    but have order `order` only where the steps in n are equal, as on an unshifted flow.
-
-    Args:
-        order: 1 (Euler's method) to 4; the first rows use as many outputs as there are.
-    """
-    t, alpha, sigma = time_grid(grid, schedule, steps)
-    scale = np.ones(steps + 1) if schedule.is_flow else alpha
-    h = np.diff(sigma / scale)
-    weights = [ADAMS_BASHFORTH[min(i + 1, order) - 1] for i in range(steps)]
-    read_as = "flow_prediction" if schedule.is_flow else "epsilon"
-    levels = zip(alpha[:-1], sigma[:-1], strict=True)
-    readings = [reading(schedule.prediction_type, read_as, *level) for level in levels]
-    return Plan(
-        solver=solver,
-        prediction_type=schedule.prediction_type,
-        timestep=tuple(t),
-        alpha=tuple(alpha),
-        sigma=tuple(sigma),
-        a=tuple(scale[1:] / scale[:-1]),
-        b=tuple(tuple(scale[i + 1] * h[i] * w for w in row) for i, row in enumerate(weights)),
-        c=tuple(c for c, _ in readings),
-        d=tuple(d for _, d in readings),
-        input_scale=(1.0,) * steps,
-        init_noise_scale=1.0,
-    )

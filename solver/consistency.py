@@ -1,22 +1,117 @@
 """ConsistencySolver: previews that land where the full-step picture will be.
 
-The solver is a table whose rows are learned for one model. A model carries its tables beside its other parts,
-in `<model>/solver/`, one plan file per number of steps; a model without them gets the rows below.
+What is learned for a model lies beside its other parts, in `<model>/solver/`: `scheduler_config.json`, the
+config of a `ConsistencySolverScheduler`, whose entry `tables` lists one `Plan` for each learned number of
+steps; and, where the config names one as `policy_file`, a policy for all other numbers of steps and for other
+grids. A model without them gets UniPC's rows.
 """
 
 from __future__ import annotations
 
 import dataclasses
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
 
 from solver.classical import probed_plan
+from solver.grids import TimeGrid, time_grid
 from solver.plan import Plan
+from solver.policy import Policy
 from solver.schedule import NoiseSchedule
 
+CONFIG_FILE = "scheduler_config.json"
+POLICY_FILE = "policy.safetensors"
 
-def untrained_plan(steps: int, schedule: NoiseSchedule, grid: str) -> Plan:
+
+@dataclass(frozen=True, eq=False)
+class LearnedSolver:
+    """What was learned for one model; empty for a model for which nothing was.
+
+    Attributes:
+        tables: at most one plan for each number of steps, one evaluation a step, from unit noise in the
+            network's scaling to σ = 0. They bring their own grid.
+        policy: writes the plan for any other number of steps or grid.
+    """
+
+    tables: Sequence[Plan] = ()
+    policy: Policy | None = None
+
+    def __post_init__(self) -> None:
+        steps = [table.steps for table in self.tables]
+        if len(set(steps)) < len(steps):
+            raise ValueError(f"Several tables have the same number of steps: {sorted(steps)}.")
+        for table in self.tables:
+            if (
+                table.steps != table.nfe
+                or {table.init_noise_scale, *table.input_scale} != {1.0}
+                or table.sigma[-1]
+            ):
+                raise ValueError(
+                    f"The table for {table.steps} steps must take one evaluation a step, keep its "
+                    "state in the network's scaling (input_scale and init_noise_scale 1) and end at σ = 0."
+                )
+
+    def plan(
+        self, steps: int, schedule: NoiseSchedule, *, grid: str = "trailing", guidance: float = 3.0
+    ) -> Plan:
+        """The plan for a number of steps: the table for it, else the policy's rows, else UniPC's.
+
+        Args:
+            steps: 1 to 1000.
+            schedule: the model's noise schedule.
+            grid: where no table decides it, one of `solver.GRIDS`.
+            guidance: what the policy is told.
+
+        Raises:
+            ValueError: a table that was made for another noise schedule or prediction type.
+        """
+        for table in self.tables:
+            if table.steps == steps:
+                return _fitting(table, schedule)
+        return self.plan_on(time_grid(grid, schedule, steps), schedule, guidance=guidance)
+
+    def plan_on(self, grid: TimeGrid, schedule: NoiseSchedule, *, guidance: float = 3.0) -> Plan:
+        """The plan on a grid of one's own: the policy's rows, else UniPC's."""
+        if self.policy is not None:
+            return self.policy.plan(schedule, grid, guidance)
+        return untrained_plan(schedule, grid)
+
+    @classmethod
+    def load(cls, folder: str | Path) -> LearnedSolver:
+        """Read `<model>/solver/`, which `ConsistencySolverScheduler.save_pretrained` wrote.
+
+        Raises:
+            FileNotFoundError: no config there, or not the policy that it names.
+            ValueError: files that are not what they should be.
+        """
+        config = json.loads((Path(folder) / CONFIG_FILE).read_text(encoding="utf-8"))
+        policy_file = config.get("policy_file")
+        return cls(
+            tuple(map(Plan.from_dict, config.get("tables") or ())),
+            Policy.load(Path(folder) / policy_file) if policy_file else None,
+        )
+
+
+def untrained_plan(schedule: NoiseSchedule, grid: TimeGrid) -> Plan:
     """The rows that training starts from, which are UniPC's.
 
     Of the training-free solvers UniPC (Zhao et al. 2023) comes closest to the 40-step picture on the embedded
     model at every number of steps from 4 to 15, so learning starts from the best that is known without it.
     """
-    return dataclasses.replace(probed_plan("unipc", steps, schedule, grid), solver="consistency")
+    return dataclasses.replace(probed_plan("unipc", schedule, grid), solver="consistency")
+
+
+def _fitting(table: Plan, schedule: NoiseSchedule) -> Plan:
+    if table.prediction_type != schedule.prediction_type:
+        raise ValueError(
+            f"The table for {table.steps} steps reads {table.prediction_type}, "
+            f"but the model predicts {schedule.prediction_type}."
+        )
+    starts = table.sigma[0], float(schedule.sigma(table.timestep[0]))
+    if abs(starts[0] - starts[1]) > 1e-3:
+        raise ValueError(
+            f"The table for {table.steps} steps was made for another noise schedule: it starts at "
+            f"σ = {starts[0]:.4f} where this one has {starts[1]:.4f}."
+        )
+    return table

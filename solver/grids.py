@@ -5,8 +5,12 @@ from __future__ import annotations
 from collections.abc import Callable
 
 import numpy as np
+from numpy.typing import ArrayLike
 
 from solver.schedule import Array, NoiseSchedule
+
+TimeGrid = tuple[Array, Array, Array]
+"""Timesteps [N] and levels alpha, sigma [N + 1]; the last level is the clean end (1, 0)."""
 
 # Whole timesteps from T training timesteps for N steps (Lin et al. 2024, Table 2).
 TIMESTEPS: dict[str, Callable[[int, int], Array]] = {
@@ -36,8 +40,8 @@ LEVELS: dict[str, tuple[Callable[[int], Array], Callable[[float, float, Array], 
 GRIDS = (*TIMESTEPS, *LEVELS)
 
 
-def time_grid(grid: str, schedule: NoiseSchedule, steps: int) -> tuple[Array, Array, Array]:
-    """Timesteps [steps] and levels alpha, sigma [steps + 1]; the last level is the clean end (1, 0).
+def time_grid(grid: str, schedule: NoiseSchedule, steps: int) -> TimeGrid:
+    """The grid of that name for N = steps.
 
     `trailing` spaces timesteps evenly from pure noise, `linspace` likewise with another rounding, and
     `leading` starts below pure noise, the lower the fewer steps, so that its plans share no noise with any
@@ -65,8 +69,44 @@ def time_grid(grid: str, schedule: NoiseSchedule, steps: int) -> tuple[Array, Ar
             raise ValueError(f"A leading grid has fewer than {T} steps.")
         t = TIMESTEPS[grid](T, steps)
         log_snr = schedule.log_snr(t)
-    alpha, sigma = schedule.levels(np.append(log_snr, np.inf))
-    return t, alpha, sigma
+    return t, *schedule.levels(np.append(log_snr, np.inf))
+
+
+def grid_at_timesteps(timesteps: ArrayLike, schedule: NoiseSchedule) -> TimeGrid:
+    """The grid that evaluates the network at these timesteps, real and falling, each at its own noise level.
+
+    Raises:
+        ValueError: timesteps that do not fall, or beyond the schedule.
+    """
+    t = np.asarray(timesteps, dtype=np.float64)
+    lowest = 0 if not schedule.is_flow else np.finfo(np.float64).tiny
+    highest = schedule.num_train_timesteps - (0 if schedule.is_flow else 1)
+    if t.ndim != 1 or t.size == 0 or not np.all(np.diff(t) < 0) or not lowest <= t[-1] <= t[0] <= highest:
+        raise ValueError(f"Timesteps must fall, from {highest} at most, and stay above the end: {timesteps}.")
+    t = np.minimum(t, schedule.first_timestep)
+    return t, *schedule.levels(np.append(schedule.log_snr(t), np.inf))
+
+
+def grid_at_sigmas(sigmas: ArrayLike, schedule: NoiseSchedule) -> TimeGrid:
+    """The grid through these noise levels, as diffusers means them: σ / α, or on a flow σ before its shift.
+
+    Args:
+        sigmas: falling; a zero at the end may be given or left out.
+
+    Raises:
+        ValueError: levels that do not fall to the end, or on a flow begin above 1.
+    """
+    n = np.asarray(sigmas, dtype=np.float64)
+    n = n[:-1] if n.ndim == 1 and n.size > 1 and n[-1] == 0 else n
+    highest = 1.0 if schedule.is_flow else np.inf
+    if n.ndim != 1 or n.size == 0 or not np.all(np.diff(n) < 0) or not 0 < n[-1] <= n[0] <= highest:
+        raise ValueError(
+            f"Sigmas must fall, from {highest:g} at most, and be positive but the last: {sigmas}."
+        )
+    if schedule.is_flow:
+        t = schedule.num_train_timesteps * _shifted(n, schedule.shift)
+        return grid_at_timesteps(t, schedule)
+    return schedule.timestep(-np.log(n)), *schedule.levels(np.append(-np.log(n), np.inf))
 
 
 def _shifted(u: Array, shift: float) -> Array:

@@ -131,8 +131,8 @@ class Plan:
         return c * s, d
 
     def to_dict(self) -> dict[str, Any]:
-        """The plan as plain strings, numbers and tuples."""
-        return asdict(self)
+        """The plan as plain strings, numbers and lists, as JSON has them."""
+        return json.loads(json.dumps(asdict(self)))
 
     @classmethod
     def from_dict(cls, data: dict[str, Any]) -> Plan:

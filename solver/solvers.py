@@ -6,9 +6,10 @@ from collections.abc import Mapping
 from functools import lru_cache
 from typing import Any
 
-from solver.classical import SOURCES, adams_bashforth_plan, probed_plan
-from solver.consistency import untrained_plan
-from solver.grids import GRIDS
+from solver.classical import SOURCES, probed_plan
+from solver.consistency import LearnedSolver, untrained_plan
+from solver.grids import GRIDS, time_grid
+from solver.multistep import adams_bashforth_plan
 from solver.plan import Plan
 from solver.schedule import NoiseSchedule
 
@@ -20,7 +21,15 @@ MAX_STEPS = 1000
 NONLINEAR = ("clip_sample", "thresholding", "stochastic_sampling")
 
 
-def make_plan(solver: str, steps: int, schedule: Any, *, grid: str = "trailing") -> Plan:
+def make_plan(
+    solver: str,
+    steps: int,
+    schedule: Any,
+    *,
+    grid: str = "trailing",
+    learned: LearnedSolver | None = None,
+    guidance: float = 3.0,
+) -> Plan:
     """The plan of a named solver; remembered, so that asking again costs next to nothing.
 
     Args:
@@ -31,6 +40,9 @@ def make_plan(solver: str, steps: int, schedule: Any, *, grid: str = "trailing")
         grid: one of `GRIDS`. Plans share their first timestep, their first noise level and σ = 0 at the end,
             so one noise leads all of them to the same picture, more or less precisely; all but those on
             `leading`, which starts elsewhere for each number of steps.
+        learned: what `consistency` has learned for this model; other solvers have nothing to learn.
+            Without it `consistency` has UniPC's rows.
+        guidance: the guidance scale, which a learned policy is told.
 
     Raises:
         ValueError: an unknown name, steps out of range, a schedule that cannot be used (says why).
@@ -42,12 +54,15 @@ def make_plan(solver: str, steps: int, schedule: Any, *, grid: str = "trailing")
     if grid not in GRIDS:
         raise ValueError(f"Unknown grid {grid!r}; choose one of {', '.join(GRIDS)}.")
     if not isinstance(schedule, NoiseSchedule):
-        _refuse_nonlinear(schedule if isinstance(schedule, Mapping) else schedule.config)
+        refuse_nonlinear(schedule if isinstance(schedule, Mapping) else schedule.config)
         schedule = NoiseSchedule.from_config(schedule)
+    if solver == "consistency" and learned is not None:
+        return learned.plan(steps, schedule, grid=grid, guidance=guidance)
     return _make_plan(solver, steps, schedule, grid)
 
 
-def _refuse_nonlinear(config: Mapping[str, Any]) -> None:
+def refuse_nonlinear(config: Mapping[str, Any]) -> None:
+    """Raise ValueError where a scheduler's config asks for what no linear solver can do."""
     for setting in NONLINEAR:
         if config.get(setting):
             raise ValueError(
@@ -58,8 +73,9 @@ def _refuse_nonlinear(config: Mapping[str, Any]) -> None:
 
 @lru_cache(maxsize=256)
 def _make_plan(solver: str, steps: int, schedule: NoiseSchedule, grid: str) -> Plan:
+    levels = time_grid(grid, schedule, steps)
     if solver == "consistency":
-        return untrained_plan(steps, schedule, grid)
+        return untrained_plan(schedule, levels)
     if solver in SOURCES:
-        return probed_plan(solver, steps, schedule, grid)
-    return adams_bashforth_plan(solver, ADAMS_BASHFORTH_ORDER[solver], steps, schedule, grid)
+        return probed_plan(solver, schedule, levels)
+    return adams_bashforth_plan(solver, ADAMS_BASHFORTH_ORDER[solver], schedule, levels)

@@ -1,0 +1,320 @@
+"""ConsistencySolver as a scheduler for any diffusers pipeline."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from diffusers.configuration_utils import ConfigMixin, register_to_config
+from diffusers.schedulers.scheduling_utils import (
+    KarrasDiffusionSchedulers,
+    SchedulerMixin,
+    SchedulerOutput,
+)
+from huggingface_hub import hf_hub_download
+from torch import Tensor
+
+from solver.consistency import POLICY_FILE, LearnedSolver
+from solver.grids import TimeGrid, grid_at_sigmas, grid_at_timesteps
+from solver.plan import Plan
+from solver.policy import Policy
+from solver.sampling import SampleState
+from solver.schedule import NoiseSchedule
+from solver.solvers import make_plan, refuse_nonlinear
+
+FLOW_SCHEDULERS = ("FlowMatchEulerDiscreteScheduler", "FlowMatchHeunDiscreteScheduler")
+
+# What `from_pretrained` is told about where to download from, which the policy's file needs too.
+HUB_OPTIONS = ("cache_dir", "force_download", "local_files_only", "proxies", "revision", "token")
+
+
+class ConsistencySolverScheduler(SchedulerMixin, ConfigMixin):
+    """Follows a `solver.Plan` inside a diffusers pipeline: learned rows where there are any, else UniPC's.
+
+        pipe.scheduler = ConsistencySolverScheduler.from_config(pipe.scheduler.config)
+        pipe.scheduler = ConsistencySolverScheduler.from_pretrained(model, subfolder="solver")
+
+    Pictures depend on nothing but the network, the noise and the number of steps: no random numbers are drawn
+    here, and samples of a batch do not touch each other. Sums are kept in float32 whatever the pipeline's
+    precision. The other scheduler's grid (`timestep_spacing`, `use_karras_sigmas`, …) is not taken over, as
+    rows belong to their grid; `grid` chooses it.
+
+    Args:
+        num_train_timesteps, beta_start, beta_end, beta_schedule, trained_betas, rescale_betas_zero_snr: the
+            noise schedule of a variance-preserving model, as in every diffusers scheduler.
+        prediction_type: what the network puts out: epsilon, sample, v_prediction or flow_prediction.
+        use_flow_sigmas, flow_shift, use_dynamic_shifting, time_shift_type: those of a flow-matching model, as
+            in diffusers' multistep solvers; `from_config` translates those of its flow schedulers.
+        grid: where no table decides it, one of `solver.GRIDS`.
+        guidance: the guidance scale that a policy is told.
+        tables: learned plans as dicts (`Plan.to_dict`), at most one for each number of steps.
+        policy_file: file of the policy's weights beside the config; set by assigning `policy`.
+    """
+
+    _compatibles = [*(scheduler.name for scheduler in KarrasDiffusionSchedulers), *FLOW_SCHEDULERS]  # noqa: RUF012
+    order = 1
+    init_noise_sigma = 1.0
+
+    @register_to_config
+    def __init__(
+        self,
+        num_train_timesteps: int = 1000,
+        beta_start: float = 0.0001,
+        beta_end: float = 0.02,
+        beta_schedule: str = "linear",
+        trained_betas: np.ndarray | list[float] | None = None,
+        rescale_betas_zero_snr: bool = False,
+        prediction_type: str = "epsilon",
+        use_flow_sigmas: bool = False,
+        flow_shift: float = 1.0,
+        use_dynamic_shifting: bool = False,
+        time_shift_type: str = "exponential",
+        grid: str = "trailing",
+        guidance: float = 3.0,
+        tables: list[dict[str, Any]] | None = None,
+        policy_file: str | None = None,
+    ) -> None:
+        self.learned = LearnedSolver(tuple(map(Plan.from_dict, tables or ())))
+        # Any mu will do for a dynamically shifted flow: its shift moves grids, not levels.
+        self.schedule = NoiseSchedule.from_config(self.config, mu=1.0)
+        self.alphas_cumprod = torch.tensor(self.schedule.alphas_cumprod)
+        self.betas = 1 - self.alphas_cumprod / torch.cat([torch.ones(1), self.alphas_cumprod])[:-1]
+        self.num_inference_steps: int | None = None
+        self.timesteps = torch.arange(num_train_timesteps - 1, -1, -1)
+        self.sigmas = torch.empty(0)
+        self.plan: Plan | None = None
+        self._state: SampleState | None = None
+        self._begin_index: int | None = None
+
+    @classmethod
+    def from_config(cls, config: Any, return_unused_kwargs: bool = False, **kwargs: Any) -> Any:
+        """This scheduler for the model of another one.
+
+        Tables in the config are kept. A policy is not part of a config: assign `policy`, or load with
+        `from_pretrained`.
+
+        Args:
+            config: `scheduler.config` of any diffusers scheduler.
+            kwargs: entries to override.
+
+        Raises:
+            ValueError: a config that no linear solver can follow (says why).
+        """
+        settings = {**config, **kwargs}
+        unspoken = config.get("_use_default_values", ())  # nobody chose these, so ours apply
+        refuse_nonlinear({k: v for k, v in settings.items() if k in kwargs or k not in unspoken})
+        if "shift" in settings and not ({"beta_schedule", "trained_betas"} & settings.keys()):
+            flow = {"use_flow_sigmas": True, "flow_shift": settings["shift"]}
+            kwargs = flow | {"prediction_type": "flow_prediction"} | kwargs
+        # Both, because diffusers keeps what a class does not know from the config alone.
+        return super().from_config({**config, **kwargs}, return_unused_kwargs, **kwargs)
+
+    @classmethod
+    def from_pretrained(
+        cls,
+        pretrained_model_name_or_path: Any = None,
+        subfolder: str | None = None,
+        return_unused_kwargs: bool = False,
+        **kwargs: Any,
+    ) -> Any:
+        """Load config, tables and policy from a folder or a Hub repository, as every diffusers scheduler."""
+        hub = {key: kwargs[key] for key in HUB_OPTIONS if key in kwargs}
+        scheduler, unused = super().from_pretrained(
+            pretrained_model_name_or_path, subfolder=subfolder, return_unused_kwargs=True, **kwargs
+        )
+        if name := scheduler.config.policy_file:
+            folder = Path(pretrained_model_name_or_path)
+            if folder.is_dir():
+                inside = folder / (subfolder or "") / name
+                path = inside if inside.is_file() else folder / name
+            else:
+                path = hf_hub_download(pretrained_model_name_or_path, name, subfolder=subfolder, **hub)
+            scheduler.policy = Policy.load(path)
+        return (scheduler, unused) if return_unused_kwargs else scheduler
+
+    def save_pretrained(self, save_directory: Any, push_to_hub: bool = False, **kwargs: Any) -> None:
+        """Save config and tables as JSON and the policy, where there is one, as safetensors beside it."""
+        folder = Path(save_directory)
+        if self.policy is not None:
+            folder.mkdir(parents=True, exist_ok=True)
+            self.policy.save(folder / self.config.policy_file)
+        super().save_pretrained(save_directory, push_to_hub=push_to_hub, **kwargs)
+
+    @property
+    def policy(self) -> Policy | None:
+        """Writes the rows for numbers of steps and grids that have no table; assign one, or None."""
+        return self.learned.policy
+
+    @policy.setter
+    def policy(self, policy: Policy | None) -> None:
+        self.learned = dataclasses.replace(self.learned, policy=policy)
+        self.register_to_config(policy_file=None if policy is None else POLICY_FILE)
+        unspoken = self.config.get("_use_default_values", [])
+        if "policy_file" in unspoken:  # what is listed there would not be handed on by from_config
+            unspoken.remove("policy_file")
+
+    @property
+    def step_index(self) -> int | None:
+        """The next row, 0 … N; None before the first step."""
+        return None if self._state is None else self._state.index
+
+    @property
+    def begin_index(self) -> int | None:
+        """The row to begin at, where a pipeline has set one."""
+        return self._begin_index
+
+    def set_begin_index(self, begin_index: int = 0) -> None:
+        """Begin at this row, for a picture that was noised to its level (image-to-image)."""
+        self._begin_index = begin_index
+
+    def set_timesteps(
+        self,
+        num_inference_steps: int | None = None,
+        device: str | torch.device | None = None,
+        timesteps: Sequence[float] | None = None,
+        sigmas: Sequence[float] | None = None,
+        mu: float | None = None,
+    ) -> None:
+        """Choose the rows to follow; forgets everything about earlier runs.
+
+        Args:
+            num_inference_steps: N, 1 to 1000, each one network evaluation.
+            device: where `timesteps` are put.
+            timesteps: instead of N, the timesteps to evaluate at, falling; tables do not apply.
+            sigmas: instead of N, the noise levels to evaluate at, falling to 0 (which may be left out):
+                σ / α, or on a flow σ before its shift; tables do not apply.
+            mu: resolution-dependent shift of a flow with `use_dynamic_shifting`; others ignore it.
+
+        Raises:
+            ValueError: not exactly one of N, timesteps and sigmas (an N that fits the others is allowed), or
+                values that cannot be used (says why).
+        """
+        custom = timesteps if timesteps is not None else sigmas
+        if timesteps is not None and sigmas is not None:
+            raise ValueError("Give timesteps or sigmas, not both.")
+        if custom is None and num_inference_steps is None:
+            raise ValueError("Give one of num_inference_steps, timesteps and sigmas.")
+        if self.config.policy_file and self.policy is None:
+            raise ValueError(
+                "The config names a policy, but its weights are not here: load with from_pretrained, or "
+                "assign scheduler.policy."
+            )
+        self.schedule = NoiseSchedule.from_config(self.config, mu=mu)
+        if custom is None:
+            self.plan = make_plan(
+                "consistency",
+                num_inference_steps,  # type: ignore[arg-type]
+                self.schedule,
+                grid=self.config.grid,
+                learned=self.learned,
+                guidance=self.config.guidance,
+            )
+        else:
+            grid_at = grid_at_sigmas if timesteps is None else grid_at_timesteps
+            self.plan = self._plan_on(grid_at(custom, self.schedule))
+            if num_inference_steps not in (None, self.plan.nfe):
+                raise ValueError(f"{self.plan.nfe} levels were given for {num_inference_steps} steps.")
+        told = torch.tensor(self.plan.timestep, dtype=torch.float64)
+        whole = bool((told == told.round()).all())
+        self.timesteps = told.to(torch.int64 if whole else torch.float32).to(device)
+        scale = self.plan.sigma if self.schedule.is_flow else np.divide(self.plan.sigma, self.plan.alpha)
+        self.sigmas = torch.tensor(scale, dtype=torch.float32)
+        self.num_inference_steps = self.plan.nfe
+        self._state = self._begin_index = None
+
+    def _plan_on(self, grid: TimeGrid) -> Plan:
+        return self.learned.plan_on(grid, self.schedule, guidance=self.config.guidance)
+
+    def index_for_timestep(self, timestep: float | Tensor, schedule_timesteps: Tensor | None = None) -> int:
+        """The row of a timestep: the first that has it, else the one nearest to it."""
+        candidates = self.timesteps if schedule_timesteps is None else schedule_timesteps
+        t = float(timestep)
+        distance = [abs(candidate - t) for candidate in candidates.tolist()]
+        return distance.index(min(distance))
+
+    def _begin(self, timestep: float | Tensor, sample: Tensor) -> SampleState:
+        if self.plan is None:
+            raise ValueError("Call set_timesteps before the first step.")
+        i = self.index_for_timestep(timestep) if self._begin_index is None else self._begin_index
+        if not 0 <= i < self.plan.nfe:
+            raise ValueError(f"The begin index must be 0 to {self.plan.nfe - 1}, not {i}.")
+        self._rounded_off: Tensor | None = None
+        return SampleState(_entered_at(self.plan, i, self._plan_on) if i else self.plan, sample, index=i)
+
+    def scale_model_input(self, sample: Tensor, timestep: float | Tensor | None = None) -> Tensor:
+        """The sample as it is: states are kept in the network's scaling."""
+        return sample
+
+    def step(
+        self, model_output: Tensor, timestep: float | Tensor, sample: Tensor, return_dict: bool = True
+    ) -> SchedulerOutput | tuple[Tensor]:
+        """One row of the plan.
+
+        Args:
+            model_output: the network's output, of any floating type.
+            timestep: its timestep, looked at in the first step of a run alone (and there only if no begin
+                index is set), so that later steps never wait for the device.
+            sample: the state x[i], of any floating type. What was rounded off when it was handed out in half
+                precision is remembered and added again, so the state is as exact as in float32.
+            return_dict: whether to return a SchedulerOutput rather than a tuple.
+
+        Returns:
+            x[i+1] in the sample's type. A step after the last begins a new run at `timestep`.
+
+        Raises:
+            ValueError: timesteps have not been set, or a begin index beyond them.
+        """
+        state = self._state
+        if state is None or state.done:
+            state = self._state = self._begin(timestep, sample)
+        state.x = sample.float()
+        if self._rounded_off is not None and self._rounded_off.shape == state.x.shape:
+            state.x = state.x + self._rounded_off
+        state.step(model_output)
+        result = state.x.to(sample.dtype)
+        self._rounded_off = None if result.dtype == state.x.dtype else state.x - result.float()
+        return SchedulerOutput(prev_sample=result) if return_dict else (result,)
+
+    def add_noise(self, original_samples: Tensor, noise: Tensor, timesteps: Tensor) -> Tensor:
+        """Pictures noised to the levels of these timesteps.
+
+        Args:
+            original_samples, noise: [B, ...], noise of unit variance.
+            timesteps: [B] or [1]. Where a begin index is set, its level, or in a run that of the next row, is
+                meant instead, as in every diffusers scheduler.
+        """
+        alpha, sigma = zip(*self._levels(timesteps), strict=True)
+        shape = (-1, *[1] * (original_samples.dim() - 1))
+        options = {"dtype": torch.float32, "device": original_samples.device}
+        signal = torch.tensor(alpha, **options).reshape(shape) * original_samples.float()
+        return (signal + torch.tensor(sigma, **options).reshape(shape) * noise).to(original_samples.dtype)
+
+    def scale_noise(self, sample: Tensor, timestep: Tensor, noise: Tensor) -> Tensor:
+        """`add_noise` as pipelines of flow-matching models call it."""
+        return self.add_noise(sample, noise, timestep)
+
+    def _levels(self, timesteps: Tensor) -> list[tuple[float, float]]:
+        if self.plan is not None and self._begin_index is not None:
+            i = self._begin_index if self.step_index is None else self.step_index
+            return [(self.plan.alpha[i], self.plan.sigma[i])]
+        plan_levels = zip(self.plan.alpha, self.plan.sigma, strict=True) if self.plan else ()
+        levels = dict(zip(self.timesteps.tolist(), plan_levels, strict=False))
+        return [
+            levels.get(t) or (float(self.schedule.alpha(t)), float(self.schedule.sigma(t)))
+            for t in timesteps.reshape(-1).tolist()
+        ]
+
+    def __len__(self) -> int:
+        return self.config.num_train_timesteps
+
+
+def _entered_at(plan: Plan, i: int, plan_on: Callable[[TimeGrid], Plan]) -> Plan:
+    """The plan with rows from i on that need no outputs from before, on the same levels."""
+    t, alpha, sigma = (np.array(numbers[i:]) for numbers in (plan.timestep, plan.alpha, plan.sigma))
+    rest = plan_on((t, alpha, sigma))
+    rows = {name: getattr(plan, name)[:i] + getattr(rest, name) for name in "abcd"}
+    return dataclasses.replace(plan, **rows)
