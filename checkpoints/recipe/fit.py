@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import copy
 import json
 import os
@@ -18,6 +19,18 @@ from tqdm import tqdm
 Model = TypeVar("Model", bound=nn.Module)
 LossFn = Callable[[nn.Module, np.random.Generator], tuple[Tensor, dict[str, float]]]
 """(model, generator of this step) -> the scalar to descend, and figures for the log."""
+
+
+def stage_parser(description: str | None, *, steps: int, batch: int) -> argparse.ArgumentParser:
+    """The options that every training stage has, with this stage's own defaults."""
+    parser = argparse.ArgumentParser(description=description)
+    parser.add_argument(
+        "--work", type=Path, default=Path("build/landscapes"), help="where all stages keep their files"
+    )
+    parser.add_argument("--steps", type=int, default=steps, help="optimiser steps (%(default)s)")
+    parser.add_argument("--batch", type=int, default=batch, help="samples per step (%(default)s)")
+    parser.add_argument("--device", default="auto", help="cpu, cuda, or auto")
+    return parser
 
 
 def pick_device(name: str) -> torch.device:

@@ -6,16 +6,13 @@ the right edges (L1 on neighbouring differences), which is what flat illustratio
 
 from __future__ import annotations
 
-import argparse
-from pathlib import Path
-
 import numpy as np
 import torch
 from torch import Tensor, nn
 
 from checkpoints.autoencoder import LandscapesAutoencoder
 from checkpoints.recipe import data
-from checkpoints.recipe.fit import fit, pick_device
+from checkpoints.recipe.fit import fit, pick_device, stage_parser
 
 CROP = 128
 
@@ -35,14 +32,8 @@ def reconstruction_loss(decoded: Tensor, pixels: Tensor) -> Tensor:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument(
-        "--work", type=Path, default=Path("build/landscapes"), help="where all stages keep their files"
-    )
-    parser.add_argument("--steps", type=int, default=5000)
-    parser.add_argument("--batch", type=int, default=32)
+    parser = stage_parser(__doc__, steps=2600, batch=32)
     parser.add_argument("--learning-rate", type=float, default=1e-3)
-    parser.add_argument("--device", default="auto", help="cpu, cuda, or auto")
     args = parser.parse_args()
     device = pick_device(args.device)
     pictures, _ = data.load(args.work / "drawings")

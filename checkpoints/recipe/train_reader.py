@@ -5,16 +5,13 @@ A little noise and blur keep it from leaning on perfect edges that no generated 
 
 from __future__ import annotations
 
-import argparse
-from pathlib import Path
-
 import numpy as np
 import torch
 from torch import Tensor, nn
 
 from checkpoints.readers import INPUT_SIZE, READERS, prepare
 from checkpoints.recipe import data
-from checkpoints.recipe.fit import fit, pick_device
+from checkpoints.recipe.fit import fit, pick_device, stage_parser
 from checkpoints.recipe.scenes import ATTRIBUTES
 
 
@@ -28,14 +25,8 @@ def roughened(pixels: Tensor) -> Tensor:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
+    parser = stage_parser(__doc__, steps=900, batch=32)
     parser.add_argument("reader", choices=READERS)
-    parser.add_argument(
-        "--work", type=Path, default=Path("build/landscapes"), help="where all stages keep their files"
-    )
-    parser.add_argument("--steps", type=int, default=900)
-    parser.add_argument("--batch", type=int, default=32)
-    parser.add_argument("--device", default="auto", help="cpu, cuda, or auto")
     args = parser.parse_args()
     device = pick_device(args.device)
     pictures, labels = data.load(args.work / "drawings")

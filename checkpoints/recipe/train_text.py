@@ -8,9 +8,6 @@ read them. Unknown words are strewn in, so that it learns to pass over them.
 
 from __future__ import annotations
 
-import argparse
-from pathlib import Path
-
 import numpy as np
 import torch
 from tokenizers import Regex, Tokenizer, models, normalizers, pre_tokenizers, processors
@@ -18,7 +15,7 @@ from torch import Tensor, nn
 from transformers import CLIPTextConfig, CLIPTextModel, PreTrainedTokenizerFast
 
 from checkpoints.recipe.captions import caption, vocabulary
-from checkpoints.recipe.fit import fit, pick_device
+from checkpoints.recipe.fit import fit, pick_device, stage_parser
 from checkpoints.recipe.scenes import ATTRIBUTES, sample_scene
 
 MAX_TOKENS = 64
@@ -112,13 +109,7 @@ def captioned_batch(count: int, rng: np.random.Generator) -> tuple[list[str], Te
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument(
-        "--work", type=Path, default=Path("build/landscapes"), help="where all stages keep their files"
-    )
-    parser.add_argument("--steps", type=int, default=400)
-    parser.add_argument("--batch", type=int, default=128)
-    parser.add_argument("--device", default="auto", help="cpu, cuda, or auto")
+    parser = stage_parser(__doc__, steps=400, batch=128)
     args = parser.parse_args()
     device = pick_device(args.device)
     torch.manual_seed(0)

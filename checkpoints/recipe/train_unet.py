@@ -7,7 +7,6 @@ The exponential moving average of the weights is what ships.
 
 from __future__ import annotations
 
-import argparse
 from pathlib import Path
 
 import numpy as np
@@ -20,7 +19,7 @@ from transformers import AutoTokenizer, CLIPTextModel
 from checkpoints.autoencoder import LandscapesAutoencoder
 from checkpoints.recipe import data
 from checkpoints.recipe.captions import caption
-from checkpoints.recipe.fit import fit, pick_device
+from checkpoints.recipe.fit import fit, pick_device, stage_parser
 from checkpoints.recipe.scenes import Scene
 from checkpoints.recipe.train_text import with_unknown_words
 
@@ -86,16 +85,10 @@ def min_snr_weight(alphas_cumprod: Tensor) -> Tensor:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument(
-        "--work", type=Path, default=Path("build/landscapes"), help="where all stages keep their files"
-    )
-    parser.add_argument("--steps", type=int, default=4000)
-    parser.add_argument("--batch", type=int, default=64)
+    parser = stage_parser(__doc__, steps=4000, batch=64)
     parser.add_argument("--pictures", type=int, default=28_672, help="how many of the drawings to train on")
     parser.add_argument("--learning-rate", type=float, default=6e-4)
     parser.add_argument("--init", type=Path, help="start from this UNet, e.g. checkpoints/landscapes/unet")
-    parser.add_argument("--device", default="auto", help="cpu, cuda, or auto")
     args = parser.parse_args()
     device = pick_device(args.device)
     pipeline = args.work / "pipeline"
