@@ -114,14 +114,14 @@ class AttentionSceneReader(_SceneReader):
         self.norm = nn.LayerNorm(width)
         self.position = nn.Parameter(torch.zeros(1, (INPUT_SIZE // 8) ** 2, width))
         self.queries = nn.Parameter(torch.randn(len(attributes), width) / width**0.5)
-        self.keys, self.values = nn.Linear(width, width), nn.Linear(width, width)
+        self.to_key, self.to_value = nn.Linear(width, width), nn.Linear(width, width)
         self.heads = nn.ModuleList(nn.Linear(width, len(values)) for values in attributes.values())
 
     def features(self, pixels: Tensor) -> Tensor:
         grid = self.body(self.patches(prepare(pixels)))
         tokens = self.norm(grid.flatten(2).transpose(1, 2)) + self.position
-        attention = (self.queries @ self.keys(tokens).transpose(1, 2)).softmax(-1)
-        return attention @ self.values(tokens)
+        attention = (self.queries @ self.to_key(tokens).transpose(1, 2)).softmax(-1)
+        return attention @ self.to_value(tokens)
 
 
 READERS: dict[str, type[_SceneReader]] = {"reward": ConvSceneReader, "judge": AttentionSceneReader}
