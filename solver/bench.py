@@ -13,6 +13,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import torch
@@ -53,7 +54,7 @@ def step_cost(size: int, device: str, repeats: int) -> dict[str, float]:
     for repeat in range(repeats + 1):
         for name, scheduler in schedulers.items():
             scheduler.set_timesteps(STEPS, device=device)
-            elapsed = milliseconds(lambda scheduler=scheduler: follow(scheduler, x, output))
+            elapsed = milliseconds(partial(follow, scheduler, x, output))
             if repeat:  # the first run warms up
                 times[name].append(elapsed / STEPS)
     return {name: statistics.median(values) for name, values in times.items()}

@@ -86,7 +86,7 @@ class ConsistencySolverScheduler(SchedulerMixin, ConfigMixin):
         self.num_inference_steps: int | None = None
         self.timesteps = torch.arange(num_train_timesteps - 1, -1, -1)
         self.sigmas = torch.empty(0)
-        self.plan: Plan | None = None
+        self._plan: Plan | None = None
         self._state: SampleState | None = None
         self._begin_index: int | None = None
 
@@ -158,6 +158,17 @@ class ConsistencySolverScheduler(SchedulerMixin, ConfigMixin):
             unspoken.remove("policy_file")
 
     @property
+    def plan(self) -> Plan:
+        """The rows that `set_timesteps` chose.
+
+        Raises:
+            ValueError: it has not been called.
+        """
+        if self._plan is None:
+            raise ValueError("Call set_timesteps first.")
+        return self._plan
+
+    @property
     def step_index(self) -> int | None:
         """The next row, 0 … N; None before the first step."""
         return None if self._state is None else self._state.index
@@ -205,7 +216,7 @@ class ConsistencySolverScheduler(SchedulerMixin, ConfigMixin):
             )
         self.schedule = NoiseSchedule.from_config(self.config, mu=mu)
         if custom is None:
-            self.plan = make_plan(
+            plan = make_plan(
                 "consistency",
                 num_inference_steps,  # type: ignore[arg-type]
                 self.schedule,
@@ -215,15 +226,15 @@ class ConsistencySolverScheduler(SchedulerMixin, ConfigMixin):
             )
         else:
             grid_at = grid_at_sigmas if timesteps is None else grid_at_timesteps
-            self.plan = self._plan_on(grid_at(custom, self.schedule))
-            if num_inference_steps not in (None, self.plan.nfe):
-                raise ValueError(f"{self.plan.nfe} levels were given for {num_inference_steps} steps.")
-        told = torch.tensor(self.plan.timestep, dtype=torch.float64)
+            plan = self._plan_on(grid_at(custom, self.schedule))
+            if num_inference_steps not in (None, plan.nfe):
+                raise ValueError(f"{plan.nfe} levels were given for {num_inference_steps} steps.")
+        told = torch.tensor(plan.timestep, dtype=torch.float64)
         whole = bool((told == told.round()).all())
         self.timesteps = told.to(torch.int64 if whole else torch.float32).to(device)
-        scale = self.plan.sigma if self.schedule.is_flow else np.divide(self.plan.sigma, self.plan.alpha)
+        scale = plan.sigma if self.schedule.is_flow else np.divide(plan.sigma, plan.alpha)
         self.sigmas = torch.tensor(scale, dtype=torch.float32)
-        self.num_inference_steps = self.plan.nfe
+        self._plan, self.num_inference_steps = plan, plan.nfe
         self._state = self._begin_index = None
 
     def _plan_on(self, grid: TimeGrid) -> Plan:
@@ -237,8 +248,6 @@ class ConsistencySolverScheduler(SchedulerMixin, ConfigMixin):
         return distance.index(min(distance))
 
     def _begin(self, timestep: float | Tensor, sample: Tensor) -> SampleState:
-        if self.plan is None:
-            raise ValueError("Call set_timesteps before the first step.")
         i = self.index_for_timestep(timestep) if self._begin_index is None else self._begin_index
         if not 0 <= i < self.plan.nfe:
             raise ValueError(f"The begin index must be 0 to {self.plan.nfe - 1}, not {i}.")
@@ -251,7 +260,7 @@ class ConsistencySolverScheduler(SchedulerMixin, ConfigMixin):
 
     def step(
         self, model_output: Tensor, timestep: float | Tensor, sample: Tensor, return_dict: bool = True
-    ) -> SchedulerOutput | tuple[Tensor]:
+    ) -> Any:
         """One row of the plan.
 
         Args:
@@ -263,7 +272,8 @@ class ConsistencySolverScheduler(SchedulerMixin, ConfigMixin):
             return_dict: whether to return a SchedulerOutput rather than a tuple.
 
         Returns:
-            x[i+1] in the sample's type. A step after the last begins a new run at `timestep`.
+            x[i+1] in the sample's type, as `prev_sample` or first of the tuple. A step after the last begins a
+            new run at `timestep`.
 
         Raises:
             ValueError: timesteps have not been set, or a begin index beyond them.
@@ -287,21 +297,19 @@ class ConsistencySolverScheduler(SchedulerMixin, ConfigMixin):
             timesteps: [B] or [1]. Where a begin index is set, its level, or in a run that of the next row, is
                 meant instead, as in every diffusers scheduler.
         """
-        alpha, sigma = zip(*self._levels(timesteps), strict=True)
-        shape = (-1, *[1] * (original_samples.dim() - 1))
-        options = {"dtype": torch.float32, "device": original_samples.device}
-        signal = torch.tensor(alpha, **options).reshape(shape) * original_samples.float()
-        return (signal + torch.tensor(sigma, **options).reshape(shape) * noise).to(original_samples.dtype)
+        levels = torch.tensor(self._levels(timesteps), device=original_samples.device)
+        alpha, sigma = levels.T.reshape(2, -1, *[1] * (original_samples.dim() - 1))
+        return (alpha * original_samples.float() + sigma * noise).to(original_samples.dtype)
 
     def scale_noise(self, sample: Tensor, timestep: Tensor, noise: Tensor) -> Tensor:
         """`add_noise` as pipelines of flow-matching models call it."""
         return self.add_noise(sample, noise, timestep)
 
     def _levels(self, timesteps: Tensor) -> list[tuple[float, float]]:
-        if self.plan is not None and self._begin_index is not None:
+        if self._plan is not None and self._begin_index is not None:
             i = self._begin_index if self.step_index is None else self.step_index
             return [(self.plan.alpha[i], self.plan.sigma[i])]
-        plan_levels = zip(self.plan.alpha, self.plan.sigma, strict=True) if self.plan else ()
+        plan_levels = zip(self.plan.alpha, self.plan.sigma, strict=True) if self._plan else ()
         levels = dict(zip(self.timesteps.tolist(), plan_levels, strict=False))
         return [
             levels.get(t) or (float(self.schedule.alpha(t)), float(self.schedule.sigma(t)))

@@ -332,7 +332,7 @@ def test_bad_requests_are_refused_in_words(arguments, message):
 
 
 def test_steps_before_timesteps_are_refused():
-    with pytest.raises(ValueError, match="Call set_timesteps"):
+    with pytest.raises(ValueError, match="Call set_timesteps first"):
         scheduler_for(SD).step(NOISE, 999, NOISE)
 
 

@@ -1,0 +1,186 @@
+"""ConsistencySolverScheduler inside stock diffusers pipelines with tiny random networks."""
+
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from diffusers import (
+    AutoencoderKL,
+    DDIMScheduler,
+    DiffusionPipeline,
+    FlowMatchEulerDiscreteScheduler,
+    FluxImg2ImgPipeline,
+    FluxPipeline,
+    FluxTransformer2DModel,
+    StableDiffusionImg2ImgPipeline,
+    StableDiffusionInpaintPipeline,
+    StableDiffusionPipeline,
+    UNet2DConditionModel,
+)
+from toys import SD, relative_error
+
+from solver import ConsistencySolverScheduler, guided, make_plan, sample
+
+EMBEDDINGS = torch.randn(2, 1, 5, 8, generator=torch.Generator().manual_seed(1))
+NOISE = torch.randn(1, 4, 8, 8, generator=torch.Generator().manual_seed(2))
+PICTURE = torch.rand(1, 3, 16, 16, generator=torch.Generator().manual_seed(3))
+
+LATENT = {"clip_sample": False, "steps_offset": 1}
+
+
+@pytest.fixture(scope="module")
+def parts() -> dict[str, Any]:
+    torch.manual_seed(0)
+    unet = UNet2DConditionModel(
+        sample_size=8,
+        block_out_channels=(8, 8),
+        layers_per_block=1,
+        norm_num_groups=4,
+        cross_attention_dim=8,
+        attention_head_dim=4,
+        down_block_types=("DownBlock2D", "CrossAttnDownBlock2D"),
+        up_block_types=("CrossAttnUpBlock2D", "UpBlock2D"),
+    )
+    vae = AutoencoderKL(
+        block_out_channels=(4, 4),
+        norm_num_groups=2,
+        latent_channels=4,
+        down_block_types=("DownEncoderBlock2D",) * 2,
+        up_block_types=("UpDecoderBlock2D",) * 2,
+    )
+    parts = {"unet": unet.eval(), "vae": vae.eval(), "scheduler": DDIMScheduler(**SD, **LATENT)}
+    names = ("text_encoder", "tokenizer", "safety_checker", "feature_extractor")
+    return parts | dict.fromkeys(names) | {"requires_safety_checker": False}
+
+
+def pipeline(kind: type, parts: dict[str, Any], **learned: Any) -> Any:
+    pipe = kind(**parts)
+    pipe.scheduler = ConsistencySolverScheduler.from_config(pipe.scheduler.config, **learned)
+    pipe.set_progress_bar_config(disable=True)
+    return pipe
+
+
+def run(pipe: Any, **options: Any) -> torch.Tensor:
+    negative, positive = EMBEDDINGS
+    prompts = {"prompt_embeds": positive, "negative_prompt_embeds": negative, "guidance_scale": 3.0}
+    prompts = {name: value.to(pipe.dtype) if name.endswith("s") else value for name, value in prompts.items()}
+    generator = torch.Generator().manual_seed(4)
+    return pipe(**prompts, generator=generator, output_type="latent", return_dict=False, **options)[0]
+
+
+def table(steps: int) -> dict[str, Any]:
+    return make_plan("ddim", steps, SD, grid="linspace").to_dict()
+
+
+def test_pipeline_makes_the_picture_of_the_plan(parts):
+    pipe = pipeline(StableDiffusionPipeline, parts)
+
+    def both(x: torch.Tensor, t: torch.Tensor) -> torch.Tensor:
+        return pipe.unet(x, t, EMBEDDINGS.flatten(0, 1), return_dict=False)[0]
+
+    result = run(pipe, latents=NOISE, num_inference_steps=6)
+    assert relative_error(result, sample(make_plan("consistency", 6, SD), guided(both, 3.0), NOISE)) < 1e-5
+    assert torch.equal(result, run(pipe, latents=NOISE, num_inference_steps=6))
+    custom = run(pipe, latents=NOISE, timesteps=pipe.scheduler.timesteps.tolist())
+    assert relative_error(custom, result) < 1e-5
+    assert run(pipe, latents=NOISE, sigmas=[14.0, 3.0, 0.5, 0.0]).isfinite().all()
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_pipeline_in_half_precision(parts, dtype):
+    exact = run(pipeline(StableDiffusionPipeline, parts), latents=NOISE, num_inference_steps=6)
+    pipe = pipeline(StableDiffusionPipeline, parts).to(dtype)
+    result = run(pipe, latents=NOISE.to(dtype), num_inference_steps=6)
+    pipe.to(torch.float32)
+    assert result.dtype == dtype
+    assert relative_error(result.float(), exact) < 100 * torch.finfo(dtype).eps
+
+
+def test_what_was_learned_survives_in_a_whole_pipeline(parts, tmp_path):
+    pipe = pipeline(StableDiffusionPipeline, parts, tables=[table(6)])
+    result = run(pipe, latents=NOISE, num_inference_steps=6)
+    assert (
+        relative_error(
+            result, run(pipeline(StableDiffusionPipeline, parts), latents=NOISE, num_inference_steps=6)
+        )
+        > 1e-3
+    )
+    pipe.save_pretrained(tmp_path)
+    loaded = DiffusionPipeline.from_pretrained(tmp_path, text_encoder=None, tokenizer=None)
+    loaded.set_progress_bar_config(disable=True)
+    assert type(loaded.scheduler) is ConsistencySolverScheduler
+    assert torch.equal(run(loaded, latents=NOISE, num_inference_steps=6), result)
+
+
+def test_image_to_image(parts):
+    pipe = pipeline(StableDiffusionImg2ImgPipeline, parts)
+    faint, strong = (
+        run(pipe, image=PICTURE, strength=strength, num_inference_steps=10) for strength in (0.1, 0.9)
+    )
+    assert pipe.scheduler.begin_index == 1 and pipe.scheduler.step_index == 10
+    latents = pipe.vae.encode(2 * PICTURE - 1).latent_dist.mean * pipe.vae.config.scaling_factor
+    assert (faint - latents).square().mean() < (strong - latents).square().mean()
+
+
+def test_inpainting_keeps_what_it_should(parts):
+    pipe = pipeline(StableDiffusionInpaintPipeline, parts)
+    mask = torch.zeros(1, 1, 16, 16)
+    mask[..., 8:] = 1
+    result = run(
+        pipe, image=PICTURE, mask_image=mask, num_inference_steps=5, height=16, width=16, strength=1.0
+    )
+    again = run(
+        pipe, image=PICTURE, mask_image=mask, num_inference_steps=5, height=16, width=16, strength=1.0
+    )
+    assert result.isfinite().all() and torch.equal(result, again)
+
+
+@pytest.fixture(scope="module")
+def flux() -> dict[str, Any]:
+    torch.manual_seed(0)
+    transformer = FluxTransformer2DModel(
+        patch_size=1,
+        in_channels=4,
+        num_layers=1,
+        num_single_layers=1,
+        attention_head_dim=16,
+        num_attention_heads=2,
+        joint_attention_dim=32,
+        pooled_projection_dim=32,
+        axes_dims_rope=[4, 4, 8],
+    )
+    vae = AutoencoderKL(
+        block_out_channels=(4,),
+        norm_num_groups=2,
+        latent_channels=1,
+        use_quant_conv=False,
+        use_post_quant_conv=False,
+        shift_factor=0.0,
+    )
+    scheduler = FlowMatchEulerDiscreteScheduler(shift=3.0, use_dynamic_shifting=True)
+    parts = {"transformer": transformer.eval(), "vae": vae.eval(), "scheduler": scheduler}
+    return parts | dict.fromkeys(("text_encoder", "text_encoder_2", "tokenizer", "tokenizer_2"))
+
+
+@pytest.mark.parametrize("kind", [FluxPipeline, FluxImg2ImgPipeline])
+def test_flow_pipeline_shifts_with_the_resolution(flux, kind):
+    pipe = pipeline(kind, flux)
+    generator = torch.Generator().manual_seed(5)
+    options = {"image": PICTURE, "strength": 0.6} if kind is FluxImg2ImgPipeline else {}
+    result = pipe(
+        prompt_embeds=torch.randn(1, 4, 32, generator=generator),
+        pooled_prompt_embeds=torch.randn(1, 32, generator=generator),
+        height=16,
+        width=16,
+        num_inference_steps=5,
+        generator=generator,
+        output_type="latent",
+        return_dict=False,
+        **options,
+    )[0]
+    assert result.isfinite().all()
+    shift = pipe.scheduler.schedule.shift
+    assert 1 < shift < 2 and pipe.scheduler.plan.nfe == 5
+    u = np.arange(5, 0, -1) / 5
+    np.testing.assert_allclose(pipe.scheduler.sigmas[:5], shift * u / (1 + (shift - 1) * u), rtol=1e-5)
