@@ -82,7 +82,9 @@ def grid_at_timesteps(timesteps: ArrayLike, schedule: NoiseSchedule) -> TimeGrid
     lowest = 0 if not schedule.is_flow else np.finfo(np.float64).tiny
     highest = schedule.num_train_timesteps - (0 if schedule.is_flow else 1)
     if t.ndim != 1 or t.size == 0 or not np.all(np.diff(t) < 0) or not lowest <= t[-1] <= t[0] <= highest:
-        raise ValueError(f"Timesteps must fall, from {highest} at most, and stay above the end: {timesteps}.")
+        raise ValueError(
+            f"Timesteps must fall, from {highest} at most, and stay above the end: {t.tolist()}."
+        )
     t = np.minimum(t, schedule.first_timestep)
     return t, *schedule.levels(np.append(schedule.log_snr(t), np.inf))
 
@@ -101,7 +103,7 @@ def grid_at_sigmas(sigmas: ArrayLike, schedule: NoiseSchedule) -> TimeGrid:
     highest = 1.0 if schedule.is_flow else np.inf
     if n.ndim != 1 or n.size == 0 or not np.all(np.diff(n) < 0) or not 0 < n[-1] <= n[0] <= highest:
         raise ValueError(
-            f"Sigmas must fall, from {highest:g} at most, and be positive but the last: {sigmas}."
+            f"Sigmas must fall, from {highest:g} at most, and be positive but the last: {n.tolist()}."
         )
     if schedule.is_flow:
         t = schedule.num_train_timesteps * _shifted(n, schedule.shift)

@@ -24,7 +24,7 @@ from solver.schedule import NoiseSchedule
 from solver.solvers import SOLVERS, make_plan
 
 SD = {"beta_start": 0.00085, "beta_end": 0.012, "beta_schedule": "scaled_linear"}
-STYLE = {"font.size": 9, "axes.spines.top": False, "axes.spines.right": False, "savefig.dpi": 110}
+STYLE: Any = {"font.size": 9, "axes.spines.top": False, "axes.spines.right": False, "savefig.dpi": 110}
 
 
 def shares(plan: Plan) -> np.ndarray:

@@ -55,15 +55,10 @@ class Policy(nn.Module):
             "num_train_timesteps": num_train_timesteps,
         }
         self.order, self.start, self.num_train_timesteps = order, start, num_train_timesteps
-        self.mlp = nn.Sequential(
-            nn.Linear(4, hidden),
-            nn.ReLU(),
-            nn.Linear(hidden, hidden),
-            nn.ReLU(),
-            nn.Linear(hidden, max(order - 1, 1)),
-        )
-        nn.init.zeros_(self.mlp[-1].weight)
-        nn.init.zeros_(self.mlp[-1].bias)
+        last = nn.Linear(hidden, max(order - 1, 1))
+        nn.init.zeros_(last.weight)
+        nn.init.zeros_(last.bias)
+        self.mlp = nn.Sequential(nn.Linear(4, hidden), nn.ReLU(), nn.Linear(hidden, hidden), nn.ReLU(), last)
 
     def forward(self, t: Tensor, t_next: Tensor, steps: Tensor, guidance: Tensor) -> Tensor:
         """What is added to the classical weights of all but the oldest output.
@@ -98,7 +93,7 @@ class Policy(nn.Module):
             classical = variable_adams_bashforth(sigma if schedule.is_flow else sigma / alpha, m)
         else:
             classical = dpm_solver_2m(log_snr) if m > 1 else [[1.0]] * N
-        device = self.mlp[-1].bias.device
+        device = next(self.parameters()).device
         base = torch.zeros(N, m, dtype=torch.float64)
         for i, row in enumerate(classical):
             base[i, : len(row)] = torch.tensor(row, dtype=torch.float64)

@@ -272,8 +272,8 @@ class ConsistencySolverScheduler(SchedulerMixin, ConfigMixin):
             return_dict: whether to return a SchedulerOutput rather than a tuple.
 
         Returns:
-            x[i+1] in the sample's type, as `prev_sample` or first of the tuple. A step after the last begins a
-            new run at `timestep`.
+            x[i+1] in the sample's type, as `prev_sample` or first of the tuple. A step after the last begins
+            a new run at `timestep`.
 
         Raises:
             ValueError: timesteps have not been set, or a begin index beyond them.
