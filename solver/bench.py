@@ -73,7 +73,7 @@ def probe_cost(class_name: str, repeats: int) -> float:
 
 
 def import_cost() -> dict[str, Any]:
-    """Seconds that Python takes to import `solver`, from start to end, and which heavy packages came along (none should)."""
+    """Seconds that importing `solver` takes, Python included, and the heavy packages that came along."""
     code = f"import sys, solver; print([m for m in {HEAVY} if m in sys.modules])"
     start, before = time.perf_counter(), os.times()
     out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout

@@ -58,14 +58,15 @@ def plot_tables(plans: list[Plan]) -> Any:
 
 
 def plot_grids(schedule: NoiseSchedule, steps: int) -> Any:
-    """log-SNR against the step, one line for each grid that the schedule has."""
-    figure, axis = plt.subplots(figsize=(6.4, 3.6))
+    """The log-SNR of each evaluation, one row for each grid that the schedule has."""
+    figure, axis = plt.subplots(figsize=(6.4, 2.8))
     grids = [grid for grid in GRIDS if not (grid == "leading" and schedule.is_flow)]
-    for grid, width in zip(grids, np.linspace(5, 1, len(grids)), strict=True):  # some lie on one another
+    for row, grid in enumerate(grids):
         _, alpha, sigma = time_grid(grid, schedule, steps)
-        axis.plot(np.log(alpha[:-1] / sigma[:-1]), "o-", markersize=width + 2, linewidth=width, label=grid)
-    axis.set(xlabel="evaluation", ylabel="log(α / σ)", title=f"{steps} steps")
-    axis.legend(frameon=False, ncols=2)
+        axis.plot(np.log(alpha[:-1] / sigma[:-1]), [row] * steps, "o-", markersize=4, linewidth=0.6)
+    axis.set_yticks(range(len(grids)), grids)
+    axis.invert_yaxis()
+    axis.set(xlabel="log(α / σ): from noise to data", title=f"{steps} steps")
     return figure
 
 
