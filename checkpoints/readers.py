@@ -22,7 +22,11 @@ def prepare(pixels: Tensor) -> Tensor:
 
 
 class _SceneReader(ModelMixin, ConfigMixin):
-    """What both readers share: from features to the values of attributes."""
+    """What both readers share: from features to the values of attributes.
+
+    `attributes` in the config is a list of (name, values), in the order of the heads; a mapping would come
+    back sorted by its keys.
+    """
 
     heads: nn.ModuleList
 
@@ -41,8 +45,7 @@ class _SceneReader(ModelMixin, ConfigMixin):
         choices = torch.stack([logits.argmax(1) for logits in self(pixels)], dim=1).tolist()
         attributes = self.config.attributes
         return [
-            {name: values[i] for (name, values), i in zip(attributes.items(), row, strict=True)}
-            for row in choices
+            {name: values[i] for (name, values), i in zip(attributes, row, strict=True)} for row in choices
         ]
 
 
@@ -69,7 +72,7 @@ class ConvSceneReader(_SceneReader):
 
     @register_to_config
     def __init__(
-        self, attributes: dict[str, list[str]], widths: tuple[int, int, int] = (96, 160, 224)
+        self, attributes: list[tuple[str, list[str]]], widths: tuple[int, int, int] = (96, 160, 224)
     ) -> None:
         super().__init__()
         a, b, c = widths
@@ -78,7 +81,7 @@ class ConvSceneReader(_SceneReader):
             _conv(a, b, 2), _Residual(b), _Residual(b),
             _conv(b, c, 2), _Residual(c),
         )  # fmt: skip
-        self.heads = nn.ModuleList(nn.Linear(2 * c, len(values)) for values in attributes.values())
+        self.heads = nn.ModuleList(nn.Linear(2 * c, len(values)) for _, values in attributes)
 
     def features(self, pixels: Tensor) -> Tensor:
         grid = self.body(prepare(pixels))
@@ -105,7 +108,7 @@ class AttentionSceneReader(_SceneReader):
     """Depthwise mixing of patches; every attribute looks where it wants through a query of its own."""
 
     @register_to_config
-    def __init__(self, attributes: dict[str, list[str]], width: int = 192, layers: int = 5) -> None:
+    def __init__(self, attributes: list[tuple[str, list[str]]], width: int = 192, layers: int = 5) -> None:
         super().__init__()
         self.patches = nn.Sequential(
             nn.Conv2d(3, 64, 4, 4), nn.GroupNorm(1, 64), _Mixing(64), _Mixing(64), nn.Conv2d(64, width, 2, 2)
@@ -115,7 +118,7 @@ class AttentionSceneReader(_SceneReader):
         self.position = nn.Parameter(torch.zeros(1, (INPUT_SIZE // 8) ** 2, width))
         self.queries = nn.Parameter(torch.randn(len(attributes), width) / width**0.5)
         self.to_key, self.to_value = nn.Linear(width, width), nn.Linear(width, width)
-        self.heads = nn.ModuleList(nn.Linear(width, len(values)) for values in attributes.values())
+        self.heads = nn.ModuleList(nn.Linear(width, len(values)) for _, values in attributes)
 
     def features(self, pixels: Tensor) -> Tensor:
         grid = self.body(self.patches(prepare(pixels)))

@@ -83,8 +83,8 @@ def measure_readers(context: Context) -> dict[str, float]:
         picture_of("fresh", 100_000 + i) for i in tqdm(range(4 * context.count), desc="readers: drawing")
     ]
     truth = np.stack([scene.labels() for _, scene in drawn])
-    for name, kind in READERS.items():
-        reader = kind.from_pretrained(context.model / "readers" / name).eval().to(context.device)
+    for name in [name for name in READERS if (context.model / "readers" / name).exists()]:
+        reader = READERS[name].from_pretrained(context.model / "readers" / name).eval().to(context.device)
         read = []
         for start in range(0, len(drawn), context.batch):
             pixels = to_tensor(np.stack([p for p, _ in drawn[start : start + context.batch]]))

@@ -31,7 +31,7 @@ def main() -> None:
     device = pick_device(args.device)
     pictures, labels = data.load(args.work / "drawings")
     torch.manual_seed(list(READERS).index(args.reader))
-    attributes = {name: list(values) for name, values in ATTRIBUTES.items()}
+    attributes = [(name, list(values)) for name, values in ATTRIBUTES.items()]
     model = READERS[args.reader](attributes=attributes).to(memory_format=torch.channels_last)
     # Rare values count as much as frequent ones: the readers are held to balanced accuracy.
     balance = []
