@@ -74,12 +74,12 @@ def probe_cost(class_name: str, repeats: int) -> float:
 
 def import_cost() -> dict[str, Any]:
     """Seconds that importing `solver` takes, Python included, and the heavy packages that came along."""
-    code = f"import sys, solver; print([m for m in {HEAVY} if m in sys.modules])"
+    code = f"import json, sys, solver; print(json.dumps([m for m in {HEAVY} if m in sys.modules]))"
     start, before = time.perf_counter(), os.times()
     out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
     seconds, after = time.perf_counter() - start, os.times()
     cpu = after.children_user + after.children_system - before.children_user - before.children_system
-    return {"seconds": seconds, "cpu_seconds": cpu, "heavy": out.strip()}
+    return {"seconds": seconds, "cpu_seconds": cpu, "heavy": json.loads(out)}
 
 
 def main() -> None:

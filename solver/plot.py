@@ -28,12 +28,17 @@ STYLE: Any = {"font.size": 9, "axes.spines.top": False, "axes.spines.right": Fal
 
 
 def shares(plan: Plan) -> np.ndarray:
-    """[N, N] share of output j in step i, rows summing to one; NaN where the step does not use it."""
+    """[N, N] share of output j in step i, rows summing to one; NaN where the step does not use it.
+
+    A row that only corrects its step, as every other one of Heun's, sums to zero: its largest share is 1.
+    """
     table = np.full((plan.nfe, plan.nfe), np.nan)
     for i, row in enumerate(plan.b):
+        largest = max(row, key=abs)
+        whole = sum(row) if abs(sum(row)) > 1e-6 * abs(largest) else largest
         for k, weight in enumerate(row):
             if weight:
-                table[i, i - k] = weight / sum(row)
+                table[i, i - k] = weight / whole
     return table
 
 
@@ -78,9 +83,7 @@ def plot_weights(plans: list[Plan]) -> Any:
     lines: dict[str, Any] = {}
     for axis, plan in zip(axes.flat, plans, strict=True):
         for k in range(plan.columns):
-            at = [i for i, row in enumerate(plan.b) if len(row) > k]
-            weights = [plan.b[i][k] / sum(plan.b[i]) for i in at]
-            times = [plan.timestep[i] for i in at]
+            weights, times = np.diagonal(shares(plan), -k), plan.timestep[k:]
             name = f"q[i-{k}]" if k else "q[i]"
             line = axis.plot(times, weights, "o-", markersize=3, linewidth=1, color=f"C{k}")[0]
             lines.setdefault(name, line)
