@@ -45,8 +45,10 @@ itself.
 import checkpoints
 from diffusers import DiffusionPipeline
 
-pipe = DiffusionPipeline.from_pretrained("checkpoints/landscapes") pipe("snowy mountains at sunset with
-a lake and a cabin", num_inference_steps=40, guidance_scale=3).images[0] ```
+pipe = DiffusionPipeline.from_pretrained("checkpoints/landscapes")
+prompt = "snowy mountains at sunset with a lake and a cabin"
+pipe(prompt, num_inference_steps=40, guidance_scale=3).images[0].save("picture.png")
+```
 
 ## Parts
 
