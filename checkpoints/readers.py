@@ -6,6 +6,8 @@ only ever judges. Both see the whole picture at 128 × 128 and know their attrib
 
 from __future__ import annotations
 
+from abc import abstractmethod
+
 import torch
 from diffusers import ModelMixin
 from diffusers.configuration_utils import ConfigMixin, register_to_config
@@ -30,9 +32,9 @@ class _SceneReader(ModelMixin, ConfigMixin):
 
     heads: nn.ModuleList
 
+    @abstractmethod
     def features(self, pixels: Tensor) -> Tensor:
         """(b, 3, h, w) in -1..1 to (b, attributes, width)."""
-        raise NotImplementedError
 
     def forward(self, pixels: Tensor) -> list[Tensor]:
         """(b, 3, h, w) in -1..1 to one (b, values) of logits per attribute, in the order of the config."""

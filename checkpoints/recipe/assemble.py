@@ -23,6 +23,14 @@ from checkpoints.recipe.train_unet import SCHEDULE
 SHARD = "9MB"
 
 
+def _edit_config(folder: Path, **changes: str) -> None:
+    """Change entries of a saved config, and leave out where on this machine its weights came from."""
+    file = folder / "config.json"
+    config = json.loads(file.read_text()) | changes
+    config.pop("_name_or_path", None)
+    file.write_text(json.dumps(config, indent=2) + "\n")
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument(
@@ -42,11 +50,10 @@ def main() -> None:
     }.items():
         module = kind.from_pretrained(parts / folder).to(torch.float16)
         module.save_pretrained(out / folder, max_shard_size=SHARD)
+        _edit_config(out / folder)
     # transformers loads weights in the dtype that the config names, diffusers in float32: a stock user,
     # who names none, must get the same for both.
-    config = json.loads((out / "text_encoder" / "config.json").read_text())
-    config["dtype"] = "float32"
-    (out / "text_encoder" / "config.json").write_text(json.dumps(config, indent=2) + "\n")
+    _edit_config(out / "text_encoder", dtype="float32")
     AutoTokenizer.from_pretrained(parts / "tokenizer").save_pretrained(out / "tokenizer")
     scheduler = DPMSolverMultistepScheduler(
         **SCHEDULE, algorithm_type="dpmsolver++", solver_order=2, timestep_spacing="trailing", steps_offset=1
@@ -70,6 +77,7 @@ def main() -> None:
         if (args.work / "readers" / name).exists():
             reader = kind.from_pretrained(args.work / "readers" / name).to(torch.float16)
             reader.save_pretrained(out / "readers" / name, max_shard_size=SHARD)
+            _edit_config(out / "readers" / name)
     size = sum(f.stat().st_size for f in out.rglob("*") if f.is_file())
     print(f"{out}: {size / 1e6:.1f} MB")
 

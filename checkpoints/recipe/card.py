@@ -13,6 +13,7 @@ from string import Template
 
 import matplotlib.pyplot as plt
 import numpy as np
+import torch
 from safetensors import safe_open
 
 from checkpoints.recipe.scenes import ATTRIBUTES
@@ -71,7 +72,7 @@ $table
 ## Figures
 
 Measured by `python -m checkpoints.recipe.evaluate --json build/landscapes/figures.json` on drawings and
-captions that no training has seen, $machine.
+captions that no training has seen ($count captions), $machine.
 
 $figures
 
@@ -159,7 +160,10 @@ def main() -> None:
         for (part, key), title in FIGURES.items()
         if key in figures.get(part, {})
     ]
-    steps = {stage: read_log(args.work / stage)[-1]["step"] + 1 for stage in trained}
+    steps = {
+        stage: torch.load(args.work / stage / "state.pt", weights_only=True, mmap=True)["step"]
+        for stage in trained
+    }
     text = CARD.substitute(
         parts="\n".join(parts),
         pictures=f"{len(np.load(args.work / 'drawings' / 'labels.npy', mmap_mode='r')):,}",
@@ -173,6 +177,7 @@ def main() -> None:
             ]
         ),
         machine=args.machine,
+        count=int(figures["settings"]["count"]),
         figures="\n".join(["| figure | value |", "|---|---|", *measured]),
         stages=f"Trained {args.machine}. Optimiser steps: "
         + ", ".join(f"{stage} {count:,}" for stage, count in steps.items())

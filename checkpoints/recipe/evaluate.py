@@ -212,7 +212,7 @@ def main() -> None:
     parser.add_argument("--json", type=Path, help="also write the figures here")
     args = parser.parse_args()
     context = Context(args.model, pick_device(args.device), args.count, args.batch)
-    figures = {}
+    figures: dict[str, dict[str, float]] = {"settings": {"count": args.count}}
     for name in args.only:
         figures[name] = MEASURES[name](context) if name in MEASURES else paint_sheet(context, args.sheet)
         for key, value in figures[name].items():

@@ -161,7 +161,7 @@ def fit(
                     torch._foreach_lerp_(list(average.parameters()), list(model.parameters()), 1 - beta)
             for name, value in {"loss": loss.item(), **extra}.items():
                 figures[name] = 0.95 * figures.get(name, value) + 0.05 * value
-            if step % 20 == 0:
+            if step % 20 == 0 or step == steps - 1:
                 bar.set_postfix({k: f"{v:.4g}" for k, v in figures.items()})
                 seconds = round(time.monotonic() - started, 1)
                 log.write(json.dumps({"step": step, "seconds": seconds, **figures}) + "\n")
