@@ -11,7 +11,7 @@ from typing import Any
 import gradio as gr
 from gradio import FileData
 
-from app.job import Done, Failed, Job, RequestError, check_number
+from app.job import Done, Failed, Job, Kind, RequestError, check_number
 from app.seeds import following_seeds, fresh_seeds
 from app.worker import Worker, merge
 
@@ -38,21 +38,8 @@ def add_endpoints(worker: Worker, pictures: Path) -> None:
         """
         with _errors_in_words():
             seeds = _seeds(seed, int(check_number("count", count)))
-            jobs = [
-                Job(
-                    kind="preview",
-                    prompt=prompt,
-                    negative_prompt=negative_prompt,
-                    seed=one,
-                    steps=steps,
-                    guidance=guidance,
-                    solver=solver,
-                    model=worker.model.name,
-                    size=worker.model.size,
-                    owner=_owner(request),
-                )
-                for one in seeds
-            ]
+            settings = (prompt, negative_prompt, steps, guidance, solver)
+            jobs = _jobs(worker, "preview", settings, seeds, request)
             return _make(worker, jobs, pictures)
 
     def refine(
@@ -66,19 +53,9 @@ def add_endpoints(worker: Worker, pictures: Path) -> None:
     ) -> tuple[FileData, dict[str, Any]]:
         """The full-step picture of a prompt and a seed: a PNG file, and how it was made."""
         with _errors_in_words():
-            job = Job(
-                kind="refine",
-                prompt=prompt,
-                negative_prompt=negative_prompt,
-                seed=_seeds(seed, 1)[0],
-                steps=steps,
-                guidance=guidance,
-                solver=solver,
-                model=worker.model.name,
-                size=worker.model.size,
-                owner=_owner(request),
-            )
-            files, records = _make(worker, [job], pictures)
+            settings = (prompt, negative_prompt, steps, guidance, solver)
+            jobs = _jobs(worker, "refine", settings, _seeds(seed, 1), request)
+            files, records = _make(worker, jobs, pictures)
             return files[0], records[0]
 
     gr.api(preview, api_name="preview", concurrency_limit=None)
@@ -92,6 +69,32 @@ def _errors_in_words() -> Iterator[None]:
         yield
     except RequestError as error:
         raise gr.Error(str(error), print_exception=False) from error
+
+
+def _jobs(
+    worker: Worker,
+    kind: Kind,
+    settings: tuple[str, str, int, float, str],
+    seeds: Sequence[int],
+    request: gr.Request | None,
+) -> list[Job]:
+    """One job for each seed; `settings` are prompt, negative prompt, steps, guidance and solver."""
+    prompt, negative_prompt, steps, guidance, solver = settings
+    return [
+        Job(
+            kind=kind,
+            prompt=prompt,
+            negative_prompt=negative_prompt,
+            seed=seed,
+            steps=steps,
+            guidance=guidance,
+            solver=solver,
+            model=worker.model.name,
+            size=worker.model.size,
+            owner=_owner(request),
+        )
+        for seed in seeds
+    ]
 
 
 def _owner(request: gr.Request | None) -> str:

@@ -96,8 +96,8 @@ class LearnedSolver:
 def untrained_plan(schedule: NoiseSchedule, grid: TimeGrid) -> Plan:
     """The rows that training starts from, which are UniPC's.
 
-    Of the training-free solvers UniPC (Zhao et al. 2023) comes closest to the 40-step picture on the embedded
-    model at every number of steps from 4 to 15, so learning starts from the best that is known without it.
+    UniPC (Zhao et al. 2023) is among the strongest training-free solvers at few steps, so learning starts
+    from a good one.
     """
     return dataclasses.replace(probed_plan("unipc", schedule, grid), solver="consistency")
 

@@ -11,6 +11,8 @@ import multiprocessing as mp
 from pathlib import Path
 
 import numpy as np
+import torch
+from torch import Tensor
 from tqdm import tqdm
 
 from checkpoints.recipe.drawing import draw
@@ -48,6 +50,11 @@ def load(folder: Path) -> tuple[np.ndarray, np.ndarray]:
             f"the drawings in {folder} are incomplete: run `python -m checkpoints.recipe.data` again"
         )
     return np.load(folder / "pictures.npy", mmap_mode="r"), np.load(folder / "labels.npy")
+
+
+def to_pixels(pictures: np.ndarray) -> Tensor:
+    """Drawings (n, h, w, 3) uint8 as the networks see them, (n, 3, h, w) in -1..1."""
+    return torch.from_numpy(pictures).permute(0, 3, 1, 2).float() / 127.5 - 1
 
 
 def _draw_chunk(chunk: int) -> tuple[int, np.ndarray, np.ndarray]:

@@ -23,7 +23,7 @@ from tqdm import tqdm
 import checkpoints  # noqa: F401  gives the pipeline its autoencoder class
 from checkpoints.readers import READERS
 from checkpoints.recipe.captions import caption
-from checkpoints.recipe.data import picture_of, scene_of
+from checkpoints.recipe.data import picture_of, scene_of, to_pixels
 from checkpoints.recipe.drawing import draw
 from checkpoints.recipe.fit import pick_device
 from checkpoints.recipe.scenes import ATTRIBUTES, Scene
@@ -59,17 +59,13 @@ class Context:
         return (2 * images - 1).float().cpu()
 
 
-def to_tensor(pictures: np.ndarray) -> Tensor:
-    return torch.from_numpy(pictures).permute(0, 3, 1, 2).float() / 127.5 - 1
-
-
 def measure_autoencoder(context: Context) -> dict[str, float]:
     """PSNR in dB of reconstructed fresh drawings, averaged over pictures."""
     vae = context.pipeline().vae
     psnr = []
     for start in tqdm(range(0, context.count, context.batch), desc="autoencoder", unit="batch"):
         drawn = np.stack([picture_of("fresh", start + i)[0] for i in range(context.batch)])
-        pixels = to_tensor(drawn).to(context.device)
+        pixels = to_pixels(drawn).to(context.device)
         with torch.inference_mode():
             decoded = vae.decode(vae.encode(pixels).latent_dist.mode()).sample.clamp(-1, 1)
         psnr += (-10 * torch.log10((decoded - pixels).square().mean((1, 2, 3)) / 4)).tolist()
@@ -87,7 +83,7 @@ def measure_readers(context: Context) -> dict[str, float]:
         reader = READERS[name].from_pretrained(context.model / "readers" / name).eval().to(context.device)
         read = []
         for start in range(0, len(drawn), context.batch):
-            pixels = to_tensor(np.stack([p for p, _ in drawn[start : start + context.batch]]))
+            pixels = to_pixels(np.stack([p for p, _ in drawn[start : start + context.batch]]))
             rows = reader.read(pixels.to(context.device))
             read += [Scene(**row).labels() for row in rows]
         right = np.stack(read) == truth
@@ -117,7 +113,7 @@ def measure_faithfulness(context: Context) -> dict[str, float]:
             drawn.append(draw(scene, rng))
         painted = context.paint(pipe, prompts, list(range(start, start + len(prompts))))
         for said, seen, seen_drawn in zip(
-            named, judge.read(painted), judge.read(to_tensor(np.stack(drawn))), strict=True
+            named, judge.read(painted), judge.read(to_pixels(np.stack(drawn))), strict=True
         ):
             for attribute, value in said.items():
                 right[attribute].append(seen[attribute] == value)
@@ -155,7 +151,7 @@ def measure_diversity(context: Context) -> dict[str, float]:
                 matching.append(draw(other, other_rng))
         while len(matching) < 8:  # too rare a combination to meet by chance: the scene itself, laid out anew
             matching.append(draw(scene, rng))
-        drawn.append(_mean_pairwise_distance(to_tensor(np.stack(matching))))
+        drawn.append(_mean_pairwise_distance(to_pixels(np.stack(matching))))
     return {
         "diversity_ratio": float(np.mean(painted) / np.mean(drawn)),
         "distance_of_seeds": float(np.mean(painted)),

@@ -22,7 +22,7 @@ def random_crops(pictures: np.ndarray, count: int, rng: np.random.Generator) -> 
     which = rng.integers(len(pictures), size=count)
     corners = 16 * rng.integers((pictures.shape[1] - CROP) // 16 + 1, size=(count, 2))
     crops = [pictures[i, y : y + CROP, x : x + CROP] for i, (y, x) in zip(which, corners, strict=True)]
-    return torch.from_numpy(np.stack(crops)).permute(0, 3, 1, 2).float() / 127.5 - 1
+    return data.to_pixels(np.stack(crops))
 
 
 def reconstruction_loss(decoded: Tensor, pixels: Tensor) -> Tensor:

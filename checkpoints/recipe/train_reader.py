@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from checkpoints.readers import INPUT_SIZE, READERS, prepare
+from checkpoints.readers import READERS, prepare
 from checkpoints.recipe import data
 from checkpoints.recipe.fit import fit, pick_device, stage_parser
 from checkpoints.recipe.scenes import ATTRIBUTES
@@ -41,9 +41,8 @@ def main() -> None:
 
     def loss_fn(model: nn.Module, rng: np.random.Generator) -> tuple[Tensor, dict[str, float]]:
         which = rng.integers(len(pictures), size=args.batch)
-        batch = torch.from_numpy(np.stack([pictures[i] for i in which])).permute(0, 3, 1, 2).to(device)
-        pixels = roughened(prepare(batch.float() / 127.5 - 1)).contiguous(memory_format=torch.channels_last)
-        assert pixels.shape[-1] == INPUT_SIZE
+        drawn = data.to_pixels(np.stack([pictures[i] for i in which])).to(device)
+        pixels = roughened(prepare(drawn)).contiguous(memory_format=torch.channels_last)
         wanted = torch.from_numpy(labels[which]).to(device)
         with torch.autocast(device.type, torch.bfloat16):
             logits = model(pixels)

@@ -70,7 +70,7 @@ def cache_latents(work: Path, count: int, device: torch.device, batch: int = 32)
         rows = slice(start, min(start + batch, count))
         if done[rows].all():
             continue
-        pixels = torch.from_numpy(pictures[rows]).permute(0, 3, 1, 2).to(device).float() / 127.5 - 1
+        pixels = data.to_pixels(pictures[rows]).to(device)
         with torch.autocast(device.type, torch.bfloat16):
             mean = vae.encoder(pixels)
         latents[rows] = vae.norm(mean.float()).cpu().numpy()

@@ -9,7 +9,7 @@ from diffusers import DiffusionPipeline
 from safetensors import safe_open
 
 import checkpoints
-from checkpoints.recipe.data import picture_of
+from checkpoints.recipe.data import picture_of, to_pixels
 from solver import SampleState, guided, make_plan, noise_for_seed, psnr, sample
 
 FOLDER = Path(checkpoints.__file__).parent / "landscapes"
@@ -117,7 +117,7 @@ def test_a_sample_does_not_depend_on_its_company(pipe: DiffusionPipeline) -> Non
 
 def test_reconstructions_are_true(pipe: DiffusionPipeline) -> None:
     drawn = np.stack([picture_of("fresh", 900_000 + i)[0] for i in range(8)])
-    pixels = torch.from_numpy(drawn).permute(0, 3, 1, 2).float() / 127.5 - 1
+    pixels = to_pixels(drawn)
     with torch.inference_mode():
         latents = pipe.vae.encode(pixels).latent_dist.mode()
         decoded = pipe.vae.decode(latents).sample.clamp(-1, 1)

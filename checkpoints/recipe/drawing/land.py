@@ -249,6 +249,11 @@ def water_colours(p: Painting) -> tuple[Colour, Colour]:
     return mix(p.mood.sky[2], deep, 0.28), deep
 
 
+def _rim_colour(p: Painting) -> Colour:
+    """The darker edge of the ground where it meets a lake or a river."""
+    return p.mood.shade(GROUND[p.scene.ground] * (0.72 if p.scene.ground != "snow" else 0.84), 0.1)
+
+
 def _ripples(p: Painting, colour: Colour, spots: list[tuple[float, float, float]]) -> None:
     for x, y, w in spots:
         p.canvas.ellipse(x, y, w, 0.9, colour, 0.55)
@@ -276,7 +281,7 @@ def draw_lake(
     )
     (x, y), (rx, ry) = centre, radii
     shape = np.stack([x + rx * wobble * np.cos(angle), y + ry * wobble * np.sin(angle)], -1)
-    rim = p.mood.shade(GROUND[p.scene.ground] * (0.72 if p.scene.ground != "snow" else 0.84), 0.1)
+    rim = _rim_colour(p)
     p.canvas.polygon(shape * (1.025, 1.0) - (0.025 * x, 2.2), rim)
     p.canvas.gradient(y - 1.1 * ry, y + 1.1 * ry, (near, deep), shape)
     crest = mix(near, rgb("ffffff"), 0.5)
@@ -318,7 +323,7 @@ def draw_river(p: Painting, horizon: float) -> None:
     near, deep = water_colours(p)
     band = winding(p.rng, (p.rng.uniform(70, 186), horizon), (p.rng.uniform(80, 176), SIZE + 2), (5, 92), 2.2)
     middle = 0.5 * (band[:48] + band[48:][::-1])
-    rim = p.mood.shade(GROUND[p.scene.ground] * (0.72 if p.scene.ground != "snow" else 0.84), 0.1)
+    rim = _rim_colour(p)
     wide = np.concatenate(
         [
             middle + 1.07 * (band[:48] - middle) - (1.2, 0),

@@ -91,7 +91,8 @@ def draw_clouds(p: Painting, horizon: float, avoid: Spot | None) -> None:
             0.8 if p.mood.dark else 1
         )
         x = -20 + p.rng.uniform(-12, 12)
-        p.canvas.box(0, y - 30, SIZE, y, colour) if depth == 0 else None
+        if depth == 0:
+            p.canvas.box(0, y - 30, SIZE, y, colour)
         rolls = []
         while x < SIZE + 20:
             w = p.rng.uniform(44, 70)
