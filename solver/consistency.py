@@ -31,7 +31,7 @@ class LearnedSolver:
     Attributes:
         tables: at most one plan for each number of steps, one evaluation a step, from unit noise in the
             network's scaling to σ = 0. They bring their own grid.
-        policy: writes the plan for any other number of steps or grid.
+        policy: writes the plan for the other numbers of steps that it was trained for.
     """
 
     tables: Sequence[Plan] = ()
@@ -55,12 +55,12 @@ class LearnedSolver:
     def plan(
         self, steps: int, schedule: NoiseSchedule, *, grid: str = "trailing", guidance: float = 3.0
     ) -> Plan:
-        """The plan for a number of steps: the table for it, else the policy's rows, else UniPC's.
+        """The plan for a number of steps: the table for it, else a trained policy's, else UniPC's.
 
         Args:
             steps: 1 to 1000.
             schedule: the model's noise schedule.
-            grid: where no table decides it, one of `solver.GRIDS`.
+            grid: where no table decides it, one of `solver.GRIDS`; a policy that learns grids starts from it.
             guidance: what the policy is told.
 
         Raises:
@@ -69,12 +69,15 @@ class LearnedSolver:
         for table in self.tables:
             if table.steps == steps:
                 return _fitting(table, schedule)
-        return self.plan_on(time_grid(grid, schedule, steps), schedule, guidance=guidance)
+        levels = time_grid(grid, schedule, steps)
+        if self.policy is not None and self.policy.covers(steps):
+            return self.policy.plan(schedule, levels, guidance)
+        return untrained_plan(schedule, levels)
 
     def plan_on(self, grid: TimeGrid, schedule: NoiseSchedule, *, guidance: float = 3.0) -> Plan:
-        """The plan on a grid of one's own: the policy's rows, else UniPC's."""
-        if self.policy is not None:
-            return self.policy.plan(schedule, grid, guidance)
+        """The plan on a grid of one's own, which is kept: the policy's rows, else UniPC's."""
+        if self.policy is not None and self.policy.covers(len(grid[0])):
+            return self.policy.plan(schedule, grid, guidance, keep_grid=True)
         return untrained_plan(schedule, grid)
 
     @classmethod

@@ -43,9 +43,10 @@ def transport(read_as: str, grid: TimeGrid) -> tuple[Array, Array]:
         raise ValueError(f"A multistep method combines {', '.join(READINGS)}, not {read_as!r}.")
     _, alpha, sigma = grid
     p, r = coordinates(read_as, 1.0, 0.0)
-    determinant = alpha[:-1] * r - sigma[:-1] * p
-    A = (alpha[1:] * r - sigma[1:] * p) / determinant
-    B = (alpha[:-1] * sigma[1:] - alpha[1:] * sigma[:-1]) / determinant
+    (now_a, next_a), (now_s, next_s) = ((x[..., :-1], x[..., 1:]) for x in (alpha, sigma))
+    determinant = now_a * r - now_s * p
+    A = (next_a * r - next_s * p) / determinant
+    B = (now_a * next_s - next_a * now_s) / determinant
     return A, B
 
 

@@ -1,20 +1,24 @@
-"""The policy of ConsistencySolver: a small network that writes the weights of a linear multistep method."""
+"""The policy of ConsistencySolver: a small network that writes the rows of a linear multistep method."""
 
 from __future__ import annotations
 
 import json
 import math
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
 from safetensors import safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
+from torch.distributions import Categorical, Distribution, Normal
 
+from solver.classical import probed_plan
 from solver.grids import TimeGrid
-from solver.multistep import dpm_solver_2m, multistep_plan, variable_adams_bashforth
+from solver.multistep import dpm_solver_2m, transport, variable_adams_bashforth
 from solver.plan import Plan
+from solver.rollout import Tables, multistep_tables, timestep
 from solver.schedule import NoiseSchedule
 
 # Where the untrained policy starts: the classical solver, and what its rows combine.
@@ -22,101 +26,238 @@ STARTS = {
     "ab": "epsilon",  # Adams-Bashforth for unequal steps, of the policy's order; a velocity on a flow
     "dpm2m": "epsilon",  # DPM-Solver-2M
     "dpm++2m": "sample",  # DPM-Solver++ 2M
+    "unipc": "sample",  # UniPC
+}
+MAX_ORDER = 32
+FREQUENCIES = 4
+
+# What a policy can decide, with the half-width of its bins and the standard deviation of its first draws.
+DECISIONS = {
+    "rows": (0.5, 0.03),  # added to a weight
+    "grid": (0.5, 0.05),  # log of the factor on a step in log-SNR
+    "times": (0.25, 0.03),  # log-SNR added to what the network is told
 }
 
 
-class Policy(nn.Module):
-    """(t[i], t[i+1], N, guidance) → the weights w of row i of a linear multistep method of order m.
+def waves(x: Tensor) -> Tensor:
+    """sin and cos of πx, 2πx, 4πx, 8πx, as a new last dimension: so a small network tells steps apart.
 
-    As in the paper, an MLP with ReLU and an m-th weight that is what remains to one; but it adds to the
-    weights of a classical solver instead of choosing from bins, and its last layer starts at zero, so that
-    untrained it *is* that solver. The first rows use the outputs there are.
+    From the bare numbers it learns several times more slowly.
+    """
+    angles = x[..., None] * math.pi * 2.0 ** torch.arange(FREQUENCIES, device=x.device)
+    return torch.cat([angles.sin(), angles.cos()], dim=-1)
+
+
+class Policy(nn.Module):
+    """(t[i], t[i+1], N, guidance) → row i of a linear multistep method of order m.
+
+    As in the paper an MLP with ReLU, but what it writes is added to a classical solver, and its last layer
+    starts at zero: untrained it *is* that solver. `rows` are the weights of the outputs; the oldest has what
+    remains to one, unless `free`. `grid` are the steps in log-SNR between the first level and the last above
+    zero, both the classical grid's to begin with; the first stays. `times` lets the network be told other
+    timesteps than where the ODE stands.
 
     Args:
-        order: m, 1 to 4; with 1 there is nothing to learn.
+        order: m, 1 to 32; rows use the outputs there are, so N or more is all of them.
         start: one of `STARTS`, which also says what is combined: ε ("ab", "dpm2m"; a velocity for "ab" on a
-            flow) or x0 ("dpm++2m").
+            flow) or x0 ("dpm++2m", "unipc").
+        learns: some of "rows", "grid" and "times".
+        free: whether rows need not sum to one.
+        sees: "run" for all four inputs, "step" for t[i] and t[i+1] alone, as in the paper.
+        bins: 0 for continuous actions, or the odd number of values that each decision chooses from.
         hidden: width of the two hidden layers.
+        steps: the least and the largest N it was trained for; beyond them `LearnedSolver` does not ask it.
+        guidance: the least and the largest guidance scale it was trained for; others are taken as these.
         num_train_timesteps: T, the model's.
+
+    Raises:
+        ValueError: settings out of range.
     """
 
     def __init__(
-        self, order: int = 4, start: str = "dpm++2m", hidden: int = 64, num_train_timesteps: int = 1000
+        self,
+        order: int = 4,
+        start: str = "unipc",
+        learns: tuple[str, ...] = ("rows",),
+        *,
+        free: bool = False,
+        sees: str = "run",
+        bins: int = 0,
+        hidden: int = 128,
+        steps: tuple[int, int] = (1, 1000),
+        guidance: tuple[float, float] = (1.0, 20.0),
+        num_train_timesteps: int = 1000,
     ) -> None:
         super().__init__()
-        if not 1 <= order <= 4:
-            raise ValueError(f"The order of a policy is 1 to 4, not {order}.")
+        if not 1 <= order <= MAX_ORDER:
+            raise ValueError(f"The order of a policy is 1 to {MAX_ORDER}, not {order}.")
         if start not in STARTS:
             raise ValueError(f"Unknown start {start!r}; choose one of {', '.join(STARTS)}.")
-        self.settings = {
+        if unknown := set(learns) - DECISIONS.keys():
+            raise ValueError(
+                f"Nothing called {unknown.pop()!r} can be learned; there is {', '.join(DECISIONS)}."
+            )
+        if sees not in ("run", "step"):
+            raise ValueError(f"A policy sees the 'run' or the 'step', not {sees!r}.")
+        if bins and (bins < 3 or bins % 2 == 0):
+            raise ValueError(f"bins must be 0 or an odd number from 3 on, not {bins}.")
+        self.settings: dict[str, Any] = {
             "order": order,
             "start": start,
+            "learns": list(learns),
+            "free": free,
+            "sees": sees,
+            "bins": bins,
             "hidden": hidden,
+            "steps": list(steps),
+            "guidance": list(guidance),
             "num_train_timesteps": num_train_timesteps,
         }
-        self.order, self.start, self.num_train_timesteps = order, start, num_train_timesteps
-        last = nn.Linear(hidden, max(order - 1, 1))
+        self.order, self.start, self.free, self.sees, self.bins = order, start, free, sees, bins
+        self.steps, self.guidance, self.num_train_timesteps = (
+            tuple(steps),
+            tuple(guidance),
+            num_train_timesteps,
+        )
+        rows = (order if free else order - 1) if "rows" in learns else 0
+        self.decisions = ("rows",) * rows + tuple(name for name in ("grid", "times") if name in learns)
+        widths, deviations = (
+            zip(*(DECISIONS[name] for name in self.decisions), strict=True) if self.decisions else ((), ())
+        )
+        last = nn.Linear(hidden, max(len(self.decisions), 1) * max(bins, 1))
         nn.init.zeros_(last.weight)
         nn.init.zeros_(last.bias)
-        self.mlp = nn.Sequential(nn.Linear(4, hidden), nn.ReLU(), nn.Linear(hidden, hidden), nn.ReLU(), last)
+        inputs = 2 * FREQUENCIES * (4 if sees == "run" else 3) + (sees == "run")
+        self.mlp = nn.Sequential(
+            nn.Linear(inputs, hidden), nn.ReLU(), nn.Linear(hidden, hidden), nn.ReLU(), last
+        )
+        if bins:
+            at = torch.arange(bins) / (bins // 2) - 1
+            self.register_buffer("values", torch.tensor(widths)[:, None] * at)
+            # Before it has learned anything the middle value, which is the classical one, is the likeliest.
+            self.register_buffer("prior", -0.5 * (torch.arange(bins) - bins // 2) ** 2 / 1.5**2)
+        else:
+            self.log_std = nn.Parameter(torch.tensor(deviations).log())
 
-    def forward(self, t: Tensor, t_next: Tensor, steps: Tensor, guidance: Tensor) -> Tensor:
-        """What is added to the classical weights of all but the oldest output.
+    def forward(self, t: Tensor, t_next: Tensor, steps: Tensor, guidance: Tensor) -> Distribution:
+        """The distribution of the actions, of which `offsets` makes what is added to the classical solver.
 
         Args:
             t, t_next: [R] timesteps, 0 to T; t_next is 0 for a step to the clean end.
-            steps: [R] N, 1 to 1000.
+            steps: [R] N.
             guidance: [R] guidance scale.
 
         Returns:
-            [R, max(m - 1, 1)].
+            Normal or Categorical over [R, len(self.decisions)].
         """
         T = self.num_train_timesteps
-        features = [t / T, t_next / T, steps.log() / math.log(1000), guidance / 10]
-        return self.mlp(torch.stack(features, dim=-1))
+        seen = [waves(t / T), waves(t_next / T), waves((t - t_next) / T)]
+        if self.sees == "run":
+            seen += [waves(steps.log() / math.log(1000)), guidance.clamp(*self.guidance)[..., None] / 10]
+        out = self.mlp(torch.cat(seen, dim=-1))
+        if self.bins:
+            return Categorical(
+                logits=out.unflatten(-1, (-1, self.bins))[..., : len(self.decisions), :] + self.prior
+            )
+        out = out[..., : len(self.decisions)]
+        return Normal(out, self.log_std.exp().expand_as(out))
+
+    def distribution(self, grid: TimeGrid, guidance: Tensor) -> Distribution:
+        """The distribution of all actions of runs on a grid of N steps, [B, N, decisions].
+
+        Args:
+            guidance: [B].
+        """
+        now = torch.tensor(np.append(grid[0], 0.0), dtype=torch.float32, device=guidance.device)
+        B, N = len(guidance), len(now) - 1
+        steps = torch.full((B, N), float(N), device=guidance.device)
+        return self(
+            now[:-1].expand(B, N), now[1:].expand(B, N), steps, guidance.float()[:, None].expand(B, N)
+        )
+
+    def offsets(self, actions: Tensor) -> Tensor:
+        """What actions [..., decisions] stand for: themselves, or the values of the bins chosen."""
+        if not self.bins:
+            return actions
+        which = torch.arange(len(self.decisions), device=actions.device)
+        return self.values[which, actions]
+
+    def likeliest(self, grid: TimeGrid, guidance: Tensor) -> Tensor:
+        """The offsets [B, N, decisions] that it decides for; differentiable where actions are continuous."""
+        distribution = self.distribution(grid, guidance)
+        if isinstance(distribution, Normal):
+            return distribution.mean
+        return self.offsets(distribution.logits.argmax(dim=-1))
+
+    def covers(self, steps: int) -> bool:
+        """Whether it was trained for about this number of steps."""
+        return self.steps[0] <= steps <= self.steps[1]
+
+    def mask(self, steps: int) -> Tensor:
+        """Which decisions [N, decisions] have an effect: outputs that exist, steps that end above σ = 0."""
+        exist = torch.arange(1, steps + 1).clamp(max=self.order)[:, None]
+        weights = torch.arange(self.decisions.count("rows")) < (exist if self.free else exist - 1)
+        others = [torch.ones(steps, 1, dtype=torch.bool) for _ in self.decisions[weights.shape[1] :]]
+        if "grid" in self.decisions:
+            others[0][-1] = False
+        return torch.cat([weights, *others], dim=1)
 
     def read_as(self, schedule: NoiseSchedule) -> str:
-        """What the rows combine on this schedule."""
-        return "flow_prediction" if self.start == "ab" and schedule.is_flow else STARTS[self.start]
+        """What the rows combine on this schedule.
 
-    def weights(self, schedule: NoiseSchedule, grid: TimeGrid, guidance: float) -> Tensor:
-        """The weights [N, m], float64 and differentiable, newest output first; each row sums to one.
-
-        Entries for outputs that do not exist yet are zero. `multistep_plan` and `transport` say what they
-        weigh.
+        Raises:
+            ValueError: ε on a flow.
         """
-        t, alpha, sigma = grid
-        N, m = len(t), self.order
-        with np.errstate(divide="ignore"):
-            log_snr = np.log(alpha) - np.log(sigma)
-        if self.start == "ab":
-            classical = variable_adams_bashforth(sigma if schedule.is_flow else sigma / alpha, m)
-        else:
-            classical = dpm_solver_2m(log_snr) if m > 1 else [[1.0]] * N
-        device = next(self.parameters()).device
-        base = torch.zeros(N, m, dtype=torch.float64)
-        for i, row in enumerate(classical):
-            base[i, : len(row)] = torch.tensor(row, dtype=torch.float64)
+        if self.start == "ab" and schedule.is_flow:
+            return "flow_prediction"
+        if STARTS[self.start] == "epsilon" and schedule.is_flow:
+            raise ValueError("A flow does not know the noise at its start; use a policy that combines x0.")
+        return STARTS[self.start]
 
-        now = torch.tensor(np.append(t, 0.0), dtype=torch.float32, device=device)
-        told = torch.tensor([[float(N), guidance]], device=device).expand(N, 2)
-        learned = self(now[:-1], now[1:], told[:, 0], told[:, 1]).double()[:, : m - 1]
-        outputs = torch.arange(1, N + 1, device=device).clamp(max=m)[:, None]  # how many there are by row i
-        lag = torch.arange(m, device=device)
-        newer = torch.cat([learned, learned.new_zeros(N, 1)], dim=1) * (lag < outputs - 1)
-        oldest = (lag == outputs - 1) * -newer.sum(dim=1, keepdim=True)
-        return base.to(device) + newer + oldest
+    def tables(
+        self, schedule: NoiseSchedule, grid: TimeGrid, offsets: Tensor, *, keep_grid: bool = False
+    ) -> Tables:
+        """The solvers that these offsets to the classical one make; differentiable in them.
+
+        Args:
+            grid: the grid that the decisions start from.
+            offsets: [B, N, decisions]; those that `mask` leaves out are taken as zero.
+            keep_grid: evaluate at the grid's own levels and timesteps, learned or not.
+        """
+        _, alpha, sigma = grid
+        N, rows = len(alpha) - 1, self.decisions.count("rows")
+        offsets = offsets.double() * self.mask(N).to(offsets.device)
+        decided = dict(zip(self.decisions[rows:], offsets[..., rows:].unbind(-1), strict=True))
+        weights = classical_weights(self.start, self.order, schedule, grid).to(offsets.device)
+        weights = weights + nn.functional.pad(offsets[..., :rows], (0, self.order - rows))
+        if not self.free:
+            oldest = torch.arange(N, device=offsets.device).clamp(max=self.order - 1)
+            rest = offsets[..., :rows].sum(dim=-1)
+            weights = weights - rest[..., None] * nn.functional.one_hot(oldest, self.order)
+        log_snr = torch.from_numpy(np.log(alpha[:-1] / sigma[:-1])).to(offsets).expand(len(offsets), N)
+        told = torch.from_numpy(grid[0]).to(offsets)[None]
+        if decided and not keep_grid:
+            rounding = torch.from_numpy(schedule.log_snr(grid[0])).to(offsets) - log_snr[:1]
+            if "grid" in decided:
+                h = log_snr.diff(dim=1) * decided["grid"][:, :-1].exp()
+                end = float(schedule.log_snr(0.0 if not schedule.is_flow else 1.0))
+                log_snr = torch.cat([log_snr[:, :1], log_snr[:, :1] + h.cumsum(dim=1)], dim=1).clamp(max=end)
+            told = timestep(schedule, log_snr + rounding + decided.get("times", 0.0))
+        return multistep_tables(weights, self.read_as(schedule), schedule, log_snr, told)
 
     @torch.no_grad()
-    def plan(self, schedule: NoiseSchedule, grid: TimeGrid, guidance: float) -> Plan:
-        """The policy's solver on a grid of any number of steps.
+    def plan(
+        self, schedule: NoiseSchedule, grid: TimeGrid, guidance: float, *, keep_grid: bool = False
+    ) -> Plan:
+        """The policy's solver from a grid of any number of steps: its likeliest actions.
 
         Raises:
             ValueError: a policy in ε on a flow.
         """
-        rows = self.weights(schedule, grid, guidance).tolist()
-        rows = [row[: i + 1] for i, row in enumerate(rows)]
-        return multistep_plan("consistency", rows, self.read_as(schedule), schedule, grid)
+        device = next(self.parameters()).device
+        offsets = self.likeliest(grid, torch.tensor([float(guidance)], device=device))
+        tables = self.tables(schedule, grid, offsets, keep_grid=keep_grid)
+        return tables.plan(0, "consistency", schedule.prediction_type)
 
     def save(self, path: str | Path) -> None:
         """Write weights and settings as one safetensors file."""
@@ -138,3 +279,30 @@ class Policy(nn.Module):
             policy = cls(**json.loads(settings))
             policy.load_state_dict({name: file.get_tensor(name) for name in file.keys()})  # noqa: SIM118
         return policy.eval()
+
+
+def classical_weights(start: str, order: int, schedule: NoiseSchedule, grid: TimeGrid) -> Tensor:
+    """The weights [N, order], float64, of the solver that a policy starts from, newest output first.
+
+    A start with more columns than the order keeps the newest, and the last of them takes what is missing to
+    one: so order 2 of UniPC leaves out its corrector's third output.
+    """
+    _, alpha, sigma = grid
+    with np.errstate(divide="ignore"):
+        log_snr = np.log(alpha) - np.log(sigma)
+    if start == "unipc":
+        _, B = transport("sample", grid)
+        rows = [
+            [w / scale for w in row]
+            for row, scale in zip(probed_plan(start, schedule, grid).b, B, strict=True)
+        ]
+    elif start == "ab":
+        rows = variable_adams_bashforth(sigma if schedule.is_flow else sigma / alpha, order)
+    else:
+        rows = dpm_solver_2m(log_snr)
+    weights = torch.zeros(len(rows), order, dtype=torch.float64)
+    for i, row in enumerate(rows):
+        kept = row[:order]
+        weights[i, : len(kept)] = torch.tensor(kept, dtype=torch.float64)
+        weights[i, len(kept) - 1] += sum(row[order:])
+    return weights

@@ -18,18 +18,35 @@ from solver.multistep import (
     transport,
     variable_adams_bashforth,
 )
+from solver.policy import classical_weights
+from solver.rollout import Tables
 
 S = NoiseSchedule.from_config(SD)
 ORDERS = pytest.mark.parametrize("order", [1, 2, 3, 4])
 UNEQUAL = np.array([3.0, 2.2, 1.9, 1.0, 0.65, 0.3, 0.0])
 
 
-def trained(**settings: Any) -> Policy:
-    policy = Policy(hidden=16, **settings)
-    generator = torch.Generator().manual_seed(7)
-    for parameter in policy.parameters():
-        parameter.data = 0.2 * torch.randn(parameter.shape, generator=generator)
+EVERYTHING = ("rows", "grid", "times")
+
+
+def trained(
+    order: int = 4, start: str = "dpm++2m", learns: tuple[str, ...] = ("rows",), **settings: Any
+) -> Policy:
+    policy = Policy(order, start, learns, hidden=16, **settings)
+    generator, scale = torch.Generator().manual_seed(7), 1.0 if policy.bins else 0.15
+    for parameter in policy.mlp.parameters():
+        parameter.data = scale * torch.randn(parameter.shape, generator=generator)
     return policy
+
+
+def tables(policy: Policy, schedule: NoiseSchedule, grid: TimeGrid, guidance: float = 3.0) -> Tables:
+    return policy.tables(schedule, grid, policy.likeliest(grid, torch.tensor([guidance])))
+
+
+def weights(policy: Policy, grid: TimeGrid) -> torch.Tensor:
+    """[N, order], newest output first."""
+    made = tables(policy, S, grid)
+    return made.b[0] / torch.from_numpy(transport(policy.read_as(S), grid)[1])[:, None]
 
 
 @pytest.mark.parametrize("steps", [1, 2, 3, 6, 20])
@@ -52,7 +69,7 @@ def test_untrained_policy_is_dpm_solver(start, config, grid, steps):
 
 def test_untrained_policy_is_dpm_solver_plus_plus_on_a_flow():
     schedule = NoiseSchedule.from_config(FLOW)
-    plan = Policy(3).plan(schedule, time_grid("trailing", schedule, 7), 3.0)
+    plan = Policy(3, "dpm++2m").plan(schedule, time_grid("trailing", schedule, 7), 3.0)
     theirs = make_plan("dpm++2m", 7, FLOW)
     assert relative_error(sample(plan, network, NOISE), sample(theirs, network, NOISE)) < 1e-5
 
@@ -68,7 +85,31 @@ def test_untrained_adams_bashforth_is_that_exactly(config, order):
     _, alpha, sigma = grid
     n = sigma if config is FLOW else sigma / alpha
     rows = variable_adams_bashforth(n, order)
-    assert policy.plan(schedule, grid, 3.0) == multistep_plan("consistency", rows, read_as, schedule, grid)
+    plan, expected = policy.plan(schedule, grid, 3.0), multistep_plan("ab", rows, read_as, schedule, grid)
+    for name in ("timestep", "alpha", "sigma", "a", "c", "d"):
+        np.testing.assert_allclose(getattr(plan, name), getattr(expected, name), rtol=1e-12, atol=1e-12)
+    for row, expected_row in zip(plan.b, expected.b, strict=True):
+        np.testing.assert_allclose(row[: len(expected_row)], expected_row, rtol=1e-9)
+
+
+@pytest.mark.parametrize("steps", [1, 2, 5, 8, 20])
+@pytest.mark.parametrize("grid", ["trailing", "karras"])
+@pytest.mark.parametrize(
+    "config", [SD, {**SD, "prediction_type": "v_prediction"}, FLOW], ids=["eps", "v", "flow"]
+)
+def test_untrained_policy_is_unipc(config, grid, steps):
+    """Whatever it could learn, and with room for all outputs."""
+    schedule = NoiseSchedule.from_config(config)
+    plan = Policy(32, "unipc", EVERYTHING).plan(schedule, time_grid(grid, schedule, steps), 3.0)
+    theirs = make_plan("unipc", steps, config, grid=grid)
+    assert relative_error(sample(plan, network, NOISE), sample(theirs, network, NOISE)) < 1e-5
+
+
+def test_too_low_an_order_keeps_the_sum():
+    grid = time_grid("trailing", S, 6)
+    for order in (1, 2, 3):
+        row_sums = classical_weights("unipc", order, S, grid).sum(dim=1)
+        torch.testing.assert_close(row_sums, torch.ones(6, dtype=torch.float64), rtol=0, atol=1e-5)
 
 
 @ORDERS
@@ -131,16 +172,70 @@ def test_transport_is_the_written_out_step(read_as):
 
 
 @ORDERS
-@pytest.mark.parametrize("start", ["ab", "dpm2m", "dpm++2m"])
+@pytest.mark.parametrize("start", ["ab", "dpm2m", "dpm++2m", "unipc"])
 def test_whatever_is_learned_sums_to_one(start, order):
-    policy, untrained = trained(order=order, start=start), Policy(order, start)
+    policy, untrained = trained(order, start), Policy(order, start)
     grid = time_grid("trailing", S, 9)
-    weights = policy.weights(S, grid, 3.0)
-    assert weights.shape == (9, order)
-    torch.testing.assert_close(weights.sum(dim=1), torch.ones(9, dtype=torch.float64), rtol=0, atol=1e-12)
-    assert torch.equal(weights, weights.tril())  # nothing is weighed before it exists
-    moved = (weights - untrained.weights(S, grid, 3.0)).abs().amax(dim=1) > 1e-3
+    w = weights(policy, grid)
+    assert w.shape == (9, order)
+    torch.testing.assert_close(w.sum(dim=1), torch.ones(9, dtype=torch.float64), rtol=0, atol=1e-5)
+    assert torch.equal(w, w.tril())  # nothing is weighed before it exists
+    moved = (w - weights(untrained, grid)).abs().amax(dim=1) > 1e-3
     assert moved.tolist() == [order > 1 and i > 0 for i in range(9)]
+
+
+def test_free_rows_need_not_sum_to_one():
+    policy, grid = trained(3, "unipc", free=True), time_grid("trailing", S, 6)
+    moved = (weights(policy, grid) - weights(Policy(3, "unipc"), grid)).abs() > 1e-3
+    assert torch.equal(moved, torch.ones(6, 3, dtype=torch.bool).tril())
+    assert float((weights(policy, grid).sum(dim=1) - 1).abs().min()) > 1e-3
+
+
+@pytest.mark.parametrize("config", [SD, FLOW], ids=["epsilon", "flow"])
+def test_learned_grids_share_their_ends(config):
+    """Same noise: whatever it learns, a run starts where all start, rises in log-SNR, and ends at σ = 0."""
+    schedule = NoiseSchedule.from_config(config)
+    grid = time_grid("trailing", schedule, 7)
+    plan = trained(4, "unipc", EVERYTHING).plan(schedule, grid, 3.0)
+    assert plan.sigma[0] == pytest.approx(grid[2][0]) and plan.sigma[-1] == 0 and plan.alpha[-1] == 1
+    assert np.all(np.diff(plan.sigma) < 0)
+    assert np.abs(np.subtract(plan.sigma, grid[2])).max() > 1e-3
+    own = [
+        float(schedule.timestep(np.log(a / s))) for a, s in zip(plan.alpha[:-1], plan.sigma[:-1], strict=True)
+    ]
+    assert np.abs(np.subtract(plan.timestep, own)).max() > 1  # the network is told something else
+
+    kept = trained(4, "unipc", EVERYTHING).plan(schedule, grid, 3.0, keep_grid=True)
+    np.testing.assert_allclose(kept.sigma, grid[2], rtol=1e-9)
+    np.testing.assert_array_equal(kept.timestep, grid[0])
+
+
+def test_what_has_no_effect_is_masked():
+    """Exactly the decisions in the mask change the solver."""
+    for free in (False, True):
+        policy, grid = Policy(3, "unipc", EVERYTHING, free=free), time_grid("trailing", S, 4)
+        mask = policy.mask(4)
+        base = policy.tables(S, grid, torch.zeros(1, *mask.shape))
+        for i, j in np.ndindex(*mask.shape):
+            offsets = torch.zeros(1, *mask.shape)
+            offsets[0, i, j] = (
+                -0.1 if (i, j) != (0, mask.shape[1] - 1) else 0.1
+            )  # t = 999 is the last there is
+            made = policy.tables(S, grid, offsets)
+            changed = any(
+                not torch.equal(getattr(made, n), getattr(base, n)) for n in ("b", "sigma", "timestep")
+            )
+            assert changed == bool(mask[i, j]), (i, j)
+
+
+@pytest.mark.parametrize("bins", [3, 11])
+def test_untrained_bins_are_the_classical_solver(bins):
+    policy, grid = Policy(3, "unipc", EVERYTHING, bins=bins), time_grid("trailing", S, 6)
+    assert not policy.likeliest(grid, torch.tensor([3.0])).any()
+    drawn = policy.distribution(grid, torch.tensor([3.0])).sample((50,))
+    offsets = policy.offsets(drawn)
+    assert offsets.shape == (50, 1, 6, 4) and offsets.std() > 0
+    assert set(offsets[..., 0].unique().tolist()) <= set(policy.values[0].tolist())
 
 
 def test_learned_rows_follow_data_and_noise_that_never_change():
@@ -157,11 +252,20 @@ def test_learned_rows_follow_data_and_noise_that_never_change():
             torch.testing.assert_close(x, expected, rtol=0, atol=1e-9)
 
 
-def test_policy_looks_at_all_it_is_told():
-    policy = trained(order=3)
-    base = policy(*torch.tensor([[500.0], [400.0], [10.0], [3.0]]))
-    for told in ([600, 400, 10, 3], [500, 300, 10, 3], [500, 400, 20, 3], [500, 400, 10, 7]):
-        assert not torch.allclose(policy(*torch.tensor(told)[:, None].float()), base)
+@pytest.mark.parametrize("sees", ["run", "step"])
+def test_policy_looks_at_what_it_is_to_see(sees):
+    policy = trained(3, sees=sees)
+    base = policy(*torch.tensor([[500.0], [400.0], [10.0], [3.0]])).mean
+    step = ([600, 400, 10, 3], [500, 300, 10, 3])
+    run = ([500, 400, 20, 3], [500, 400, 10, 7])
+    for told in (*step, *run):
+        same = torch.allclose(policy(*torch.tensor(told)[:, None].float()).mean, base)
+        assert same == (sees == "step" and told in run)
+
+
+def test_guidance_beyond_what_was_trained_is_taken_as_the_nearest():
+    policy, grid = trained(3, guidance=(2.0, 5.0)), time_grid("trailing", S, 5)
+    assert policy.plan(S, grid, 9.0) == policy.plan(S, grid, 5.0) != policy.plan(S, grid, 4.0)
 
 
 def test_rows_can_be_learned():
@@ -169,18 +273,18 @@ def test_rows_can_be_learned():
     torch.manual_seed(0)
     data = Gaussian(S)
     grid = time_grid("trailing", S, 5)
-    policy = Policy(3, hidden=16)
+    policy = Policy(3, "dpm++2m", hidden=16)
     t, alpha, sigma = (v.tolist() for v in grid)
     A, B = (v.tolist() for v in transport("sample", grid))
     z = torch.linspace(-2, 2, 9, dtype=torch.float64)
     target = data.x(1.0, 0.0, z)
 
     def loss() -> torch.Tensor:
-        weights = policy.weights(S, grid, 3.0)
+        learned = weights(policy, grid)
         x, q = data.x(alpha[0], sigma[0], z), list[torch.Tensor]()
         for i in range(5):
             q.insert(0, (x - sigma[i] * data.output(x, t[i])) / alpha[i])
-            x = A[i] * x + B[i] * sum(w * past for w, past in zip(weights[i], q, strict=False))
+            x = A[i] * x + B[i] * sum(w * past for w, past in zip(learned[i], q, strict=False))
         return (x - target).square().mean()
 
     optimizer = torch.optim.Adam(policy.parameters(), lr=1e-2)
@@ -199,15 +303,16 @@ def test_rows_can_be_learned():
     assert float((picture - target).square().mean()) == pytest.approx(after, rel=1e-2)
 
 
-@pytest.mark.parametrize("start", ["ab", "dpm2m", "dpm++2m"])
-def test_saved_policy_writes_the_same_plans(start, tmp_path):
-    policy = trained(order=3, start=start)
+@pytest.mark.parametrize("start", ["ab", "dpm2m", "dpm++2m", "unipc"])
+@pytest.mark.parametrize("settings", [{}, {"learns": EVERYTHING, "free": True}, {"bins": 5, "sees": "step"}])
+def test_saved_policy_writes_the_same_plans(start, settings, tmp_path):
+    policy = trained(3, start, **settings)
     policy.save(tmp_path / "policy.safetensors")
     loaded = Policy.load(tmp_path / "policy.safetensors")
     assert loaded.settings == policy.settings
     for steps in (4, 31):
         grid = time_grid("trailing", S, steps)
-        assert loaded.plan(S, grid, 7.5) == policy.plan(S, grid, 7.5) != policy.plan(S, grid, 3.0)
+        assert loaded.plan(S, grid, 7.5) == policy.plan(S, grid, 7.5) != Policy(3, start).plan(S, grid, 7.5)
 
 
 def test_file_that_is_no_policy_is_refused(tmp_path):
@@ -219,10 +324,15 @@ def test_file_that_is_no_policy_is_refused(tmp_path):
 
 
 def test_impossible_policies_are_refused():
-    with pytest.raises(ValueError, match="order of a policy is 1 to 4, not 5"):
-        Policy(5)
-    with pytest.raises(ValueError, match=r"Unknown start 'unipc'; choose one of ab, dpm2m, dpm\+\+2m"):
-        Policy(2, "unipc")
+    for message, settings in (
+        ("order of a policy is 1 to 32, not 33", {"order": 33}),
+        (r"Unknown start 'ddim'; choose one of ab, dpm2m, dpm\+\+2m, unipc", {"start": "ddim"}),
+        ("Nothing called 'scale' can be learned; there is rows, grid, times", {"learns": ("rows", "scale")}),
+        ("sees the 'run' or the 'step', not 'all'", {"sees": "all"}),
+        ("bins must be 0 or an odd number from 3 on, not 4", {"bins": 4}),
+    ):
+        with pytest.raises(ValueError, match=message):
+            Policy(**settings)  # type: ignore[arg-type]
     flow: NoiseSchedule = NoiseSchedule.from_config(FLOW)
     grid: TimeGrid = time_grid("trailing", flow, 4)
     with pytest.raises(ValueError, match="A flow does not know the noise at its start"):
@@ -247,3 +357,12 @@ def test_make_plan_uses_what_was_learned():
     assert make_plan("consistency", 6, SD, learned=learned, guidance=5.0) == learned.policy.plan(S, grid, 5.0)
     assert make_plan("unipc", 5, SD, learned=learned) == make_plan("unipc", 5, SD)
     assert make_plan("consistency", 6, SD, learned=LearnedSolver((table,))) == make_plan("consistency", 6, SD)
+
+
+def test_policy_is_asked_for_the_steps_it_was_trained_for_alone():
+    learned = LearnedSolver((), trained(3, steps=(4, 8)))
+    for steps in (1, 3, 4, 8, 9, 40):
+        untrained = make_plan("consistency", steps, SD, learned=learned) == make_plan(
+            "consistency", steps, SD
+        )
+        assert untrained == (not 4 <= steps <= 8)
