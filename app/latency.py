@@ -80,9 +80,9 @@ def measure_worker(model: ImageModel, repeats: int) -> Iterator[Figure]:
 
 def measure_parts(model: ImageModel, repeats: int, previews_s: float) -> Iterator[Figure]:
     """One step's denoiser call, one picture's decoding, and the solver's arithmetic in all the previews."""
-    plan = make_plan("consistency", PREVIEW_STEPS, model.schedule)
-    prompts = model.encode_prompts([EXAMPLES[0]] * PREVIEWS)
-    negatives = model.encode_prompts([""] * PREVIEWS)
+    plan = make_plan("consistency", PREVIEW_STEPS, model.schedule, learned=model.learned)
+    prompts = model.encode([EXAMPLES[0]] * PREVIEWS)
+    negatives = model.encode([""] * PREVIEWS)
     guidance = torch.full((PREVIEWS,), 3.0)
     noises = [noise_for_seed(seed, model.latent_shape).to(model.device) for seed in range(PREVIEWS)]
     denoising, arithmetic = [], []
@@ -105,7 +105,7 @@ def measure_parts(model: ImageModel, repeats: int, previews_s: float) -> Iterato
         arithmetic.append(solver_s)
     latents = states[0].x[None]
     yield Figure(f"one step of {PREVIEWS} previews", median(denoising) * 1000, "ms")
-    yield Figure("decoding one picture", timed(lambda: model.decode(latents), repeats) * 1000, "ms")
+    yield Figure("decoding one picture", timed(lambda: model.pictures(latents), repeats) * 1000, "ms")
     yield Figure("solver's share of the previews", 100 * median(arithmetic) / previews_s, "%", 3)
 
 

@@ -15,7 +15,8 @@ import torch
 import transformers
 from PIL import Image
 
-from solver import NoiseSchedule, make_plan
+from solver import LearnedSolver, NoiseSchedule, make_plan
+from solver.diffusion import LatentDiffusion
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -34,65 +35,28 @@ class ModelError(RuntimeError):
 
 
 @dataclass(frozen=True, eq=False)
-class ImageModel:
+class ImageModel(LatentDiffusion):
     """A text-to-image latent diffusion model, ready to run on one device in float32.
 
-    name: the folder's. revision: SHA-256 of its weights, in hex. latent_shape: (channels, height, width).
-    size: edge of its square pictures in pixels. schedule: the noise levels it was trained on.
-    max_prompt_tokens: how many tokens a prompt may have.
+    name: the folder's. revision: SHA-256 of its weights, in hex. size: edge of its square pictures in pixels.
+    max_prompt_tokens: how many tokens a prompt may have. learned: its ConsistencySolver, as far as trained.
     """
 
     name: str
     revision: str
-    device: torch.device
-    latent_shape: tuple[int, int, int]
     size: int
-    schedule: NoiseSchedule = field(repr=False)
     max_prompt_tokens: int
-    unet: Any = field(repr=False)
-    vae: Any = field(repr=False)
-    text_encoder: Any = field(repr=False)
-    tokenizer: Any = field(repr=False)
+    learned: LearnedSolver = field(repr=False)
     tokenizing: threading.Lock = field(default_factory=threading.Lock, repr=False)
 
-    def encode_prompts(self, prompts: Sequence[str]) -> torch.Tensor:
+    def encode(self, prompts: Sequence[str]) -> torch.Tensor:
         """Prompt embeddings [len(prompts), tokens, width]; recent ones come from a cache."""
         return torch.stack([_embed(self, prompt) for prompt in prompts])
 
     @torch.inference_mode()
-    def denoise(
-        self,
-        model_input: torch.Tensor,
-        timesteps: torch.Tensor,
-        prompts: torch.Tensor,
-        negatives: torch.Tensor,
-        guidance: torch.Tensor,
-    ) -> torch.Tensor:
-        """The guided output of the denoiser, in one call, each sample with its own timestep and guidance.
-
-        model_input [B, *latent_shape]; timesteps [B]; prompts and negatives [B, tokens, width];
-        guidance [B] ≥ 1. Samples whose guidance is 1 need no second row. Returns [B, *latent_shape].
-        """
-        guided = (guidance != 1).to(model_input.device)
-        output = self.unet(
-            torch.cat([model_input, model_input[guided]]),
-            torch.cat([timesteps, timesteps[guided]]).to(model_input.device),
-            encoder_hidden_states=torch.cat([prompts, negatives[guided]]),
-            return_dict=False,
-        )[0]
-        batch = len(model_input)
-        conditional, unconditional = output[:batch].clone(), output[batch:]
-        scale = guidance.to(output)[guided].view(-1, 1, 1, 1)
-        conditional[guided] = unconditional + scale * (conditional[guided] - unconditional)
-        return conditional
-
-    @torch.inference_mode()
-    def decode(self, latents: torch.Tensor) -> list[Image.Image]:
+    def pictures(self, latents: torch.Tensor) -> list[Image.Image]:
         """Latents [B, *latent_shape] as B RGB pictures."""
-        config = self.vae.config
-        z = latents.to(self.device) / config.scaling_factor + (getattr(config, "shift_factor", None) or 0.0)
-        pixels = self.vae.decode(z, return_dict=False)[0]
-        levels = (pixels.float() * 127.5 + 127.5).round().clamp(0, 255).to(torch.uint8)
+        levels = (self.decode(latents.to(self.device)).float() * 255).round().clamp(0, 255).to(torch.uint8)
         return [Image.fromarray(array) for array in levels.permute(0, 2, 3, 1).cpu().numpy()]
 
     def count_tokens(self, prompt: str) -> int:
@@ -110,26 +74,17 @@ class ImageModel:
         words = [prompt[start:end] for token, (start, end) in places if token == unknown]
         return list(dict.fromkeys(word for word in words if any(map(str.isalnum, word))))
 
-    def tokenize(self, prompt: str, **options: Any) -> Any:
-        """What the tokenizer makes of a prompt, from any thread: the tokenizer itself bears but one."""
+    def tokenize(self, text: str | list[str], **options: Any) -> Any:
+        """What the tokenizer makes of prompts, from any thread: the tokenizer itself bears but one."""
         with self.tokenizing:
-            return self.tokenizer(prompt, **options)
+            return super().tokenize(text, **options)
 
 
 @lru_cache(maxsize=256)
 @torch.inference_mode()
 def _embed(model: ImageModel, prompt: str) -> torch.Tensor:
     """The embedding [tokens, width] of one prompt, as the stock pipeline makes it."""
-    tokens = model.tokenize(
-        prompt,
-        padding="max_length",
-        max_length=model.max_prompt_tokens + _framing_tokens(model.tokenizer),
-        truncation=True,
-        return_tensors="pt",
-    ).to(model.device)
-    encoder = model.text_encoder
-    mask = tokens.attention_mask if getattr(encoder.config, "use_attention_mask", False) else None
-    return encoder(tokens.input_ids, attention_mask=mask)[0][0]
+    return LatentDiffusion.encode(model, [prompt])[0]
 
 
 def _framing_tokens(tokenizer: Any) -> int:
@@ -181,15 +136,30 @@ def load(folder: Path, device: torch.device) -> ImageModel:
             f"The vae and the unet in {folder} do not fit together ({_brief(error)})."
         ) from error
     return ImageModel(
+        latent_shape=latent_shape,
+        schedule=schedule,
+        scheduler_config=scheduler,
         name=folder.resolve().name,
         revision=_hash_weights(folder),
-        device=device,
-        latent_shape=latent_shape,
         size=size,
-        schedule=schedule,
+        learned=_load_learned(folder, schedule),
         max_prompt_tokens=positions - _framing_tokens(tokenizer),
         **parts,
     )
+
+
+def _load_learned(folder: Path, schedule: NoiseSchedule) -> LearnedSolver:
+    """What is in `folder/solver`, or a solver that has learned nothing where there is no such folder."""
+    if not (folder / "solver").is_dir():
+        return LearnedSolver()
+    try:
+        learned = LearnedSolver.load(folder / "solver")
+        for steps in {table.steps for table in learned.tables} | {6}:
+            learned.plan(steps, schedule)
+    # What a damaged file raises depends on where the damage is.
+    except Exception as error:
+        raise ModelError(f"{folder / 'solver'} can't be used ({_brief(error)}). {_advice(folder)}") from error
+    return learned
 
 
 def _load_component(folder: Path, name: str, source: Any, device: torch.device) -> Any:

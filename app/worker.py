@@ -216,7 +216,9 @@ class Worker:
                     f"{model.max_prompt_tokens}. Leave something out."
                 )
         try:
-            return make_plan(job.solver, job.steps, model.schedule)
+            return make_plan(
+                job.solver, job.steps, model.schedule, learned=model.learned, guidance=job.guidance
+            )
         except ValueError as error:
             raise RequestError(str(error)) from error
 
@@ -294,7 +296,7 @@ class Worker:
     def _start(self, sample: _Sample) -> SampleState:
         job, model = sample.handle.job, self.model
         sample.started = time.perf_counter()
-        sample.prompts, sample.negatives = model.encode_prompts([job.prompt, job.negative_prompt])
+        sample.prompts, sample.negatives = model.encode([job.prompt, job.negative_prompt])
         noise = noise_for_seed(job.seed, model.latent_shape).to(model.device)
         sample.state = SampleState.start(sample.plan, noise)
         return sample.state
@@ -334,7 +336,7 @@ class Worker:
 
     def _decode(self, latents: torch.Tensor) -> Image.Image:
         began = time.perf_counter()
-        picture = self.model.decode(latents[None])[0]
+        picture = self.model.pictures(latents[None])[0]
         self.decode.note(time.perf_counter() - began)
         return picture
 
@@ -343,13 +345,13 @@ class Worker:
         """Take the first call's extra cost before anybody waits, and measure a first pace."""
         model = self.model
         noise = noise_for_seed(0, model.latent_shape)
-        state = SampleState.start(make_plan("consistency", 6, model.schedule), noise)
+        state = SampleState.start(make_plan("consistency", 6, model.schedule, learned=model.learned), noise)
         state.x = state.x.to(model.device)
-        prompts = model.encode_prompts([""])
+        prompts = model.encode([""])
         for _ in range(2):
             began = time.perf_counter()
             self._denoise([state], prompts, prompts, torch.tensor([2.0]))
             warm_s = time.perf_counter() - began
         self.row.note(warm_s / 2)
-        model.decode(state.x[None])
+        model.pictures(state.x[None])
         self._decode(state.x)

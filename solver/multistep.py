@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 from numpy.polynomial import polynomial
@@ -27,7 +28,7 @@ ADAMS_BASHFORTH = (
 READINGS = ("epsilon", "sample", "flow_prediction")
 
 
-def transport(read_as: str, grid: TimeGrid) -> tuple[Array, Array]:
+def transport(read_as: str, grid: tuple[Any, Any, Any]) -> tuple[Any, Any]:
     """(A, B) [N] with x[i+1] = A[i] · x[i] + B[i] · q, exact while q stays the same.
 
     On data and noise that never change x[i] is α[i]·x0 + σ[i]·ε and q is p·x0 + r·ε, so A and B solve
@@ -35,6 +36,8 @@ def transport(read_as: str, grid: TimeGrid) -> tuple[Array, Array]:
     log-SNR: in ε y[i+1] = y[i] + (n[i+1] - n[i]) · ε, which is DDIM's and the paper's step; in x0
     x[i+1] = σ[i+1] / σ[i] · x[i] + α[i+1] · (1 - exp(-h)) · x0, which is DPM-Solver++'s; on a flow Euler's
     x[i+1] = x[i] + (σ[i+1] - σ[i]) · v.
+
+    The grid's levels are arrays or tensors [..., N + 1].
 
     Raises:
         ValueError: a reading that is not one of `READINGS`.

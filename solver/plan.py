@@ -24,8 +24,11 @@ from typing import Any
 PREDICTION_TYPES = ("epsilon", "sample", "v_prediction", "flow_prediction")
 
 
-def coordinates(kind: str, alpha: float, sigma: float) -> tuple[float, float]:
-    """What a network output of this kind is made of: (p, r) with output = p · x0 + r · ε."""
+def coordinates(kind: str, alpha: Any, sigma: Any) -> tuple[Any, Any]:
+    """What a network output of this kind is made of: (p, r) with output = p · x0 + r · ε.
+
+    Levels may be numbers, arrays or tensors.
+    """
     if kind == "v_prediction":  # Salimans & Ho 2022, v = α·ε - σ·x0
         return -sigma, alpha
     try:

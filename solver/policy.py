@@ -12,7 +12,7 @@ import torch
 from safetensors import safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
-from torch.distributions import Categorical, Distribution, Normal
+from torch.distributions import Categorical, Normal
 
 from solver.classical import probed_plan
 from solver.grids import TimeGrid
@@ -139,7 +139,7 @@ class Policy(nn.Module):
         else:
             self.log_std = nn.Parameter(torch.tensor(deviations).log())
 
-    def forward(self, t: Tensor, t_next: Tensor, steps: Tensor, guidance: Tensor) -> Distribution:
+    def forward(self, t: Tensor, t_next: Tensor, steps: Tensor, guidance: Tensor) -> Normal | Categorical:
         """The distribution of the actions, of which `offsets` makes what is added to the classical solver.
 
         Args:
@@ -162,7 +162,7 @@ class Policy(nn.Module):
         out = out[..., : len(self.decisions)]
         return Normal(out, self.log_std.exp().expand_as(out))
 
-    def distribution(self, grid: TimeGrid, guidance: Tensor) -> Distribution:
+    def distribution(self, grid: TimeGrid, guidance: Tensor) -> Normal | Categorical:
         """The distribution of all actions of runs on a grid of N steps, [B, N, decisions].
 
         Args:
@@ -180,7 +180,7 @@ class Policy(nn.Module):
         if not self.bins:
             return actions
         which = torch.arange(len(self.decisions), device=actions.device)
-        return self.values[which, actions]
+        return self.get_buffer("values")[which, actions]
 
     def likeliest(self, grid: TimeGrid, guidance: Tensor) -> Tensor:
         """The offsets [B, N, decisions] that it decides for; differentiable where actions are continuous."""

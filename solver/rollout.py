@@ -109,7 +109,8 @@ def rollout(tables: Tables, denoise: Denoiser, noise: Tensor, *, checkpointed: b
     """
     shape = (-1, *[1] * (noise.dim() - 1))
     rows = {f.name: getattr(tables, f.name).float().to(noise.device) for f in fields(tables)}
-    x, history = noise.float(), []
+    x = noise.float()
+    history: list[Tensor] = []
     for i in range(tables.nfe):
         t = rows["timestep"][:, i].expand(len(noise))
         output = checkpoint(denoise, x, t, use_reentrant=False) if checkpointed else denoise(x, t)

@@ -57,7 +57,7 @@ def make_plan(
         refuse_nonlinear(schedule if isinstance(schedule, Mapping) else schedule.config)
         schedule = NoiseSchedule.from_config(schedule)
     if solver == "consistency" and learned is not None:
-        return learned.plan(steps, schedule, grid=grid, guidance=guidance)
+        return _learned_plan(learned, steps, schedule, grid=grid, guidance=guidance)
     return _make_plan(solver, steps, schedule, grid)
 
 
@@ -69,6 +69,9 @@ def refuse_nonlinear(config: Mapping[str, Any]) -> None:
                 f"The scheduler config sets {setting}={config[setting]!r}, which linear solvers cannot do; "
                 f"set {setting}=False if the model does not need it (latent diffusion models do not)."
             )
+
+
+_learned_plan = lru_cache(maxsize=64)(LearnedSolver.plan)
 
 
 @lru_cache(maxsize=256)

@@ -85,7 +85,7 @@ def test_tokenizing_from_many_threads_at_once(model: ImageModel) -> None:
     from concurrent.futures import ThreadPoolExecutor
 
     def both(i: int) -> int:
-        model.encode_prompts([f"snowy lake {i}"])
+        model.encode([f"snowy lake {i}"])
         return model.count_tokens("snowy lake")
 
     with ThreadPoolExecutor(8) as pool:

@@ -245,8 +245,8 @@ def test_guidance_of_one_asks_the_network_once(model: ImageModel) -> None:
     unet = model.unet
     hook = unet.register_forward_pre_hook(lambda module, args: rows.append(len(args[0])))
     x = torch.randn(3, *model.latent_shape)
-    text = model.encode_prompts(["lake"] * 3)
-    empty = model.encode_prompts([""] * 3)
+    text = model.encode(["lake"] * 3)
+    empty = model.encode([""] * 3)
     t = torch.tensor([900.0, 500.0, 20.0])
     mixed = model.denoise(x, t, text, empty, torch.tensor([1.0, 3.0, 1.0]))
     hook.remove()

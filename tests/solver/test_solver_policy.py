@@ -235,7 +235,7 @@ def test_untrained_bins_are_the_classical_solver(bins):
     drawn = policy.distribution(grid, torch.tensor([3.0])).sample((50,))
     offsets = policy.offsets(drawn)
     assert offsets.shape == (50, 1, 6, 4) and offsets.std() > 0
-    assert set(offsets[..., 0].unique().tolist()) <= set(policy.values[0].tolist())
+    assert set(offsets[..., 0].unique().tolist()) <= set(policy.get_buffer("values")[0].tolist())
 
 
 def test_learned_rows_follow_data_and_noise_that_never_change():
@@ -332,7 +332,7 @@ def test_impossible_policies_are_refused():
         ("bins must be 0 or an odd number from 3 on, not 4", {"bins": 4}),
     ):
         with pytest.raises(ValueError, match=message):
-            Policy(**settings)  # type: ignore[arg-type]
+            Policy(**settings)
     flow: NoiseSchedule = NoiseSchedule.from_config(FLOW)
     grid: TimeGrid = time_grid("trailing", flow, 4)
     with pytest.raises(ValueError, match="A flow does not know the noise at its start"):
