@@ -105,13 +105,18 @@ class ConsistencySolverScheduler(SchedulerMixin, ConfigMixin):
             ValueError: a config that no linear solver can follow (says why).
         """
         settings = {**config, **kwargs}
-        unspoken = config.get("_use_default_values", ())  # nobody chose these, so ours apply
-        refuse_nonlinear({k: v for k, v in settings.items() if k in kwargs or k not in unspoken})
-        if "shift" in settings and not ({"beta_schedule", "trained_betas"} & settings.keys()):
+        # Nobody chose these, so ours apply.
+        unspoken = [key for key in config.get("_use_default_values", ()) if key not in kwargs]
+        refuse_nonlinear({key: value for key, value in settings.items() if key not in unspoken})
+        NoiseSchedule.from_config(settings, mu=1.0)  # refuses what our defaults would hide
+        # What a class does not know diffusers keeps from the config alone, so that must be overridden too.
+        overridden = {key: value for key, value in kwargs.items() if key in config}
+        config = {**config, **overridden, "_use_default_values": unspoken}
+        ours = {"beta_schedule", "trained_betas", "use_flow_sigmas"}
+        if "shift" in settings and not (ours & settings.keys()):
             flow = {"use_flow_sigmas": True, "flow_shift": settings["shift"]}
             kwargs = flow | {"prediction_type": "flow_prediction"} | kwargs
-        # Both, because diffusers keeps what a class does not know from the config alone.
-        return super().from_config({**config, **kwargs}, return_unused_kwargs, **kwargs)
+        return super().from_config(config, return_unused_kwargs, **kwargs)
 
     @classmethod
     def from_pretrained(
@@ -129,8 +134,8 @@ class ConsistencySolverScheduler(SchedulerMixin, ConfigMixin):
         if name := scheduler.config.policy_file:
             folder = Path(pretrained_model_name_or_path)
             if folder.is_dir():
-                inside = folder / (subfolder or "") / name
-                path = inside if inside.is_file() else folder / name
+                inside = folder / (subfolder or "")  # where diffusers looks for the config first
+                path = (inside if (inside / cls.config_name).is_file() else folder) / name
             else:
                 path = hf_hub_download(pretrained_model_name_or_path, name, subfolder=subfolder, **hub)
             scheduler.policy = Policy.load(path)
@@ -197,17 +202,17 @@ class ConsistencySolverScheduler(SchedulerMixin, ConfigMixin):
             device: where `timesteps` are put.
             timesteps: instead of N, the timesteps to evaluate at, falling; tables do not apply.
             sigmas: instead of N, the noise levels to evaluate at, falling to 0 (which may be left out):
-                σ / α, or on a flow σ before its shift; tables do not apply.
+                σ / α, or on a flow σ before its shift; tables do not apply. On a flow 1, 1 - 1/N, …, 1/N mean
+                N, since most of its pipelines ask for N steps in this way.
             mu: resolution-dependent shift of a flow with `use_dynamic_shifting`; others ignore it.
 
         Raises:
             ValueError: not exactly one of N, timesteps and sigmas (an N that fits the others is allowed), or
                 values that cannot be used (says why).
         """
-        custom = timesteps if timesteps is not None else sigmas
         if timesteps is not None and sigmas is not None:
             raise ValueError("Give timesteps or sigmas, not both.")
-        if custom is None and num_inference_steps is None:
+        if num_inference_steps is None and timesteps is None and sigmas is None:
             raise ValueError("Give one of num_inference_steps, timesteps and sigmas.")
         if self.config.policy_file and self.policy is None:
             raise ValueError(
@@ -215,20 +220,24 @@ class ConsistencySolverScheduler(SchedulerMixin, ConfigMixin):
                 "assign scheduler.policy."
             )
         self.schedule = NoiseSchedule.from_config(self.config, mu=mu)
-        if custom is None:
+        steps = num_inference_steps
+        if sigmas is not None and self.schedule.is_flow and _evenly_spaced(sigmas):
+            steps, sigmas = len(sigmas), None
+        if timesteps is not None:
+            plan = self._plan_on(grid_at_timesteps(timesteps, self.schedule))
+        elif sigmas is not None:
+            plan = self._plan_on(grid_at_sigmas(sigmas, self.schedule))
+        else:
             plan = make_plan(
                 "consistency",
-                num_inference_steps,  # type: ignore[arg-type]
+                steps,  # type: ignore[arg-type]
                 self.schedule,
                 grid=self.config.grid,
                 learned=self.learned,
                 guidance=self.config.guidance,
             )
-        else:
-            grid_at = grid_at_sigmas if timesteps is None else grid_at_timesteps
-            plan = self._plan_on(grid_at(custom, self.schedule))
-            if num_inference_steps not in (None, plan.nfe):
-                raise ValueError(f"{plan.nfe} levels were given for {num_inference_steps} steps.")
+        if num_inference_steps not in (None, plan.nfe):
+            raise ValueError(f"{plan.nfe} levels were given for {num_inference_steps} steps.")
         told = torch.tensor(plan.timestep, dtype=torch.float64)
         whole = bool((told == told.round()).all())
         self.timesteps = told.to(torch.int64 if whole else torch.float32).to(device)
@@ -251,7 +260,6 @@ class ConsistencySolverScheduler(SchedulerMixin, ConfigMixin):
         i = self.index_for_timestep(timestep) if self._begin_index is None else self._begin_index
         if not 0 <= i < self.plan.nfe:
             raise ValueError(f"The begin index must be 0 to {self.plan.nfe - 1}, not {i}.")
-        self._rounded_off: Tensor | None = None
         return SampleState(_entered_at(self.plan, i, self._plan_on) if i else self.plan, sample, index=i)
 
     def scale_model_input(self, sample: Tensor, timestep: float | Tensor | None = None) -> Tensor:
@@ -267,8 +275,8 @@ class ConsistencySolverScheduler(SchedulerMixin, ConfigMixin):
             model_output: the network's output, of any floating type.
             timestep: its timestep, looked at in the first step of a run alone (and there only if no begin
                 index is set), so that later steps never wait for the device.
-            sample: the state x[i], of any floating type. What was rounded off when it was handed out in half
-                precision is remembered and added again, so the state is as exact as in float32.
+            sample: the state x[i], of any floating type. In half precision it is known more exactly than it
+                was handed out, and that is used wherever it comes back unchanged.
             return_dict: whether to return a SchedulerOutput rather than a tuple.
 
         Returns:
@@ -281,12 +289,12 @@ class ConsistencySolverScheduler(SchedulerMixin, ConfigMixin):
         state = self._state
         if state is None or state.done:
             state = self._state = self._begin(timestep, sample)
-        state.x = sample.float()
-        if self._rounded_off is not None and self._rounded_off.shape == state.x.shape:
-            state.x = state.x + self._rounded_off
+        if sample.dtype == state.x.dtype or sample.shape != state.x.shape:
+            state.x = sample.float()
+        else:
+            state.x = torch.where(sample == state.x.to(sample.dtype), state.x, sample.float())
         state.step(model_output)
         result = state.x.to(sample.dtype)
-        self._rounded_off = None if result.dtype == state.x.dtype else state.x - result.float()
         return SchedulerOutput(prev_sample=result) if return_dict else (result,)
 
     def add_noise(self, original_samples: Tensor, noise: Tensor, timesteps: Tensor) -> Tensor:
@@ -309,15 +317,24 @@ class ConsistencySolverScheduler(SchedulerMixin, ConfigMixin):
         if self._plan is not None and self._begin_index is not None:
             i = self._begin_index if self.step_index is None else self.step_index
             return [(self.plan.alpha[i], self.plan.sigma[i])]
-        plan_levels = zip(self.plan.alpha, self.plan.sigma, strict=True) if self._plan else ()
-        levels = dict(zip(self.timesteps.tolist(), plan_levels, strict=False))
-        return [
-            levels.get(t) or (float(self.schedule.alpha(t)), float(self.schedule.sigma(t)))
-            for t in timesteps.reshape(-1).tolist()
-        ]
+        told = self.timesteps.tolist() if self._plan is not None else []
+        levels = []
+        for t in timesteps.reshape(-1).tolist():
+            if t in told:
+                i = told.index(t)  # the first, as in index_for_timestep
+                levels.append((self.plan.alpha[i], self.plan.sigma[i]))
+            else:
+                levels.append((float(self.schedule.alpha(t)), float(self.schedule.sigma(t))))
+        return levels
 
     def __len__(self) -> int:
         return self.config.num_train_timesteps
+
+
+def _evenly_spaced(sigmas: Sequence[float]) -> bool:
+    """Whether these are 1, 1 - 1/N, …, 1/N."""
+    N = len(sigmas)
+    return N > 0 and np.allclose(sigmas, np.arange(N, 0, -1) / N, rtol=0, atol=1e-6)
 
 
 def _entered_at(plan: Plan, i: int, plan_on: Callable[[TimeGrid], Plan]) -> Plan:

@@ -13,26 +13,42 @@ from diffusers import (
     FluxImg2ImgPipeline,
     FluxPipeline,
     FluxTransformer2DModel,
+    SD3Transformer2DModel,
+    StableDiffusion3Img2ImgPipeline,
+    StableDiffusion3Pipeline,
     StableDiffusionImg2ImgPipeline,
     StableDiffusionInpaintPipeline,
     StableDiffusionPipeline,
+    StableDiffusionXLImg2ImgPipeline,
+    StableDiffusionXLPipeline,
     UNet2DConditionModel,
 )
-from toys import SD, relative_error
+from toys import FLOW, SD, relative_error
 
-from solver import ConsistencySolverScheduler, guided, make_plan, sample
+from solver import (
+    ConsistencySolverScheduler,
+    LearnedSolver,
+    NoiseSchedule,
+    Plan,
+    SampleState,
+    guided,
+    make_plan,
+    sample,
+)
+from solver.sampling import Denoiser
 
 EMBEDDINGS = torch.randn(2, 1, 5, 8, generator=torch.Generator().manual_seed(1))
+POOLED = torch.randn(2, 1, 8, generator=torch.Generator().manual_seed(6))
 NOISE = torch.randn(1, 4, 8, 8, generator=torch.Generator().manual_seed(2))
 PICTURE = torch.rand(1, 3, 16, 16, generator=torch.Generator().manual_seed(3))
+LATENTS = torch.rand(1, 4, 8, 8, generator=torch.Generator().manual_seed(7))
 
 LATENT = {"clip_sample": False, "steps_offset": 1}
 
 
-@pytest.fixture(scope="module")
-def parts() -> dict[str, Any]:
+def tiny_unet(**options: Any) -> UNet2DConditionModel:
     torch.manual_seed(0)
-    unet = UNet2DConditionModel(
+    return UNet2DConditionModel(
         sample_size=8,
         block_out_channels=(8, 8),
         layers_per_block=1,
@@ -41,17 +57,76 @@ def parts() -> dict[str, Any]:
         attention_head_dim=4,
         down_block_types=("DownBlock2D", "CrossAttnDownBlock2D"),
         up_block_types=("CrossAttnUpBlock2D", "UpBlock2D"),
-    )
-    vae = AutoencoderKL(
+        **options,
+    ).eval()
+
+
+@pytest.fixture(scope="module")
+def vae() -> AutoencoderKL:
+    torch.manual_seed(0)
+    return AutoencoderKL(
         block_out_channels=(4, 4),
         norm_num_groups=2,
         latent_channels=4,
         down_block_types=("DownEncoderBlock2D",) * 2,
         up_block_types=("UpDecoderBlock2D",) * 2,
-    )
-    parts = {"unet": unet.eval(), "vae": vae.eval(), "scheduler": DDIMScheduler(**SD, **LATENT)}
+    ).eval()
+
+
+@pytest.fixture(scope="module")
+def parts(vae) -> dict[str, Any]:
+    parts = {"unet": tiny_unet(), "vae": vae, "scheduler": DDIMScheduler(**SD, **LATENT)}
     names = ("text_encoder", "tokenizer", "safety_checker", "feature_extractor")
     return parts | dict.fromkeys(names) | {"requires_safety_checker": False}
+
+
+@pytest.fixture(scope="module")
+def xl(vae) -> dict[str, Any]:
+    unet = tiny_unet(
+        addition_embed_type="text_time",
+        addition_time_embed_dim=8,
+        projection_class_embeddings_input_dim=6 * 8 + POOLED.shape[-1],
+    )
+    parts = {"unet": unet, "vae": vae, "scheduler": DDIMScheduler(**SD, **LATENT)}
+    return parts | dict.fromkeys(("text_encoder", "text_encoder_2", "tokenizer", "tokenizer_2"))
+
+
+@pytest.fixture(scope="module")
+def sd3(vae) -> dict[str, Any]:
+    torch.manual_seed(0)
+    transformer = SD3Transformer2DModel(
+        sample_size=8,
+        patch_size=1,
+        in_channels=4,
+        out_channels=4,
+        num_layers=2,
+        attention_head_dim=8,
+        num_attention_heads=2,
+        joint_attention_dim=8,
+        caption_projection_dim=16,
+        pooled_projection_dim=8,
+        pos_embed_max_size=8,
+    )
+    parts = {
+        "transformer": transformer.eval(),
+        "vae": vae,
+        "scheduler": FlowMatchEulerDiscreteScheduler(**FLOW),
+    }
+    names = ("text_encoder", "text_encoder_2", "text_encoder_3", "tokenizer", "tokenizer_2", "tokenizer_3")
+    return parts | dict.fromkeys(names)
+
+
+MODELS = {
+    "parts": (StableDiffusionPipeline, StableDiffusionImg2ImgPipeline),
+    "xl": (StableDiffusionXLPipeline, StableDiffusionXLImg2ImgPipeline),
+    "sd3": (StableDiffusion3Pipeline, StableDiffusion3Img2ImgPipeline),
+}
+
+
+@pytest.fixture(params=MODELS, ids=["sd", "sdxl", "sd3"])
+def model(request) -> tuple[dict[str, Any], type, type]:
+    """Parts of a model, and its pipelines from text and from a picture."""
+    return request.getfixturevalue(request.param), *MODELS[request.param]
 
 
 def pipeline(kind: type, parts: dict[str, Any], **learned: Any) -> Any:
@@ -62,26 +137,76 @@ def pipeline(kind: type, parts: dict[str, Any], **learned: Any) -> Any:
 
 
 def run(pipe: Any, **options: Any) -> torch.Tensor:
-    negative, positive = EMBEDDINGS
-    prompts = {"prompt_embeds": positive, "negative_prompt_embeds": negative, "guidance_scale": 3.0}
-    prompts = {name: value.to(pipe.dtype) if name.endswith("s") else value for name, value in prompts.items()}
+    prompts = dict(zip(("negative_prompt_embeds", "prompt_embeds"), EMBEDDINGS, strict=True))
+    if hasattr(pipe, "text_encoder_2"):
+        prompts |= zip(("negative_pooled_prompt_embeds", "pooled_prompt_embeds"), POOLED, strict=True)
+    prompts = {name: value.to(pipe.dtype) for name, value in prompts.items()}
     generator = torch.Generator().manual_seed(4)
-    return pipe(**prompts, generator=generator, output_type="latent", return_dict=False, **options)[0]
+    options |= {"guidance_scale": 3.0, "output_type": "latent", "return_dict": False}
+    return pipe(**prompts, generator=generator, **options)[0]
+
+
+def network(pipe: Any) -> Denoiser:
+    """The pipeline's network as `run` has it called."""
+    prompts, pooled = EMBEDDINGS.flatten(0, 1), POOLED.flatten(0, 1)
+    sizes = torch.tensor([[16.0, 16.0, 0.0, 0.0, 16.0, 16.0]] * 2)  # original, crop and target, for SDXL
+
+    def both(x: torch.Tensor, t: torch.Tensor) -> torch.Tensor:
+        if hasattr(pipe, "transformer"):
+            return pipe.transformer(x, prompts, pooled, t, return_dict=False)[0]
+        added = {"text_embeds": pooled, "time_ids": sizes}
+        return pipe.unet(x, t, prompts, added_cond_kwargs=added, return_dict=False)[0]
+
+    return guided(both, 3.0)
+
+
+def remaining(plan: Plan, i: int, schedule: Any) -> Plan:
+    """A plan from level i of another one on, without outputs from before."""
+    t, alpha, sigma = (np.array(numbers[i:]) for numbers in (plan.timestep, plan.alpha, plan.sigma))
+    return LearnedSolver().plan_on((t, alpha, sigma), NoiseSchedule.from_config(schedule))
 
 
 def table(steps: int) -> dict[str, Any]:
     return make_plan("ddim", steps, SD, grid="linspace").to_dict()
 
 
-def test_pipeline_makes_the_picture_of_the_plan(parts):
-    pipe = pipeline(StableDiffusionPipeline, parts)
-
-    def both(x: torch.Tensor, t: torch.Tensor) -> torch.Tensor:
-        return pipe.unet(x, t, EMBEDDINGS.flatten(0, 1), return_dict=False)[0]
-
+def test_pipeline_makes_the_picture_of_the_plan(model):
+    parts, kind, _ = model
+    pipe = pipeline(kind, parts)
     result = run(pipe, latents=NOISE, num_inference_steps=6)
-    assert relative_error(result, sample(make_plan("consistency", 6, SD), guided(both, 3.0), NOISE)) < 1e-5
+    expected = sample(make_plan("consistency", 6, parts["scheduler"]), network(pipe), NOISE)
+    assert relative_error(result, expected) < 1e-5
     assert torch.equal(result, run(pipe, latents=NOISE, num_inference_steps=6))
+
+
+def test_image_to_image_makes_the_picture_of_the_remaining_levels(model):
+    parts, _, kind = model
+    pipe = pipeline(kind, parts)
+    result = run(pipe, image=LATENTS, strength=0.5, num_inference_steps=6)
+    assert pipe.scheduler.begin_index == 3 and pipe.scheduler.step_index == 6
+    plan = make_plan("consistency", 6, parts["scheduler"])
+    noise = torch.randn(LATENTS.shape, generator=torch.Generator().manual_seed(4))
+    noisy = plan.alpha[3] * LATENTS + plan.sigma[3] * noise
+    expected = sample(remaining(plan, 3, parts["scheduler"]), network(pipe), noisy)
+    assert relative_error(result, expected) < 1e-5
+
+
+def test_a_refiner_goes_on_where_the_base_model_stops(xl):
+    base, refiner = (pipeline(kind, xl) for kind in MODELS["xl"])
+    halfway = run(base, latents=NOISE, num_inference_steps=6, denoising_end=0.5)
+    result = run(refiner, image=halfway, num_inference_steps=6, denoising_start=0.5)
+    plan = make_plan("consistency", 6, SD)
+    state = SampleState.start(plan, NOISE)
+    while state.timestep >= 500:
+        state.step(network(base)(state.x, torch.tensor([state.timestep])))
+    assert relative_error(halfway, state.x) < 1e-5
+    expected = sample(remaining(plan, state.index, SD), network(refiner), state.x)
+    assert relative_error(result, expected) < 1e-5
+
+
+def test_timesteps_or_sigmas_of_ones_own(parts):
+    pipe = pipeline(StableDiffusionPipeline, parts)
+    result = run(pipe, latents=NOISE, num_inference_steps=6)
     custom = run(pipe, latents=NOISE, timesteps=pipe.scheduler.timesteps.tolist())
     assert relative_error(custom, result) < 1e-5
     assert run(pipe, latents=NOISE, sigmas=[14.0, 3.0, 0.5, 0.0]).isfinite().all()

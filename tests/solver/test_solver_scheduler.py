@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from diffusers.utils import DummyObject
 from toys import FLOW, NOISE, SD, diffusers_scheduler, network, relative_error, run_scheduler
 
 from solver import ConsistencySolverScheduler, Plan, Policy, SampleState, make_plan, sample
@@ -123,6 +124,42 @@ def test_a_policy_is_never_lost_in_silence(tmp_path):
         ConsistencySolverScheduler.from_pretrained(tmp_path)
 
 
+def test_a_policy_lies_where_its_config_does(tmp_path):
+    """Without a config in the subfolder diffusers takes the folder's, and so do we the policy."""
+    scheduler = scheduler_for(SD)
+    scheduler.policy = trained_policy()
+    scheduler.save_pretrained(tmp_path)
+    (tmp_path / "solver").mkdir()
+    Policy(order=2).save(tmp_path / "solver" / "policy.safetensors")
+    loaded = ConsistencySolverScheduler.from_pretrained(tmp_path, subfolder="solver")
+    assert loaded.policy.order == 3
+    scheduler.policy = Policy(order=2)
+    scheduler.save_pretrained(tmp_path / "solver")
+    (tmp_path / "solver" / "policy.safetensors").unlink()
+    with pytest.raises(FileNotFoundError):
+        ConsistencySolverScheduler.from_pretrained(tmp_path, subfolder="solver")
+
+
+def test_a_policy_comes_from_where_the_config_was_downloaded(tmp_path, monkeypatch):
+    scheduler = scheduler_for(SD)
+    scheduler.policy = trained_policy()
+    scheduler.save_pretrained(tmp_path / "solver")
+    asked = []
+
+    def download(repo_id, filename, *, subfolder=None, revision=None, token=None, **options):
+        asked.append((repo_id, subfolder, revision, token))
+        return str(tmp_path / subfolder / filename)
+
+    monkeypatch.setattr("diffusers.configuration_utils.hf_hub_download", download)
+    monkeypatch.setattr("solver.scheduler.hf_hub_download", download)
+    loaded = ConsistencySolverScheduler.from_pretrained(
+        "someone/model", subfolder="solver", revision="v2", token="secret"
+    )
+    assert asked == [("someone/model", "solver", "v2", "secret")] * 2
+    expected = run_scheduler(scheduler, NOISE, num_inference_steps=5)
+    assert torch.equal(run_scheduler(loaded, NOISE, num_inference_steps=5), expected)
+
+
 @pytest.mark.parametrize(
     ("change", "message"),
     [
@@ -186,6 +223,21 @@ def test_flow_sigmas_are_shifted_as_flow_match_euler_does(shift):
     np.testing.assert_allclose(ours.timesteps, theirs.timesteps, rtol=1e-5)
 
 
+@pytest.mark.parametrize("sigmas", [np.linspace(1, 1 / 6, 6), torch.linspace(1, 1 / 6, 6).tolist()])
+def test_sigmas_with_which_flow_pipelines_ask_for_steps_mean_steps(sigmas):
+    """So what was learned for N steps is used in those that never name N."""
+    scheduler = scheduler_for(FLOW, tables=tables(FLOW, 6))
+    scheduler.set_timesteps(sigmas=sigmas)
+    assert scheduler.plan == Plan.from_dict(scheduler.config.tables[0])
+    scheduler.set_timesteps(sigmas=[*sigmas[:-1], 0.1])
+    assert scheduler.plan != Plan.from_dict(scheduler.config.tables[0])
+    with pytest.raises(ValueError, match="6 levels were given for 7 steps"):
+        scheduler.set_timesteps(7, sigmas=sigmas)
+    other = scheduler_for(SD, tables=tables(SD, 6))
+    other.set_timesteps(sigmas=sigmas)  # σ / α from 1 to 1/6, nothing else
+    np.testing.assert_allclose(other.sigmas[:6], sigmas, rtol=1e-6)
+
+
 def test_mu_is_asked_for_where_it_is_needed():
     flux = diffusers_scheduler("FlowMatchEulerDiscreteScheduler", use_dynamic_shifting=True, base_shift=0.5)
     scheduler = ConsistencySolverScheduler.from_config(flux.config)
@@ -247,14 +299,31 @@ def test_half_precision_is_handed_out_and_float32_kept(dtype):
         assert x.dtype == dtype and torch.equal(x, state.x.to(dtype))
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16])
+def test_a_sample_that_was_replaced_between_steps_is_taken_as_it_is(dtype):
+    """As inpainting does outside its mask: nothing is left there of what was handed out."""
+    scheduler = scheduler_for(SD)
+    scheduler.set_timesteps(5)
+    state = SampleState.start(scheduler.plan, NOISE.to(dtype))
+    kept = NOISE > 0
+    x = NOISE.to(dtype)
+    for t in scheduler.timesteps:
+        output = network(x.float(), t.expand(3)).to(dtype)
+        x = scheduler.step(output, t, x).prev_sample
+        state.step(output)
+        assert torch.equal(x, state.x.to(dtype))
+        x = torch.where(kept, x, x / 3)
+        state.x = torch.where(kept, state.x, x.float())
+
+
 def test_a_step_may_change_the_sample_between():
-    """As inpainting does; the rounding that is added again must not matter then."""
+    """A pipeline may even grow its batch before the history matters."""
     scheduler = scheduler_for(SD)
     scheduler.set_timesteps(5)
     x = NOISE.half()
     for i, t in enumerate(scheduler.timesteps):
         if i == 2:
-            x = torch.cat([x, x])  # and a pipeline may even grow its batch before the history matters
+            x = torch.cat([x, x])
             scheduler.set_timesteps(5)
             scheduler.set_begin_index(2)
         x = scheduler.step(network(x.float(), t.expand(len(x))).half(), t, x).prev_sample
@@ -278,6 +347,19 @@ def test_add_noise_is_that_of_diffusers(config):
         assert torch.equal(ours.scale_noise(NOISE, t, noise), ours.add_noise(NOISE, noise, t))
         assert ours.add_noise(NOISE.half(), noise.half(), t).dtype == torch.float16
         ours.set_timesteps(7)  # also for timesteps off the grid
+
+
+def test_a_timestep_that_repeats_means_its_first_row_everywhere():
+    scheduler = scheduler_for(SD, grid="karras")
+    scheduler.set_timesteps(60)
+    timesteps = scheduler.timesteps.tolist()
+    i = next(i for i in range(59) if timesteps[i] == timesteps[i + 1])
+    assert scheduler.index_for_timestep(timesteps[i]) == i
+    noisy = scheduler.add_noise(NOISE, 0 * NOISE, scheduler.timesteps[i + 1 : i + 2])
+    torch.testing.assert_close(noisy, scheduler.plan.alpha[i] * NOISE)
+    x = scheduler.step(NOISE, timesteps[i], noisy).prev_sample
+    scheduler.step(NOISE, timesteps[i + 1], x)  # the second is reached by counting
+    assert scheduler.step_index == i + 2
 
 
 def test_inpainting_noises_to_the_next_row():
@@ -347,6 +429,51 @@ def test_a_pipeline_that_clips_is_told(setting):
 
 
 @pytest.mark.parametrize(
+    ("name", "options", "message"),
+    [
+        ("EDMEulerScheduler", {}, "neither betas .* nor a flow"),
+        ("IPNDMScheduler", {}, "neither betas .* nor a flow"),
+        ("FlowMatchEulerDiscreteScheduler", {"invert_sigmas": True}, "sets invert_sigmas=True"),
+        ("FlowMatchEulerDiscreteScheduler", {"shift_terminal": 0.1}, "sets shift_terminal=0.1"),
+    ],
+)
+def test_a_model_whose_noise_schedule_is_not_known_is_refused_at_once(name, options, message):
+    """Not taken for one with our default betas."""
+    theirs = diffusers_scheduler(name, **options)
+    with pytest.raises(ValueError, match=message):
+        ConsistencySolverScheduler.from_config(theirs.config)
+
+
+def test_what_is_overridden_stays_so_in_the_next_scheduler():
+    """Entries of ours and of others, spoken or not, as for diffusers' own."""
+    theirs = diffusers_scheduler("DDIMScheduler")  # would clip, with timestep_spacing="leading"
+    ours = ConsistencySolverScheduler.from_config(
+        theirs.config, clip_sample=False, timestep_spacing="trailing", grid="karras"
+    )
+    back = type(theirs).from_config(ours.config)
+    assert back.config.timestep_spacing == "trailing" and not back.config.clip_sample
+    assert ConsistencySolverScheduler.from_config(back.config).config.grid == "karras"
+
+
+def test_arguments_for_nobody_are_handed_back_and_not_kept(tmp_path):
+    config = ConsistencySolverScheduler().config
+    scheduler, unused = ConsistencySolverScheduler.from_config(
+        config, return_unused_kwargs=True, torch_dtype=torch.float16
+    )
+    assert unused == {"torch_dtype": torch.float16} and "torch_dtype" not in scheduler.config
+    scheduler.save_pretrained(tmp_path)
+    ConsistencySolverScheduler.from_pretrained(tmp_path, torch_dtype=torch.float16).save_pretrained(tmp_path)
+
+
+def test_only_unknown_entries_of_a_config_are_warned_of(caplog):
+    for config in (SD, V, FLOW):
+        scheduler = scheduler_for(config)
+    assert not caplog.records
+    ConsistencySolverScheduler.from_config({**scheduler.config, "colour": "red"})
+    assert "{'colour': 'red'} were passed to ConsistencySolverScheduler" in caplog.text
+
+
+@pytest.mark.parametrize(
     "name",
     [
         "DDIMScheduler",
@@ -357,7 +484,7 @@ def test_a_pipeline_that_clips_is_told(setting):
     ],
 )
 def test_from_and_to_the_config_of_any_scheduler(name):
-    """There and back nothing is lost, as `SchedulerCommonTest` asks of diffusers' own."""
+    """There and back nothing of theirs is lost."""
     theirs = diffusers_scheduler(name, **{k: v for k, v in SD.items() if k != "timestep_spacing"})
     ours = ConsistencySolverScheduler.from_config(theirs.config)
     assert {k: ours.config[k] for k in SD if k in ours.config} == {k: SD[k] for k in SD if k in ours.config}
@@ -365,7 +492,27 @@ def test_from_and_to_the_config_of_any_scheduler(name):
     assert {k: back.config[k] for k in theirs.config if k[0] != "_"} == {
         k: v for k, v in theirs.config.items() if k[0] != "_"
     }
-    assert all(kind in ours.compatibles for kind in (type(theirs),))
+    assert type(theirs) in ours.compatibles
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"beta_start": 0.00085, "beta_end": 0.012, "beta_schedule": "scaled_linear", "grid": "karras"},
+        {"beta_schedule": "linear", "prediction_type": "v_prediction", "tables": tables(V, 3)},
+        {"use_flow_sigmas": True, "flow_shift": 3.0, "prediction_type": "flow_prediction"},
+    ],
+    ids=["epsilon", "table", "flow"],
+)
+def test_nothing_of_ours_is_lost_in_the_config_of_any_compatible_scheduler(settings):
+    ours = ConsistencySolverScheduler(**settings)
+    kinds = [kind for kind in ours.compatibles if not isinstance(kind, DummyObject)]
+    assert len(kinds) >= 15
+    for kind in kinds:
+        back = ConsistencySolverScheduler.from_config(kind.from_config(ours.config).config)
+        names = ours.config.keys() - {"_use_default_values"}
+        assert {name: back.config[name] for name in names} == {name: ours.config[name] for name in names}
+        assert set(back.config["_use_default_values"]) == set(ours.config["_use_default_values"])
 
 
 def test_flow_config_there_and_back():
@@ -393,6 +540,56 @@ def test_public_surface():
     output = scheduler.step(NOISE, scheduler.timesteps[0], NOISE)
     assert output.prev_sample.shape == scheduler.step(NOISE, scheduler.timesteps[1], NOISE)[0].shape
     assert scheduler.scale_model_input(NOISE, 0) is NOISE
+
+
+def test_entries_of_the_config_are_read_from_the_config():
+    scheduler = scheduler_for(SD)
+    with pytest.warns(FutureWarning, match="scheduler.config.beta_start"):
+        assert scheduler.beta_start == SD["beta_start"]
+    with pytest.raises(AttributeError, match="'ConsistencySolverScheduler' object has no attribute 'colour'"):
+        _ = scheduler.colour
+    scheduler.colour = "red"  # an attribute of one's own is no entry
+    assert scheduler.colour == "red" and "colour" not in scheduler.config
+
+
+@CONFIGS
+@pytest.mark.parametrize(
+    ("timestep", "shape"),
+    [
+        (0, (3, 4, 5, 5)),
+        (1.0, (2, 3, 4, 5, 5)),  # video
+        (torch.tensor(499), (1, 16, 4)),  # packed
+        (torch.tensor([999.0]), (2,)),
+    ],
+)
+def test_a_run_may_begin_at_any_timestep(config, timestep, shape):
+    scheduler = scheduler_for(config)
+    x = torch.ones(shape)
+    scheduler.set_timesteps(6)
+    named = scheduler.step(0.1 * x, timestep, x)
+    scheduler.set_timesteps(6)
+    (first,) = scheduler.step(0.1 * x, timestep, x, return_dict=False)
+    assert tuple(named.keys()) == ("prev_sample",) and torch.equal(named.prev_sample, first)
+    assert first.shape == shape and first.dtype == x.dtype and first.isfinite().all()
+    assert scheduler.step(0.1 * x, timestep, first).prev_sample.shape == shape
+
+
+@pytest.mark.parametrize("num_train_timesteps", [25, 100])
+def test_as_many_steps_as_the_model_was_trained_on(num_train_timesteps):
+    scheduler = ConsistencySolverScheduler(num_train_timesteps=num_train_timesteps)
+    scheduler.policy = Policy(num_train_timesteps=num_train_timesteps)
+    scheduler.set_timesteps(num_train_timesteps)
+    assert scheduler.timesteps.tolist() == list(range(num_train_timesteps))[::-1]
+
+
+@CONFIGS
+def test_the_config_alone_makes_the_same_scheduler(config, tmp_path):
+    scheduler = scheduler_for(config, tables=tables(config, 4))
+    scheduler.save_config(tmp_path)
+    loaded = ConsistencySolverScheduler.from_pretrained(tmp_path)
+    for steps in (4, 5):
+        expected = run_scheduler(scheduler, NOISE, num_inference_steps=steps)
+        assert torch.equal(run_scheduler(loaded, NOISE, num_inference_steps=steps), expected)
 
 
 def test_trained_betas_are_saved(tmp_path):
