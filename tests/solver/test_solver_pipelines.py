@@ -151,6 +151,7 @@ def network(pipe: Any) -> Denoiser:
     prompts, pooled = EMBEDDINGS.flatten(0, 1), POOLED.flatten(0, 1)
     sizes = torch.tensor([[16.0, 16.0, 0.0, 0.0, 16.0, 16.0]] * 2)  # original, crop and target, for SDXL
 
+    @torch.no_grad()
     def both(x: torch.Tensor, t: torch.Tensor) -> torch.Tensor:
         if hasattr(pipe, "transformer"):
             return pipe.transformer(x, prompts, pooled, t, return_dict=False)[0]

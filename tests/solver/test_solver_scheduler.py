@@ -495,6 +495,7 @@ def test_from_and_to_the_config_of_any_scheduler(name):
     assert type(theirs) in ours.compatibles
 
 
+@pytest.mark.filterwarnings("ignore:__array_wrap__:DeprecationWarning")  # diffusers' KDPM2 in NumPy
 @pytest.mark.parametrize(
     "settings",
     [
