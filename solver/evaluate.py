@@ -287,7 +287,8 @@ def evaluate(args: argparse.Namespace) -> list[dict[str, Any]]:
     return summarize(cells, finals, other, bench.pairs.target, SEEDS_PER_PROMPT)
 
 
-def main() -> None:
+def parser() -> argparse.ArgumentParser:
+    """The command's options."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.ArgumentDefaultsHelpFormatter
     )
@@ -309,11 +310,15 @@ def main() -> None:
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu", help=" ")
     parser.add_argument("--json", type=Path, help="write the rows to this file")
     parser.add_argument("--plots", type=Path, help="draw them into this folder")
-    args = parser.parse_args()
+    return parser
+
+
+def main() -> None:
+    args = parser().parse_args()
     try:
         rows = evaluate(args)
     except (OSError, ValueError) as error:
-        parser.error(str(error))
+        parser().error(str(error))
     if args.json:
         args.json.write_text(json.dumps(rows, indent=1) + "\n", encoding="utf-8")
     if args.plots:

@@ -77,7 +77,7 @@ class NoiseSchedule:
             if settings.get("use_dynamic_shifting"):
                 if mu is None:
                     raise ValueError("This flow shifts its sigmas with the resolution; pass mu.")
-                shift = mu if settings.get("time_shift_type") == "linear" else math.exp(mu)
+                shift = _dynamic_shift(settings.get("time_shift_type", "exponential"), mu)
             return cls("flow_prediction", (), int(settings.get("num_train_timesteps", 1000)), shift)
         if "beta_schedule" not in settings and settings.get("trained_betas") is None:
             raise ValueError("The scheduler config has neither betas (beta_schedule, …) nor a flow (shift).")
@@ -136,10 +136,18 @@ class NoiseSchedule:
         return self.levels(self.log_snr(t))[1]
 
 
+def _dynamic_shift(kind: str, mu: float) -> float:
+    if kind not in ("exponential", "linear"):
+        raise ValueError(f"Unknown time_shift_type {kind!r}; only exponential and linear are supported here.")
+    return mu if kind == "linear" else math.exp(mu)
+
+
 @lru_cache(maxsize=32)
 def _alphas_cumprod(**betas: Any) -> tuple[float, ...]:
     from diffusers.schedulers.scheduling_ddpm import DDPMScheduler
 
     table = DDPMScheduler(**betas).alphas_cumprod.double()
-    # A terminal SNR of exactly zero has no logarithm; this is what diffusers' solvers put there.
-    return tuple(table.where(table > 0, 2.0**-24).tolist())
+    if table[-1] == 0:
+        # A terminal SNR of exactly zero has no logarithm; 2⁻²⁴ is what diffusers' solvers put there.
+        table[-1] = min(2.0**-24, float(table[-2]) / 2)
+    return tuple(table.tolist())

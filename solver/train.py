@@ -134,7 +134,8 @@ def _save(path: Path, state: dict[str, Any]) -> None:
     os.replace(path.with_suffix(".new"), path)
 
 
-def _parser() -> argparse.ArgumentParser:
+def parser() -> argparse.ArgumentParser:
+    """The command's options."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.ArgumentDefaultsHelpFormatter
     )
@@ -183,12 +184,11 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def main() -> None:
-    parser = _parser()
-    args = parser.parse_args()
+    args = parser().parse_args()
     try:
         result = run(args)
     except (OSError, ValueError) as error:
-        parser.error(str(error))
+        parser().error(str(error))
     print(
         json.dumps(result) if args.json else f"Validation reward {result['reward']:.4g}; solver in {args.out}"
     )

@@ -100,3 +100,15 @@ def test_impossible_tables_are_refused():
         NoiseSchedule("epsilon", (0.6, 0.5))
     with pytest.raises(ValueError, match="shift"):
         NoiseSchedule("flow_prediction", shift=0.0)
+
+
+def test_zero_terminal_snr_of_any_betas_falls_to_the_end():
+    """Linear betas come nearer to zero before the end than what stands for zero elsewhere."""
+    for betas in ({"beta_start": 1e-4, "beta_end": 0.02, "beta_schedule": "linear"}, SD):
+        schedule = NoiseSchedule.from_config({**betas, "rescale_betas_zero_snr": True})
+        assert schedule.alphas_cumprod[-1] < 1e-6 and schedule.alphas_cumprod[-2] > schedule.alphas_cumprod[-1]
+
+
+def test_unknown_time_shift_is_refused():
+    with pytest.raises(ValueError, match="Unknown time_shift_type 'cubic'"):
+        NoiseSchedule.from_config({**FLOW, "use_dynamic_shifting": True, "time_shift_type": "cubic"}, mu=1.0)

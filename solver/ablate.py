@@ -1,0 +1,130 @@
+"""What each part of the method is worth: `python -m solver.ablate --pairs DIR --validation DIR`.
+
+Trains every variant of the table below for the same number of iterations on the same pairs, and compares them
+in one run of `solver.evaluate`. Each resumes where it was cut off.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+from pathlib import Path
+from typing import Any
+
+import torch
+from tqdm import tqdm
+
+from solver import evaluate, train
+
+ALL = ["--learns", "rows", "grid", "times"]
+VARIANTS: dict[str, list[str]] = {
+    # The paper's method, part by part: rows alone, in ε, from (t, t_next), summing to one.
+    "ε rows, order 2": ["--start", "ab", "--order", "2", "--learns", "rows", "--sees", "step"],
+    "ε rows, order 3": ["--start", "ab", "--order", "3", "--learns", "rows", "--sees", "step"],
+    "ε rows, order 4": ["--start", "ab", "--order", "4", "--learns", "rows", "--sees", "step"],
+    "ε rows, order 4, by PPO": [
+        "--method",
+        "ppo",
+        "--start",
+        "ab",
+        "--order",
+        "4",
+        "--learns",
+        "rows",
+        "--sees",
+        "step",
+    ],
+    "ε rows, order 4, by PPO on bins": [
+        *(
+            "--method",
+            "ppo",
+            "--bins",
+            "11",
+            "--start",
+            "ab",
+            "--order",
+            "4",
+            "--learns",
+            "rows",
+            "--sees",
+            "step",
+        ),
+    ],
+    # Past it, one step at a time.
+    "x0 rows, order 2": ["--order", "2", "--learns", "rows", "--sees", "step"],
+    "x0 rows, order 3": ["--order", "3", "--learns", "rows", "--sees", "step"],
+    "x0 rows, order 4": ["--order", "4", "--learns", "rows", "--sees", "step"],
+    "+ sees N and guidance": ["--order", "4", "--learns", "rows"],
+    "+ all outputs": ["--order", "20", "--learns", "rows"],
+    "+ grid": ["--order", "4", "--learns", "rows", "grid"],
+    "+ grid and times": ["--order", "4", *ALL],
+    "+ grid and times, rows free": ["--order", "4", *ALL, "--free"],
+    "grid and times alone": ["--learns", "grid", "times"],
+    "grid alone": ["--learns", "grid"],
+    # How, and for what.
+    "all, by PPO": ["--method", "ppo", "--order", "4", *ALL],
+    "all, by PPO on bins": ["--method", "ppo", "--bins", "11", "--order", "4", *ALL],
+    "all, for SSIM": ["--order", "4", *ALL, "--reward", "100*ssim"],
+    "all, for the reader": ["--order", "4", *ALL, "--reward", "reader"],
+    "all, for PSNR and the reader": ["--order", "4", *ALL, "--reward", "psnr + reader"],
+}
+
+
+def folder_of(name: str) -> str:
+    """A variant's name as a folder's."""
+    kept = "".join(c if c.isalnum() else " " for c in name.replace("+", "plus").replace("ε", "eps"))
+    return "-".join(kept.split())
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.ArgumentDefaultsHelpFormatter
+    )
+    parser.add_argument("--model", default="checkpoints/landscapes", help="folder or hub id")
+    parser.add_argument("--pairs", type=Path, required=True, help="from solver.pairs, to train on")
+    parser.add_argument("--validation", type=Path, required=True, help="from solver.pairs, to choose by")
+    parser.add_argument("--work", type=Path, default=Path("build/ablate"), help="keeps what was computed")
+    parser.add_argument("--only", nargs="+", choices=VARIANTS, metavar="NAME", help="some of the variants")
+    parser.add_argument("--steps", type=int, nargs="+", default=[5, 8], help="numbers of steps trained for")
+    parser.add_argument("--iterations", type=int, default=100, help="of gradient descent")
+    parser.add_argument("--ppo-iterations", type=int, default=100, help="of PPO")
+    parser.add_argument("--batch", type=int, default=8, help="pairs in an iteration")
+    parser.add_argument("--test-pairs", type=int, default=96, help="that variants are compared on")
+    parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu", help=" ")
+    parser.add_argument("--json", type=Path, help="write the rows to this file")
+    args = parser.parse_args()
+    steps = [str(N) for N in args.steps]
+    chosen = args.only or list(VARIANTS)
+    shared = ["--model", args.model, "--pairs", str(args.pairs), "--validation", str(args.validation)]
+    shared += ["--steps", *steps, "--batch", str(args.batch), "--device", args.device]
+    try:
+        for name in (bar := tqdm(chosen, unit="variant")):
+            bar.set_postfix_str(name)
+            options = ["--method", "distill", *VARIANTS[name]]
+            iterations = args.ppo_iterations if "ppo" in options else args.iterations
+            out = args.work / folder_of(name)
+            arguments = [*shared, *options, "--iterations", str(iterations), "--out", str(out)]
+            train.run(train.parser().parse_args(arguments))
+        arguments = [
+            "--model",
+            args.model,
+            "--nfe",
+            *steps,
+            "--pairs",
+            str(args.test_pairs),
+            "--device",
+            args.device,
+        ]
+        arguments += ["--solvers", "dpm++2m", "unipc", "--work", str(args.work / "evaluate"), "--learned"]
+        arguments += [f"{name}={args.work / folder_of(name)}" for name in chosen]
+        rows: list[dict[str, Any]] = evaluate.evaluate(evaluate.parser().parse_args(arguments))
+    except (OSError, ValueError) as error:
+        parser.error(str(error))
+    if args.json:
+        args.json.write_text(json.dumps(rows, indent=1) + "\n", encoding="utf-8")
+    for row in rows:
+        print("{nfe:>3}  {psnr_db:6.2f} dB  {ssim:.4f}  {solver}".format_map(row))
+
+
+if __name__ == "__main__":
+    main()
