@@ -202,7 +202,27 @@ def _led(row: Row, name: str, digits: int, unit: str) -> str:
     return f"{value:+.{digits}f}{unit} [{low:+.{digits}f}, {high:+.{digits}f}] over {over}"
 
 
-def write_page(rows: Sequence[Row], folder: Path, how: str, machine: str) -> None:
+def how_trained(folder: Path) -> str:
+    """A paragraph from the `training.json` that `solver.train` left beside the solver; nothing without it."""
+    file = folder / "training.json"
+    if not file.exists():
+        return ""
+    training = json.loads(file.read_text(encoding="utf-8"))
+    options, policy = training["options"], LearnedSolver.load(folder).policy
+    assert policy is not None
+    decides = ", ".join(policy.settings["learns"]) or "nothing"
+    steps = ", ".join(map(str, sorted(set(options["steps"]))))
+    return (
+        f"Trained by `--method {options['method']}` with the reward `{options['reward']}` on "
+        f"{training['pairs']} pairs, in {options['iterations']} iterations of {options['batch']} that took "
+        f"{training['seconds'] / 60:.0f} minutes, for {steps} steps. The reward on "
+        f"{training['validation_pairs']} validation pairs rose from {training['validation_before']:.2f} to "
+        f"{training['reward']:.2f}. The policy has order {policy.order}, starts as `{policy.start}` and "
+        f"decides: {decides}{', rows not summing to one' if policy.free else ''}."
+    )
+
+
+def write_page(rows: Sequence[Row], folder: Path, machine: str) -> None:
     """`README.md` beside the solver's files."""
     final = rows[-1]
     counts = sorted({row["nfe"] for row in rows[:-1]})
@@ -211,7 +231,7 @@ def write_page(rows: Sequence[Row], folder: Path, how: str, machine: str) -> Non
         "What `solver.train` learned for this model: `scheduler_config.json` and `policy.safetensors` are a "
         "`ConsistencySolverScheduler`, which any diffusers pipeline takes, and the app's default for "
         "previews. The model itself is described [above](../README.md).",
-        how,
+        how_trained(folder),
         f"Measured on {machine}: {final['pairs']} pairs of held-out prompts and seeds against "
         f"{final['nfe']} steps of {final['solver']}, every solver on the same noises from the same first "
         "noise level to σ = 0, training-free ones each on the time grid that did best on 64 validation "
@@ -231,7 +251,7 @@ def write_page(rows: Sequence[Row], folder: Path, how: str, machine: str) -> Non
         "![Where it evaluates](grid.png)",
         "Licence: Apache-2.0.",
     ]
-    (folder / "README.md").write_text("\n\n".join(parts) + "\n", encoding="utf-8")
+    (folder / "README.md").write_text("\n\n".join(filter(None, parts)) + "\n", encoding="utf-8")
 
 
 def main() -> None:
@@ -243,7 +263,6 @@ def main() -> None:
     parser.add_argument("--out", type=Path, help="the solver's folder; by default the model's")
     parser.add_argument("--nfe", type=int, default=6, help="of the strips and tables")
     parser.add_argument("--guidance", type=float, default=3.0, help=" ")
-    parser.add_argument("--how", type=Path, help="a text on how it was trained, for the page")
     parser.add_argument("--machine", default="two CPU cores", help="where the evaluation ran")
     args = parser.parse_args()
     folder = args.out or Path(args.model) / "solver"
@@ -253,8 +272,7 @@ def main() -> None:
     draw(rows, folder)
     draw_strips(model, rows, folder, prompts, args.nfe, args.guidance)
     draw_tables(model, folder, args.nfe, args.guidance)
-    how = args.how.read_text(encoding="utf-8").strip() if args.how else ""
-    write_page(rows, folder, how, args.machine)
+    write_page(rows, folder, args.machine)
 
 
 if __name__ == "__main__":

@@ -149,5 +149,5 @@ def _alphas_cumprod(**betas: Any) -> tuple[float, ...]:
     table = DDPMScheduler(**betas).alphas_cumprod.double()
     if table[-1] == 0:
         # A terminal SNR of exactly zero has no logarithm; 2⁻²⁴ is what diffusers' solvers put there.
-        table[-1] = min(2.0**-24, float(table[-2]) / 2)
+        table[-1] = 2.0**-24 if table[-2] > 2.0**-24 else table[-2] / 2
     return tuple(table.tolist())

@@ -3,8 +3,8 @@
 The policy's rows start as a classical solver's and learn to make previews that agree with the full-step
 pictures: by PPO with any reward, or by gradient (`--method distill`) with a differentiable one. It can be
 cut off at any moment and resumes where it was. What it leaves in `--out` is a `ConsistencySolverScheduler`:
-the weights that did best on the validation pairs, and their config. Figures go to `log.jsonl` and to
-TensorBoard.
+the weights that did best on the validation pairs, and their config. How it was trained is in `training.json`,
+figures along the way in `log.jsonl` and TensorBoard.
 """
 
 from __future__ import annotations
@@ -33,6 +33,7 @@ from solver.training import Task, validate
 
 METHODS = ("ppo", "distill")
 DEFAULT_PPO = PPOSettings()
+TRAINING_FILE = "training.json"
 LEARNING_RATES = {"ppo": 1e-3, "distill": 2e-3}
 
 
@@ -58,7 +59,7 @@ def train(
     rate falls as a half cosine. The state is saved at every validation.
 
     Args:
-        steps: numbers of steps, drawn with equal chances.
+        steps: numbers of steps, drawn with equal chances; one that is listed twice is drawn twice as often.
 
     Returns:
         Their mean validation reward over all numbers of steps.
@@ -89,7 +90,7 @@ def train(
             log.flush()
 
         def check(iteration: int) -> None:
-            by_steps = validate(policy, task, validation, steps)
+            by_steps = validate(policy, task, validation, sorted(set(steps)))
             mean = sum(by_steps.values()) / len(by_steps)
             record(iteration, {"validation": mean} | {f"validation/{N}": v for N, v in by_steps.items()})
             if mean > best["reward"]:
@@ -150,13 +151,20 @@ def parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--reward", default="psnr", help="see solver.rewards; a weighted sum, or a name")
     parser.add_argument("--readers", type=Path, help="folder of scene readers, by default the model's")
-    parser.add_argument("--steps", type=int, nargs="+", default=[4, 5, 6, 8], help="drawn in each iteration")
+    parser.add_argument(
+        "--steps", type=int, nargs="+", default=[4, 5, 6, 8], help="one is drawn in each iteration"
+    )
     parser.add_argument("--iterations", type=int, default=400, help=" ")
     parser.add_argument("--batch", type=int, default=8, help="pairs in an iteration")
     parser.add_argument("--learning-rate", type=float, help=f"{LEARNING_RATES}")
     parser.add_argument("--validate-every", type=int, default=20, help="iterations")
     parser.add_argument("--init", type=Path, help="go on from this folder's policy, whose settings apply")
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu", help=" ")
+    parser.add_argument(
+        "--keep-activations",
+        action="store_true",
+        help="faster gradients, for memory that grows with the steps",
+    )
     parser.add_argument("--float32", action="store_true", help="run the network in float32, not bfloat16")
     parser.add_argument("--seed", type=int, default=0, help=" ")
     policy = parser.add_argument_group("policy")
@@ -221,7 +229,7 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
     )
     best = train(
         policy.train().to(args.device),
-        Task(model, reward, low_precision=not args.float32),
+        Task(model, reward, low_precision=not args.float32, checkpointed=not args.keep_activations),
         pairs,
         validation,
         args.out,
@@ -237,7 +245,17 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
     scheduler = ConsistencySolverScheduler.from_config(model.scheduler_config)
     scheduler.policy = policy.cpu().eval()
     scheduler.save_pretrained(args.out)
-    return {"reward": best, "out": str(args.out)}
+    log = [json.loads(line) for line in (args.out / "log.jsonl").read_text(encoding="utf-8").splitlines()]
+    result = {
+        "options": {name: v.name if isinstance(v, Path) else v for name, v in vars(args).items()},
+        "pairs": len(pairs),
+        "validation_pairs": len(validation),
+        "seconds": max((line["seconds"] for line in log if "seconds" in line), default=0.0),
+        "validation_before": next(line["validation"] for line in log if "validation" in line),
+        "reward": best,
+    }
+    (args.out / TRAINING_FILE).write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
+    return result | {"out": str(args.out)}
 
 
 if __name__ == "__main__":

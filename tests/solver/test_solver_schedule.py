@@ -106,7 +106,9 @@ def test_zero_terminal_snr_of_any_betas_falls_to_the_end():
     """Linear betas come nearer to zero before the end than what stands for zero elsewhere."""
     for betas in ({"beta_start": 1e-4, "beta_end": 0.02, "beta_schedule": "linear"}, SD):
         schedule = NoiseSchedule.from_config({**betas, "rescale_betas_zero_snr": True})
-        assert schedule.alphas_cumprod[-1] < 1e-6 and schedule.alphas_cumprod[-2] > schedule.alphas_cumprod[-1]
+        assert (
+            schedule.alphas_cumprod[-1] < 1e-6 and schedule.alphas_cumprod[-2] > schedule.alphas_cumprod[-1]
+        )
 
 
 def test_unknown_time_shift_is_refused():

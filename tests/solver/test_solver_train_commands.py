@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from solver import ConsistencySolverScheduler, LearnedSolver, ablate, make_plan, train
+from solver import ConsistencySolverScheduler, LearnedSolver, ablate, make_plan, report, train
 from solver.diffusion import LatentDiffusion, load_diffusion
 from solver.pairs import Prompt, Target, make_pairs
 
@@ -49,6 +49,7 @@ SMALL = ("--steps", "2", "--iterations", "2", "--validate-every", "1", "--batch"
 def test_training_leaves_a_scheduler(options, pairs, model, tmp_path, monkeypatch, capsys):
     command(train, monkeypatch, *pairs, "--out", str(tmp_path), *SMALL, *options, "--json")
     assert json.loads(capsys.readouterr().out)["out"] == str(tmp_path)
+    assert "validation pairs rose from" in report.how_trained(tmp_path)
     scheduler = ConsistencySolverScheduler.from_pretrained(tmp_path)
     scheduler.set_timesteps(2)
     learned = LearnedSolver.load(tmp_path)
