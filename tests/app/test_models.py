@@ -9,10 +9,11 @@ import torch
 
 from app.models import ImageModel, ModelError, load, pick_device, resolve
 from app.worker import Worker
-from solver import noise_for_seed
+from solver import ConsistencySolverScheduler, Policy, make_plan, noise_for_seed, sample
 from tests.app.conftest import make_job
 
 CPU = torch.device("cpu")
+SCHEDULER = "scheduler/scheduler_config.json"
 
 
 @pytest.fixture
@@ -153,6 +154,48 @@ def test_weights_that_are_not_all_there(copy: Path, part: str) -> None:
     save_file(tensors, weights, metadata={"format": "pt"})
     with pytest.raises(ModelError, match=f"{part} lacks 1 weights"):
         load(copy, CPU)
+
+
+@pytest.fixture
+def learned(copy: Path) -> Path:
+    """The copy with a solver that has learned something for 5 steps."""
+    torch.manual_seed(0)
+    policy = Policy(3, hidden=8, steps=(5, 5))
+    torch.nn.init.normal_(policy.mlp[-1].bias, std=0.1)
+    scheduler = ConsistencySolverScheduler.from_config(json.loads((copy / SCHEDULER).read_text()))
+    scheduler.policy = policy
+    scheduler.save_pretrained(copy / "solver")
+    return copy
+
+
+def test_previews_follow_what_was_learned(learned: Path) -> None:
+    model = load(learned, CPU)
+    worker = Worker(model)
+    try:
+        for steps, same in ((5, False), (6, True)):
+            job = make_job(model, model="copy", solver="consistency", steps=steps, guidance=4.0)
+            done: Any = list(worker.submit(job).events())[-1]
+            plan = make_plan("consistency", steps, model.schedule, learned=model.learned, guidance=4.0)
+            denoise = model.denoiser([job.prompt], torch.tensor([4.0]))
+            latents = sample(plan, denoise, model.noise([job.seed]))
+            expected = np.asarray(model.pictures(latents)[0]).astype(int)
+            assert np.abs(expected - np.asarray(done.picture)).max() <= 1
+            assert (plan == make_plan("consistency", steps, model.schedule)) == same
+    finally:
+        worker.close()
+
+
+def test_damaged_solvers(learned: Path) -> None:
+    policy = learned / "solver" / "policy.safetensors"
+    policy.write_bytes(policy.read_bytes()[:100])
+    with pytest.raises(ModelError, match="solver can't be used"):
+        load(learned, CPU)
+    policy.unlink()
+    with pytest.raises(ModelError, match="solver can't be used"):
+        load(learned, CPU)
+    (learned / "solver" / "scheduler_config.json").write_text("[")
+    with pytest.raises(ModelError, match="solver can't be used"):
+        load(learned, CPU)
 
 
 def test_damaged_texts(copy: Path) -> None:

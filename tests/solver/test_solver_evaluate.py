@@ -67,11 +67,6 @@ def cell(quality: float, n: int = 24, seed: int = 0) -> dict[str, torch.Tensor]:
     }
 
 
-def rows_of(qualities: dict[tuple[str, str, int], float]) -> list[dict[str, Any]]:
-    cells = {key: cell(quality, seed=i) for i, (key, quality) in enumerate(qualities.items())}
-    return summarize(cells, cell(60, seed=50), cell(60, seed=51), Target(), SEEDS)
-
-
 QUALITIES = {
     ("ddim", "trailing", 5): 20.0,
     ("ddim", "trailing", 10): 26.0,
@@ -84,8 +79,13 @@ QUALITIES = {
 }
 
 
-def test_rows_have_what_was_promised():
-    rows = rows_of(QUALITIES)
+@pytest.fixture(scope="module")
+def rows() -> list[dict[str, Any]]:
+    cells = {key: cell(quality, seed=i) for i, (key, quality) in enumerate(QUALITIES.items())}
+    return summarize(cells, cell(60, seed=50), cell(60, seed=51), Target(), SEEDS)
+
+
+def test_rows_have_what_was_promised(rows):
     assert len(rows) == len(QUALITIES) + 1
     promised = {"solver", "grid", "nfe", "psnr_db", "psnr_db_ci", "reader_distance", "kid", "faithfulness"}
     for row in rows:
@@ -97,20 +97,20 @@ def test_rows_have_what_was_promised():
     assert (final["solver"], final["nfe"], final["top1_agreement"], final["regret"]) == ("dpm++2m", 40, 1, 0)
 
 
-def test_leads_are_over_the_best_training_free_solver_at_the_same_evaluations():
-    row = next(r for r in rows_of(QUALITIES) if (r["solver"], r["nfe"]) == ("consistency", 5))
+def test_leads_are_over_the_best_training_free_solver_at_the_same_evaluations(rows):
+    row = next(r for r in rows if (r["solver"], r["nfe"]) == ("consistency", 5))
     assert row["lead_psnr_db_over"] == "unipc" and row["lead_psnr_db"] == pytest.approx(4, abs=0.3)
     low, high = row["lead_psnr_db_ci"]
     assert 3 < low < row["lead_psnr_db"] < high < 5  # paired: far tighter than the spread over pictures
     assert row["lead_reader_distance"] > 0
 
 
-def test_equivalent_evaluations_are_read_off_the_rivals_curves():
-    row = next(r for r in rows_of(QUALITIES) if (r["solver"], r["nfe"]) == ("consistency", 5))
+def test_equivalent_evaluations_are_read_off_the_rivals_curves(rows):
+    row = next(r for r in rows if (r["solver"], r["nfe"]) == ("consistency", 5))
     best = 5 * 2 ** ((31 - 27) / (35 - 27))  # linear in the logarithm of the evaluations
     assert row["equivalent_psnr_db_nfe"] == pytest.approx(best, rel=0.05)
     assert row["equivalent_psnr_db_dpm++2m_nfe"] == pytest.approx(5 * 2 ** (7 / 10), rel=0.05)
-    assert not any("equivalent" in name for r in rows_of(QUALITIES) if r["solver"] == "unipc" for name in r)
+    assert not any("equivalent" in name for r in rows if r["solver"] == "unipc" for name in r)
 
 
 def test_best_by_chance_is_a_quarter():
@@ -203,8 +203,7 @@ def test_too_many_pairs_are_refused_in_words(tmp_path, monkeypatch, capsys):
     assert "100000 pairs need 25000 prompts; there are" in capsys.readouterr().err
 
 
-def test_page_states_the_measured_figures(tmp_path):
-    rows = rows_of(QUALITIES)
+def test_page_states_the_measured_figures(rows, tmp_path):
     report.write_page(rows, tmp_path, "a test's machine")
     text = (tmp_path / "README.md").read_text(encoding="utf-8")
     best = next(r for r in rows if (r["solver"], r["nfe"]) == ("consistency", 5))
@@ -214,8 +213,8 @@ def test_page_states_the_measured_figures(tmp_path):
         assert f"{row['psnr_db']:.2f}" in text
 
 
-def test_measured_rows_make_a_picture(tmp_path):
-    report.draw(rows_of(QUALITIES), tmp_path)
+def test_measured_rows_make_a_picture(rows, tmp_path):
+    report.draw(rows, tmp_path)
     from PIL import Image
 
     picture = np.asarray(Image.open(tmp_path / "quality.png").convert("L"))
