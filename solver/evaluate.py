@@ -284,7 +284,8 @@ def evaluate(args: argparse.Namespace) -> list[dict[str, Any]]:
         bench.pairs.latents, args.work / "cells" / f"target-{len(bench.pairs)}.safetensors"
     )
     other = bench.final_cell(others, args.work / "cells" / f"others-{len(bench.pairs)}.safetensors")
-    return summarize(cells, finals, other, bench.pairs.target, SEEDS_PER_PROMPT)
+    rows = summarize(cells, finals, other, bench.pairs.target, SEEDS_PER_PROMPT)
+    return [row | {"validation_pairs": len(validation), "finer_pairs": len(bench.finer)} for row in rows]
 
 
 def parser() -> argparse.ArgumentParser:

