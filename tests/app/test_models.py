@@ -161,7 +161,7 @@ def learned(copy: Path) -> Path:
     """The copy with a solver that has learned something for 5 steps."""
     torch.manual_seed(0)
     policy = Policy(3, hidden=8, steps=(5, 5))
-    torch.nn.init.normal_(policy.mlp[-1].bias, std=0.1)
+    policy.mlp[-1].get_parameter("bias").data.normal_(std=0.1)
     scheduler = ConsistencySolverScheduler.from_config(json.loads((copy / SCHEDULER).read_text()))
     scheduler.policy = policy
     scheduler.save_pretrained(copy / "solver")
