@@ -224,7 +224,12 @@ def prepare(args: argparse.Namespace) -> tuple[Bench, Pairs, Tensor]:
     model = load_diffusion(args.model, args.device)
     prompts_folder = args.prompts or Path(args.model) / "prompts"
     prompts = read_prompts(prompts_folder / "test.jsonl")
-    count = max(args.pairs // SEEDS_PER_PROMPT, 2)
+    count = args.pairs // SEEDS_PER_PROMPT
+    if count < 2 or args.finer_pairs < 2 or args.validation_pairs < 1:
+        raise ValueError(
+            f"Intervals over prompts need two of them: at least --pairs {2 * SEEDS_PER_PROMPT}, "
+            "--finer-pairs 2 and --validation-pairs 1."
+        )
     if count > len(prompts):
         raise ValueError(f"{args.pairs} pairs need {count} prompts; there are {len(prompts)}.")
 

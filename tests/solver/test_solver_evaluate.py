@@ -168,7 +168,7 @@ def test_command_compares_and_resumes_and_draws(trained, tmp_path, monkeypatch, 
         "--learned",
         f"consistency={trained}",
     ]
-    arguments += ["--validation-pairs", "2", "--finer-pairs", "0", "--work", str(tmp_path / "work")]
+    arguments += ["--validation-pairs", "2", "--finer-pairs", "2", "--work", str(tmp_path / "work")]
     monkeypatch.setattr(evaluate, "CANDIDATE_GRIDS", ("trailing", "logsnr"))
     monkeypatch.setattr(evaluate, "CHOICE_NFE", (2,))
     monkeypatch.setattr(
@@ -197,11 +197,19 @@ def test_command_compares_and_resumes_and_draws(trained, tmp_path, monkeypatch, 
     assert "dB" in capsys.readouterr().out
 
 
-def test_too_many_pairs_are_refused_in_words(tmp_path, monkeypatch, capsys):
-    monkeypatch.setattr(sys, "argv", ["evaluate", "--pairs", "100000", "--work", str(tmp_path)])
+@pytest.mark.parametrize(
+    ("option", "message"),
+    [
+        (("--pairs", "100000"), "100000 pairs need 25000 prompts; there are"),
+        (("--pairs", "4"), "at least --pairs 8"),
+        (("--finer-pairs", "0"), "--finer-pairs 2"),
+    ],
+)
+def test_numbers_of_pairs_are_refused_in_words(option, message, tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(sys, "argv", ["evaluate", *option, "--work", str(tmp_path)])
     with pytest.raises(SystemExit):
         evaluate.main()
-    assert "100000 pairs need 25000 prompts; there are" in capsys.readouterr().err
+    assert message in capsys.readouterr().err
 
 
 def test_page_states_the_measured_figures(rows, tmp_path):

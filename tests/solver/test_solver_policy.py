@@ -188,7 +188,7 @@ def test_free_rows_need_not_sum_to_one():
     policy, grid = trained(3, "unipc", free=True), time_grid("trailing", S, 6)
     moved = (weights(policy, grid) - weights(Policy(3, "unipc"), grid)).abs() > 1e-3
     assert torch.equal(moved, torch.ones(6, 3, dtype=torch.bool).tril())
-    assert float((weights(policy, grid).sum(dim=1) - 1).abs().min()) > 1e-3
+    assert (weights(policy, grid).sum(dim=1) - 1).abs().min().item() > 1e-3
 
 
 @pytest.mark.parametrize("config", [SD, FLOW], ids=["epsilon", "flow"])
