@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import shlex
 from pathlib import Path
 from typing import Any
 
@@ -16,58 +17,34 @@ from tqdm import tqdm
 
 from solver import evaluate, train
 
-ALL = ["--learns", "rows", "grid", "times"]
-VARIANTS: dict[str, list[str]] = {
+PAPER = "--start ab --learns rows --sees step --order"
+ALL = "--order 4 --learns rows grid times"
+VARIANTS = {
     # The paper's method, part by part: rows alone, in ε, from (t, t_next), summing to one.
-    "ε rows, order 2": ["--start", "ab", "--order", "2", "--learns", "rows", "--sees", "step"],
-    "ε rows, order 3": ["--start", "ab", "--order", "3", "--learns", "rows", "--sees", "step"],
-    "ε rows, order 4": ["--start", "ab", "--order", "4", "--learns", "rows", "--sees", "step"],
-    "ε rows, order 4, by PPO": [
-        "--method",
-        "ppo",
-        "--start",
-        "ab",
-        "--order",
-        "4",
-        "--learns",
-        "rows",
-        "--sees",
-        "step",
-    ],
-    "ε rows, order 4, by PPO on bins": [
-        *(
-            "--method",
-            "ppo",
-            "--bins",
-            "11",
-            "--start",
-            "ab",
-            "--order",
-            "4",
-            "--learns",
-            "rows",
-            "--sees",
-            "step",
-        ),
-    ],
+    "ε rows, order 2": f"{PAPER} 2",
+    "ε rows, order 3": f"{PAPER} 3",
+    "ε rows, order 4": f"{PAPER} 4",
+    "ε rows, order 4, by PPO": f"{PAPER} 4 --method ppo",
+    "ε rows, order 4, by PPO on bins": f"{PAPER} 4 --method ppo --bins 11",
     # Past it, one step at a time.
-    "x0 rows, order 2": ["--order", "2", "--learns", "rows", "--sees", "step"],
-    "x0 rows, order 3": ["--order", "3", "--learns", "rows", "--sees", "step"],
-    "x0 rows, order 4": ["--order", "4", "--learns", "rows", "--sees", "step"],
-    "+ sees N and guidance": ["--order", "4", "--learns", "rows"],
-    "+ all outputs": ["--order", "20", "--learns", "rows"],
-    "+ grid": ["--order", "4", "--learns", "rows", "grid"],
-    "+ grid and times": ["--order", "4", *ALL],
-    "+ grid and times, rows free": ["--order", "4", *ALL, "--free"],
-    "grid and times alone": ["--learns", "grid", "times"],
-    "grid alone": ["--learns", "grid"],
+    "x0 rows, order 2": "--order 2 --learns rows --sees step",
+    "x0 rows, order 3": "--order 3 --learns rows --sees step",
+    "x0 rows, order 4": "--order 4 --learns rows --sees step",
+    "+ sees N and guidance": "--order 4 --learns rows",
+    "+ all outputs": "--order 20 --learns rows",
+    "+ grid": "--order 4 --learns rows grid",
+    "+ grid and times": ALL,
+    "+ grid and times, rows free": f"{ALL} --free",
+    "grid and times alone": "--learns grid times",
+    "grid alone": "--learns grid",
     # How, and for what.
-    "all, by PPO": ["--method", "ppo", "--order", "4", *ALL],
-    "all, by PPO on bins": ["--method", "ppo", "--bins", "11", "--order", "4", *ALL],
-    "all, for SSIM": ["--order", "4", *ALL, "--reward", "100*ssim"],
-    "all, for the reader": ["--order", "4", *ALL, "--reward", "reader"],
-    "all, for PSNR and the reader": ["--order", "4", *ALL, "--reward", "psnr + reader"],
+    "all, by PPO": f"{ALL} --method ppo",
+    "all, by PPO on bins": f"{ALL} --method ppo --bins 11",
+    "all, for SSIM": f"{ALL} --reward '100*ssim'",
+    "all, for the reader": f"{ALL} --reward reader",
+    "all, for PSNR and the reader": f"{ALL} --reward 'psnr + reader'",
 }
+"""Name → options of `solver.train`."""
 
 
 def folder_of(name: str) -> str:
@@ -100,7 +77,7 @@ def main() -> None:
     try:
         for name in (bar := tqdm(chosen, unit="variant")):
             bar.set_postfix_str(name)
-            options = ["--method", "distill", *VARIANTS[name]]
+            options = ["--method", "distill", *shlex.split(VARIANTS[name])]
             iterations = args.ppo_iterations if "ppo" in options else args.iterations
             out = args.work / folder_of(name)
             arguments = [*shared, *options, "--iterations", str(iterations), "--out", str(out)]

@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from solver.sampling import Denoiser, noise_for_seed
+from solver.sampling import Denoiser, classifier_free_guidance, noise_for_seed
 from solver.schedule import NoiseSchedule
 
 
@@ -84,8 +84,7 @@ class LatentDiffusion:
             return_dict=False,
         )[0]
         conditional, unconditional = output[: len(x)], output[len(x) :]
-        scale = guidance.to(output)[guided].view(-1, *[1] * (x.dim() - 1))
-        moved = unconditional + scale * (conditional[guided] - unconditional)
+        moved = classifier_free_guidance(unconditional, conditional[guided], guidance.to(x.device)[guided])
         return conditional.masked_scatter(guided.view(-1, *[1] * (x.dim() - 1)), moved)
 
     def denoiser(self, prompts: Sequence[str], guidance: Tensor) -> Denoiser:

@@ -122,12 +122,16 @@ class Bench:
         return latents, moved
 
     @torch.no_grad()
+    def pictures(self, latents: Tensor) -> Tensor:
+        """The pictures [B, 3, H, W], 0 … 1, behind latents on any device."""
+        return self.model.decode(latents.to(self.model.device)).float().clamp(0, 1)
+
+    @torch.no_grad()
     def measure(self, latents: Tensor, first: int, moved: Tensor | None = None) -> Cell:
         """Everything about the pictures of pairs first, first + 1, …"""
         which = range(first, first + len(latents))
-        pictures = self.model.decode(latents.to(self.model.device)).float().clamp(0, 1)
-        targets = self.model.decode(self.pairs.latents[which.start : which.stop].to(pictures.device))
-        targets = targets.float().clamp(0, 1)
+        pictures = self.pictures(latents)
+        targets = self.pictures(self.pairs.latents[which.start : which.stop])
         cell = {
             "psnr_db": psnr(pictures, targets).clamp(max=100),
             "ssim": ssim(pictures, targets),
@@ -136,8 +140,7 @@ class Bench:
         if moved is not None:
             cell["estimate"] = moved
         if which.stop <= len(self.finer):
-            finer = self.model.decode(self.finer.latents[which.start : which.stop].to(pictures.device))
-            finer = finer.float().clamp(0, 1)
+            finer = self.pictures(self.finer.latents[which.start : which.stop])
             cell["finer_psnr_db"] = psnr(pictures, finer).clamp(max=100)
             cell["finer_ssim"] = ssim(pictures, finer)
         if self.judge is not None:
@@ -207,11 +210,7 @@ def best_grid(solver: str, bench: Bench, validation: Pairs, work: Path) -> str:
             check_fair(plan, N, target)
             for which in _batches(len(validation), len(validation), bench.batch):
                 part = validation.take(which)
-                with torch.no_grad():
-                    pictures, targets = (
-                        bench.model.decode(z.to(bench.model.device)).clamp(0, 1)
-                        for z in (bench.run(plan, part)[0], part.latents)
-                    )
+                pictures, targets = bench.pictures(bench.run(plan, part)[0]), bench.pictures(part.latents)
                 values.append(psnr(pictures, targets))
         scores[grid] = float(torch.cat(values).mean())
         path.parent.mkdir(parents=True, exist_ok=True)

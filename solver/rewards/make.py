@@ -10,6 +10,7 @@ from pathlib import Path
 
 import torch
 
+from solver.measures import reader_features
 from solver.rewards import lpips, measures
 from solver.rewards.networks import (
     classes,
@@ -17,7 +18,6 @@ from solver.rewards.networks import (
     image_embedding,
     pooled,
     pretrained,
-    scene_features,
     scene_labels,
     scene_reader,
 )
@@ -59,7 +59,7 @@ REWARDS: dict[str, Kind] = {
     # previews of 0.98 and good ones of 0.999. In dB these are 0, 10 and 25, and weigh as much as dB of PSNR.
     "reader": Kind(
         "what the embedded model's scene reader sees, dB of its features' variance",
-        scene_reader(scene_features, measures.signal_to_noise),
+        scene_reader(reader_features, measures.signal_to_noise),
         weights="reward",
     ),
     "labels": Kind(

@@ -39,11 +39,6 @@ def load(cls: Any, source: str | Path, advice: str, **options: Any) -> Any:
     return network.eval().requires_grad_(False)
 
 
-def scene_features(reader: Any, pictures: Tensor) -> Tensor:
-    """What the reader's attributes are read from, [B, attributes, width]."""
-    return reader.features(2 * pictures.float() - 1)
-
-
 def scene_labels(reader: Any, pictures: Tensor) -> Tensor:
     """The number of each attribute's most likely value, float [B, attributes]."""
     with torch.no_grad():

@@ -1,6 +1,7 @@
 """From pairs to a solver that pipelines load, by the commands and on the embedded model."""
 
 import json
+import shlex
 import sys
 from pathlib import Path
 from typing import Any
@@ -84,7 +85,7 @@ def test_what_cannot_be_trained_is_said_in_words(options, message, pairs, tmp_pa
 def test_variants_are_distinct_and_their_options_known():
     assert len({ablate.folder_of(name) for name in ablate.VARIANTS}) == len(ablate.VARIANTS)
     for options in ablate.VARIANTS.values():
-        train.parser().parse_args(["--pairs", "x", "--validation", "y", "--out", "z", *options])
+        train.parser().parse_args(["--pairs", "x", "--validation", "y", "--out", "z", *shlex.split(options)])
 
 
 def test_ablation_compares_what_it_trained(pairs, tmp_path, monkeypatch):
