@@ -11,9 +11,10 @@ from typing import Any
 import gradio as gr
 from gradio import FileData
 
+from app.handle import merge
 from app.job import Done, Failed, Job, Kind, RequestError, check_number
 from app.seeds import following_seeds, fresh_seeds
-from app.worker import Worker, merge
+from app.worker import Worker
 
 # A program fetches its pictures at once; what is older is deleted when the next ones are made.
 KEEP_S = 24 * 3600
@@ -89,8 +90,8 @@ def _jobs(
             steps=steps,
             guidance=guidance,
             solver=solver,
-            model=worker.model.name,
-            size=worker.model.size,
+            model=worker.facts.name,
+            size=worker.facts.size,
             owner=_owner(request),
         )
         for seed in seeds
@@ -125,7 +126,7 @@ def _make(worker: Worker, jobs: Sequence[Job], pictures: Path) -> tuple[list[Fil
     _delete_old(pictures)
     folder = pictures / secrets.token_hex(16)  # so that nobody can guess where another's pictures are
     folder.mkdir(parents=True)
-    ignored = worker.model.unknown_words(jobs[0].prompt)
+    ignored = worker.facts.unknown_words(jobs[0].prompt)
     files, records = [], []
     for position, job in enumerate(jobs):
         picture, record = done[position].picture, done[position].record

@@ -16,11 +16,13 @@ from typing import Any
 import gradio as gr
 from PIL import Image
 
+from app.handle import merge
 from app.job import Cancelled, Done, Event, Failed, Job, Queued, RequestError, Step, check_number
 from app.likeness import compare
 from app.seeds import following_seeds, fresh_seeds
 from app.session import Grid, Session, Tile
-from app.worker import Worker, merge
+from app.speculation import Guesses
+from app.worker import Worker
 
 View = dict[str, Any]
 # What a click in a view says; anything may be in it.
@@ -43,6 +45,7 @@ class Settings:
     solver: str
     random_seeds: bool
     seed: float
+    full_steps: float
 
 
 def grid_view(session: Session) -> View | None:
@@ -91,18 +94,18 @@ def show_previews(worker: Worker, session: Session, settings: Settings, owner: s
         steps=int(check_number("steps", settings.steps)),
         guidance=settings.guidance,
         solver=settings.solver,
-        model=worker.model.name,
-        size=worker.model.size,
+        model=worker.facts.name,
+        size=worker.facts.size,
         owner=owner,
     )
     jobs = [replace(first, seed=seed) for seed in seeds]
     if session.grid and session.grid.busy and session.grid.asks_the_same(jobs):
         raise RequestError("These previews are already on their way.")
-    yield from _paint(worker, session, [Tile(job) for job in jobs])
+    yield from _paint(worker, session, [Tile(job) for job in jobs], settings.full_steps)
 
 
 @_in_words(grid_view)
-def reroll(worker: Worker, session: Session, wish: Wish) -> Iterator[View]:
+def reroll(worker: Worker, session: Session, full_steps: float, wish: Wish) -> Iterator[View]:
     """Replace the previews that are not in wish["keep"] by those of fresh seeds. Yields grid views.
 
     The kept ones stay in their places exactly as they are, and the new ones are asked for as these were,
@@ -118,7 +121,7 @@ def reroll(worker: Worker, session: Session, wish: Wish) -> Iterator[View]:
         tile if tile.job.seed in kept else Tile(replace(tile.job, seed=next(fresh))) for tile in grid.tiles
     ]
     if tiles != grid.tiles:
-        yield from _paint(worker, session, tiles)
+        yield from _paint(worker, session, tiles, full_steps)
 
 
 @_in_words(stage_view)
@@ -127,13 +130,12 @@ def refine(worker: Worker, session: Session, full_steps: float, wish: Wish) -> I
     tile = _grid_of(session, wish).find(wish.get("seed"))
     if tile is None or tile.picture is None:
         raise RequestError("That preview is not there. Pick one that you see.")
-    steps = int(check_number("steps", full_steps))
-    job = replace(tile.job, kind="refine", steps=steps, solver=FINAL_SOLVER)
+    job = _refinement(tile, full_steps)
     if session.refinement and not session.refinement.ended:
         if session.refinement.job == job:
             raise RequestError("This one is already being refined.")
         session.refinement.cancel()
-    session.refinement = handle = worker.submit(job)
+    session.refinement = handle = session.guesses.take(job) or worker.submit(job)
     try:
         for view in _stage_views(tile, job, handle.events()):
             if session.refinement is handle:
@@ -141,6 +143,12 @@ def refine(worker: Worker, session: Session, full_steps: float, wish: Wish) -> I
                 yield view
     finally:
         handle.cancel()
+
+
+def point_at(session: Session, wish: Wish) -> None:
+    """The preview of wish["seed"] is being looked at, so it may well be the one that will be picked."""
+    if session.grid and wish.get("grid") == session.grid.id:
+        session.guesses.favour(wish.get("seed"))
 
 
 def stop_refining(session: Session) -> None:
@@ -155,15 +163,22 @@ def _grid_of(session: Session, wish: Wish) -> Grid:
     return session.grid
 
 
-def _paint(worker: Worker, session: Session, tiles: list[Tile]) -> Iterator[View]:
-    """Show `tiles` as the session's grid and make the pictures that are missing."""
+def _refinement(tile: Tile, full_steps: float) -> Job:
+    steps = int(check_number("steps", full_steps))
+    return replace(tile.job, kind="refine", steps=steps, solver=FINAL_SOLVER)
+
+
+def _paint(worker: Worker, session: Session, tiles: list[Tile], full_steps: float) -> Iterator[View]:
+    """Show `tiles` as the session's grid, make the pictures that are missing, and guess which is wanted."""
+    refinements = [_refinement(tile, full_steps) for tile in tiles]
     missing = [tile for tile in tiles if not tile.picture]
     handles = worker.submit_all([tile.job for tile in missing])
     for handle in session.previews:
         handle.cancel()
+    session.guesses.drop()
     prompt = tiles[0].job.prompt
     grid = Grid(
-        tiles, note="Waiting for the first previews …", ignored=tuple(worker.model.unknown_words(prompt))
+        tiles, note="Waiting for the first previews …", ignored=tuple(worker.facts.unknown_words(prompt))
     )
     session.grid, session.previews = grid, handles
     shown = 0.0
@@ -182,6 +197,8 @@ def _paint(worker: Worker, session: Session, tiles: list[Tile]) -> Iterator[View
     finally:
         for handle in handles:
             handle.cancel()
+    if not any(tile.problem for tile in tiles):
+        session.guesses = Guesses.begin(worker, refinements)
 
 
 def _note_event(tile: Tile, event: Event) -> None:

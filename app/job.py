@@ -19,6 +19,10 @@ class RequestError(ValueError):
     """A request that can't be done, said in words for the person who made it."""
 
 
+class Busy(RequestError):
+    """A request that could be done, but not now: too many are waiting."""
+
+
 @dataclass(frozen=True)
 class Limit:
     """The range of a number: its name for people, both ends included, and whether it must be whole."""
@@ -113,7 +117,7 @@ class Job:
 class Record:
     """How a finished picture was made: its job, the model's revision, and how long it took.
 
-    evaluations: calls of the denoiser. seconds: from its first step to the decoded picture.
+    evaluations: calls of the denoiser. seconds: what its steps, in whatever company, and its decoding took.
     """
 
     job: Job

@@ -22,10 +22,11 @@ from statistics import median
 import httpx
 import torch
 
+from app.handle import merge
 from app.job import Done, Job
 from app.models import DEVICES, ROOT, ImageModel, load, pick_device, resolve
 from app.prompts import EXAMPLES
-from app.worker import Worker, merge
+from app.worker import Worker
 from solver import SampleState, make_plan, noise_for_seed
 
 BROWSERS = ("chromium", "chromium-browser", "google-chrome")
@@ -62,7 +63,7 @@ def measure_worker(model: ImageModel, repeats: int) -> Iterator[Figure]:
     worker = Worker(model)
 
     def job(kind: str, seed: int, steps: int, solver: str) -> Job:
-        return Job(kind, EXAMPLES[0], seed, steps, model.name, model.size, solver=solver)  # type: ignore[arg-type]
+        return Job(kind, EXAMPLES[0], seed, steps, model.facts.name, model.facts.size, solver=solver)  # type: ignore[arg-type]
 
     def previews() -> None:
         jobs = [job("preview", seed, PREVIEW_STEPS, "consistency") for seed in range(PREVIEWS)]
@@ -80,7 +81,7 @@ def measure_worker(model: ImageModel, repeats: int) -> Iterator[Figure]:
 
 def measure_parts(model: ImageModel, repeats: int, previews_s: float) -> Iterator[Figure]:
     """One step's denoiser call, one picture's decoding, and the solver's arithmetic in all the previews."""
-    plan = make_plan("consistency", PREVIEW_STEPS, model.schedule, learned=model.learned)
+    plan = make_plan("consistency", PREVIEW_STEPS, model.schedule, learned=model.facts.learned)
     prompts = model.encode([EXAMPLES[0]] * PREVIEWS)
     negatives = model.encode([""] * PREVIEWS)
     guidance = torch.full((PREVIEWS,), 3.0)
@@ -244,7 +245,7 @@ def main() -> None:
     parser.add_argument("--json", type=Path, metavar="FILE", help="write the figures there, too")
     arguments = parser.parse_args()
     model = load(resolve(arguments.model), pick_device(arguments.device))
-    print(f"{model.name} on {model.device}, {torch.get_num_threads()} threads of {os.cpu_count()}")
+    print(f"{model.facts.name} on {model.device}, {torch.get_num_threads()} threads of {os.cpu_count()}")
     figures = []
     for measure in (
         lambda: measure_worker(model, arguments.repeats),

@@ -4,9 +4,9 @@ import hashlib
 import importlib
 import json
 import threading
+from collections import OrderedDict
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +15,8 @@ import torch
 import transformers
 from PIL import Image
 
-from solver import LearnedSolver, NoiseSchedule, make_plan
+from app.job import Job, RequestError
+from solver import LearnedSolver, NoiseSchedule, Plan, make_plan
 from solver.diffusion import LatentDiffusion
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -28,6 +29,8 @@ COMPONENTS = ("unet", "vae", "text_encoder", "tokenizer")
 # Classes are only ever taken from here, whatever a folder asks for.
 LIBRARIES = ("diffusers", "transformers", "checkpoints")
 DEVICES = ("auto", "cpu", "cuda", "mps")
+REMEMBERED_PROMPTS = 256
+TOKENIZING = threading.Lock()
 
 
 class ModelError(RuntimeError):
@@ -35,29 +38,45 @@ class ModelError(RuntimeError):
 
 
 @dataclass(frozen=True, eq=False)
-class ImageModel(LatentDiffusion):
-    """A text-to-image latent diffusion model, ready to run on one device in float32.
+class ModelFacts:
+    """What is to be known of a model to ask for its pictures, without its weights; can be pickled.
 
     name: the folder's. revision: SHA-256 of its weights, in hex. size: edge of its square pictures in pixels.
-    max_prompt_tokens: how many tokens a prompt may have. learned: its ConsistencySolver, as far as trained.
+    place: the device that it runs on, in words. max_prompt_tokens: how many tokens a prompt may have.
+    schedule: the noise levels that it was trained on. learned: its ConsistencySolver, as far as trained.
     """
 
     name: str
     revision: str
     size: int
+    place: str
     max_prompt_tokens: int
+    schedule: NoiseSchedule = field(repr=False)
+    tokenizer: Any = field(repr=False)
     learned: LearnedSolver = field(repr=False)
-    tokenizing: threading.Lock = field(default_factory=threading.Lock, repr=False)
 
-    def encode(self, prompts: Sequence[str]) -> torch.Tensor:
-        """Prompt embeddings [len(prompts), tokens, width]; recent ones come from a cache."""
-        return torch.stack([_embed(self, prompt) for prompt in prompts])
+    def plan(self, job: Job) -> Plan:
+        """The plan that a job's picture follows.
 
-    @torch.inference_mode()
-    def pictures(self, latents: torch.Tensor) -> list[Image.Image]:
-        """Latents [B, *latent_shape] as B RGB pictures."""
-        levels = (self.decode(latents.to(self.device)).float() * 255).round().clamp(0, 255).to(torch.uint8)
-        return [Image.fromarray(array) for array in levels.permute(0, 2, 3, 1).cpu().numpy()]
+        Raises RequestError, in words, when this is not the job's model or size, when a prompt has more tokens
+        than the model reads, or when the solver can't make so many steps.
+        """
+        if (job.model, job.size) != (self.name, self.size):
+            known = f"{self.name} makes pictures of {self.size} × {self.size} pixels"
+            raise RequestError(f"There is no model {job.model} for {job.size} pixels here: {known}.")
+        for name, text in (("The prompt", job.prompt), ("The negative prompt", job.negative_prompt)):
+            tokens = self.count_tokens(text)
+            if tokens > self.max_prompt_tokens:
+                raise RequestError(
+                    f"{name} is too long: {tokens} words and signs, and this model reads "
+                    f"{self.max_prompt_tokens}. Leave something out."
+                )
+        try:
+            return make_plan(
+                job.solver, job.steps, self.schedule, learned=self.learned, guidance=job.guidance
+            )
+        except ValueError as error:
+            raise RequestError(str(error)) from error
 
     def count_tokens(self, prompt: str) -> int:
         """How many tokens the prompt has, without those that frame it."""
@@ -76,15 +95,42 @@ class ImageModel(LatentDiffusion):
 
     def tokenize(self, text: str | list[str], **options: Any) -> Any:
         """What the tokenizer makes of prompts, from any thread: the tokenizer itself bears but one."""
-        with self.tokenizing:
-            return super().tokenize(text, **options)
+        with TOKENIZING:
+            return self.tokenizer(text, **options)
 
 
-@lru_cache(maxsize=256)
-@torch.inference_mode()
-def _embed(model: ImageModel, prompt: str) -> torch.Tensor:
-    """The embedding [tokens, width] of one prompt, as the stock pipeline makes it."""
-    return LatentDiffusion.encode(model, [prompt])[0]
+@dataclass(frozen=True, eq=False)
+class ImageModel(LatentDiffusion):
+    """A text-to-image latent diffusion model, ready to run on one device in float32."""
+
+    facts: ModelFacts
+    embeddings: OrderedDict[str, torch.Tensor] = field(default_factory=OrderedDict, repr=False)
+
+    def tokenize(self, text: str | list[str], **options: Any) -> Any:
+        """See `ModelFacts.tokenize`."""
+        return self.facts.tokenize(text, **options)
+
+    @torch.inference_mode()
+    def encode(self, prompts: Sequence[str]) -> torch.Tensor:
+        """Prompt embeddings [len(prompts), tokens, width], as the stock pipeline makes them.
+
+        Recent ones are remembered, and all others are made in one call. For one thread at a time.
+        """
+        new = [prompt for prompt in dict.fromkeys(prompts) if prompt not in self.embeddings]
+        if new:
+            self.embeddings.update(zip(new, super().encode(new), strict=True))
+        for prompt in prompts:
+            self.embeddings.move_to_end(prompt)
+        together = torch.stack([self.embeddings[prompt] for prompt in prompts])
+        while len(self.embeddings) > REMEMBERED_PROMPTS:
+            self.embeddings.popitem(last=False)
+        return together
+
+    @torch.inference_mode()
+    def pictures(self, latents: torch.Tensor) -> list[Image.Image]:
+        """Latents [B, *latent_shape] as B RGB pictures."""
+        levels = (self.decode(latents.to(self.device)).float() * 255).round().clamp(0, 255).to(torch.uint8)
+        return [Image.fromarray(array) for array in levels.permute(0, 2, 3, 1).cpu().numpy()]
 
 
 def _framing_tokens(tokenizer: Any) -> int:
@@ -135,16 +181,18 @@ def load(folder: Path, device: torch.device) -> ImageModel:
         raise ModelError(
             f"The vae and the unet in {folder} do not fit together ({_brief(error)})."
         ) from error
-    return ImageModel(
-        latent_shape=latent_shape,
-        schedule=schedule,
-        scheduler_config=scheduler,
+    facts = ModelFacts(
         name=folder.resolve().name,
         revision=_hash_weights(folder),
         size=size,
-        learned=_load_learned(folder, schedule),
+        place=str(device),
         max_prompt_tokens=positions - _framing_tokens(tokenizer),
-        **parts,
+        schedule=schedule,
+        tokenizer=tokenizer,
+        learned=_load_learned(folder, schedule),
+    )
+    return ImageModel(
+        latent_shape=latent_shape, schedule=schedule, scheduler_config=scheduler, facts=facts, **parts
     )
 
 

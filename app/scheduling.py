@@ -1,63 +1,200 @@
-"""Who goes next, and how long it takes: the worker's decisions, as pure functions over tickets."""
+"""Who goes next, and how long it takes: the worker's decisions, as pure functions over tickets.
+
+The worker and the simulator (app/load) both decide by this module and by nothing else.
+"""
 
 from collections import Counter
-from collections.abc import Hashable, Sequence
+from collections.abc import Collection, Hashable, Sequence
 from dataclasses import dataclass
 
+from app.costs import Costs
 from app.job import KINDS, Kind
+
+# A tick of previews may take this much longer to carry refinements along, so that they are never starved.
+CARRYING = 0.25
+# Unless it is favoured, a speculative refinement is taken this far: most are wasted, and what is left
+# is quick to do.
+SPECULATED_SHARE = 0.6
+
+
+@dataclass(frozen=True)
+class Policy:
+    """How the next batch is put together.
+
+    every_step: pictures join and leave at every step; otherwise a batch, once begun, runs to its end.
+    mixed: a batch may hold several requests; otherwise one.
+    by_kind: previews before refinements before speculation; otherwise in order of arrival.
+    speculate: while somebody looks at previews, refine the likely picks in what would be idle time.
+    """
+
+    every_step: bool = True
+    mixed: bool = True
+    by_kind: bool = True
+    speculate: bool = False
+
+
+POLICIES = {
+    "fifo": Policy(every_step=False, mixed=False, by_kind=False),
+    "batch": Policy(every_step=False, by_kind=False),
+    "priority": Policy(every_step=False),
+    "step-fifo": Policy(by_kind=False),
+    "step-priority": Policy(),
+    "speculative": Policy(speculate=True),
+}
+"""The ladder from what everybody does to what the app does, by the names that reports use."""
 
 
 @dataclass(frozen=True)
 class Ticket:
     """What the schedule needs to know of one unfinished picture.
 
-    number: order of arrival, unique. steps_left: denoiser calls it still needs. rows: batch rows of one
-    such call (two with classifier-free guidance). shape: what must be equal within a batch, such as the
-    model and the latent shape.
+    number: order of arrival, unique. request: what it was asked for with, such as its grid. steps: denoiser
+    calls from noise to picture. steps_left: those it still needs. rows: batch rows of one such call (two with
+    classifier-free guidance). shape: what must be equal within a batch, such as the model and the latent
+    shape. favoured: see `Handle.favour`.
     """
 
     number: int
+    request: int
     kind: Kind
     owner: str
+    steps: int
     steps_left: int
     rows: int
-    shape: Hashable
+    shape: Hashable = None
+    favoured: bool = False
+
+    @property
+    def ready(self) -> bool:
+        """Whether it may go on: a guess that was taken far enough waits until it is promoted."""
+        if self.kind != "speculative" or self.favoured:
+            return True
+        return self.steps - self.steps_left < SPECULATED_SHARE * self.steps
 
 
-def line_up(tickets: Sequence[Ticket]) -> list[Ticket]:
+def line_up(tickets: Sequence[Ticket], policy: Policy) -> list[Ticket]:
     """The tickets in the order in which they are served.
 
-    Previews before refinements before speculation; within a kind owners take turns, and each owner's
-    pictures keep their order, so one person's eight previews don't hold up another's four.
+    In order of arrival, or previews before refinements before speculation. Within a kind owners take turns,
+    request by request, so one person's eight grids don't hold up another's first; speculation is served to
+    all alike, the favoured first and those with the fewest steps made next.
     """
-    taken: Counter[tuple[Kind, str]] = Counter()
-    turns = {}
-    for ticket in sorted(tickets, key=lambda ticket: ticket.number):
-        turns[ticket.number] = taken[ticket.kind, ticket.owner]
-        taken[ticket.kind, ticket.owner] += 1
-    return sorted(tickets, key=lambda t: (KINDS.index(t.kind), turns[t.number], t.number))
+    if not policy.by_kind:
+        return sorted(tickets, key=lambda t: t.number)
+    turns: dict[tuple[Kind, str, int], int] = {}
+    asked: Counter[tuple[Kind, str]] = Counter()
+    for t in sorted(tickets, key=lambda t: t.number):
+        if (t.kind, t.owner, t.request) not in turns:
+            turns[t.kind, t.owner, t.request] = asked[t.kind, t.owner]
+            asked[t.kind, t.owner] += 1
+
+    def rank(t: Ticket) -> tuple:
+        if t.kind == "speculative":
+            return (KINDS.index(t.kind), not t.favoured, t.steps - t.steps_left, t.number)
+        return (KINDS.index(t.kind), turns[t.kind, t.owner, t.request], t.number)
+
+    return sorted(tickets, key=rank)
 
 
-def choose(tickets: Sequence[Ticket], max_batch: int) -> list[Ticket]:
-    """The tickets of the next tick: the first in line, and those of its kind and shape that fit beside it.
+def choose(
+    tickets: Sequence[Ticket],
+    policy: Policy,
+    costs: Costs,
+    running: Collection[int] = (),
+    most_rows: int | None = None,
+) -> list[Ticket]:
+    """The tickets of the next tick; none when there is nothing to do.
 
-    Less urgent kinds do not fill up the batch: they would slow the urgent ones down.
+    The first in line decides shape and kind, and those of its kind go along as far as the batch reaches.
+    With previews go refinements: always one, and more while they lengthen the tick by no more than
+    CARRYING. Nothing goes along with speculation, which goes with nothing.
+
+    running: the numbers of the last tick's tickets. most_rows: where memory is short, fewer than the knee.
     """
-    line = line_up(tickets)
-    return [t for t in line if (t.kind, t.shape) == (line[0].kind, line[0].shape)][:max_batch]
+    ready = [t for t in tickets if t.ready]
+    if not policy.every_step:
+        begun = [t for t in ready if t.number in running]
+        if begun:
+            return begun
+    line = line_up(ready, policy)
+    if not line:
+        return []
+    first = line[0]
+    chosen = _fill(
+        [t for t in line if _goes_with(t, first, policy)], min(most_rows or costs.knee, costs.knee)
+    )
+    if policy.every_step and policy.by_kind and first.kind == "preview":
+        waiting = [t for t in line if t.kind == "refine" and t.shape == first.shape]
+        chosen += _carried(waiting, sum(t.rows for t in chosen), costs, most_rows)
+    return chosen
 
 
-def rows_until_done(ticket: Ticket, tickets: Sequence[Ticket]) -> int:
-    """Batch rows to compute until `ticket` is done, if nobody else comes.
+@dataclass(frozen=True)
+class Forecast:
+    """Where a ticket stands: `place` tickets go first, which takes about `wait_s` seconds, and in about
+    `seconds` it is done and decoded."""
 
-    More urgent pictures are finished first; those of its own kind advance beside it, so of each only as
-    many steps count as the ticket itself still needs.
+    place: int
+    wait_s: float
+    seconds: float
+
+
+def forecast(
+    tickets: Sequence[Ticket], policy: Policy, costs: Costs, pace: float = 1.0
+) -> dict[int, Forecast]:
+    """What each ticket, by its number, has to expect if nobody else comes.
+
+    All that goes before it is done first, at the pace of full batches, and what was asked for together is
+    done together. No picture is faster than its own steps one by one. pace: how much longer than `costs`
+    say things take at present.
     """
-    urgency = KINDS.index(ticket.kind)
-    total = 0
-    for other in tickets:
-        if KINDS.index(other.kind) < urgency:
-            total += other.steps_left * other.rows
-        elif other.kind == ticket.kind:
-            total += min(other.steps_left, ticket.steps_left) * other.rows
-    return total
+    line = line_up(tickets, policy)
+    rows = 0
+    before: dict[int, int] = {}
+    until: dict[int, int] = {}
+    for t in line:
+        before.setdefault(t.request, rows)
+        rows += t.steps_left * t.rows
+        until[t.request] = rows
+    row_s = pace * costs.row_s
+    return {
+        t.number: Forecast(
+            place,
+            before[t.request] * row_s,
+            max(until[t.request] * row_s, t.steps_left * pace * costs.tick(t.rows)) + costs.decode_s,
+        )
+        for place, t in enumerate(line)
+    }
+
+
+def _goes_with(t: Ticket, first: Ticket, policy: Policy) -> bool:
+    """Whether `t` may be in a batch that `first` opens; without joining later, all must end together."""
+    return (
+        t.shape == first.shape
+        and (policy.mixed or t.request == first.request)
+        and (policy.every_step or (t.steps_left, t.kind) == (first.steps_left, first.kind))
+        and (not policy.by_kind or t.kind == first.kind)
+    )
+
+
+def _fill(line: Sequence[Ticket], room: int) -> list[Ticket]:
+    """The first of the line that fit into `room` rows; one at least."""
+    chosen: list[Ticket] = []
+    for t in line:
+        room -= t.rows
+        if chosen and room < 0:
+            break
+        chosen.append(t)
+    return chosen
+
+
+def _carried(waiting: Sequence[Ticket], rows: int, costs: Costs, most_rows: int | None) -> list[Ticket]:
+    """The refinements that go along with `rows` rows of previews, see `choose`."""
+    longest = (1 + CARRYING) * costs.tick(rows)
+    carried: list[Ticket] = []
+    for t in waiting:
+        rows += t.rows
+        if (carried and costs.tick(rows) > longest) or (most_rows and rows > most_rows):
+            break
+        carried.append(t)
+    return carried

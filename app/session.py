@@ -7,8 +7,9 @@ from typing import Any
 
 from PIL import Image
 
+from app.handle import Handle
 from app.job import Job, Record
-from app.worker import Handle
+from app.speculation import Guesses
 
 
 @dataclass
@@ -54,4 +55,5 @@ class Session:
     grid: Grid | None = None
     previews: list[Handle] = field(default_factory=list)
     refinement: Handle | None = None
+    guesses: Guesses = field(default_factory=Guesses)
     stage: dict[str, Any] | None = None

@@ -24,7 +24,7 @@ def build_page(worker: Worker, pictures: Path) -> gr.Blocks:
 
     pictures: the folder for the PNGs that programs ask for, somewhere in Gradio's GRADIO_TEMP_DIR.
     """
-    model = worker.model
+    model = worker.facts
     with gr.Blocks(title=TITLE, analytics_enabled=False) as page:
         add_endpoints(worker, pictures)  # first, because names of endpoints go to whoever comes first
         session = gr.State(Session())
@@ -50,7 +50,7 @@ def build_page(worker: Worker, pictures: Path) -> gr.Blocks:
             ideas = [gr.Button(example, size="sm") for example in prompts.EXAMPLES]
             surprise = gr.Button("Surprise me", size="sm", elem_classes="surprise")
         form = [prompt, *_settings()]
-        full_steps = form.pop()
+        full_steps = form[-1]
         grid = gr.HTML(
             None, html_template="", js_on_load=_script("grid.js"), apply_default_css=False, elem_id="grid"
         )
@@ -59,7 +59,7 @@ def build_page(worker: Worker, pictures: Path) -> gr.Blocks:
         )
         gr.HTML(
             f"<p class='page-foot'>Model: {escape(model.name)}, {model.size} × {model.size} pixels, "
-            f"on {model.device}. Nothing that you type or make here is logged or kept.</p>"
+            f"on {model.place}. Nothing that you type or make here is logged or kept.</p>"
         )
 
         def show_previews(
@@ -68,13 +68,18 @@ def build_page(worker: Worker, pictures: Path) -> gr.Blocks:
             owner = str(request.session_hash)
             yield from handlers.show_previews(worker, session, handlers.Settings(*form), owner)
 
-        def reroll(session: Session, event: gr.EventData) -> Iterator[handlers.View | None]:
-            yield from handlers.reroll(worker, session, event._data or {})
+        def reroll(
+            session: Session, full_steps: float, event: gr.EventData
+        ) -> Iterator[handlers.View | None]:
+            yield from handlers.reroll(worker, session, full_steps, event._data or {})
 
         def refine(
             session: Session, full_steps: float, event: gr.EventData
         ) -> Iterator[handlers.View | None]:
             yield from handlers.refine(worker, session, full_steps, event._data or {})
+
+        def point_at(session: Session, event: gr.EventData) -> None:
+            handlers.point_at(session, event._data or {})
 
         def leave(request: gr.Request) -> None:
             worker.cancel(str(request.session_hash))
@@ -94,7 +99,8 @@ def build_page(worker: Worker, pictures: Path) -> gr.Blocks:
         surprise.click(
             prompts.surprise, outputs=prompt, queue=False, show_progress="hidden", api_visibility="private"
         ).then(**preview_with)
-        grid.reroll(reroll, session, grid, **painting)
+        grid.reroll(reroll, [session, full_steps], grid, **painting)
+        grid.point_at(point_at, session, queue=False, api_visibility="private")
         grid.refine(refine, [session, full_steps], stage, **painting)
         stage.stop_refining(handlers.stop_refining, session, queue=False, api_visibility="private")
         page.unload(leave)

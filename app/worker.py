@@ -1,104 +1,61 @@
 """The worker: one thread that makes pictures step by step for everybody at once.
 
-Each tick takes the most urgent unfinished pictures of one shape, calls the denoiser once for all of them,
-each with its own timestep and guidance, and moves each along its own plan. A picture depends on its seed
-and settings alone, never on its company. The page, the programs' API and everything else ask for pictures
+Each tick takes the pictures that `app.scheduling.choose` names, calls the denoiser once for all of them, each
+with its own timestep and guidance, and moves each along its own plan. A picture depends on its seed and
+settings alone, never on its company. The page, the programs' API and everything else ask for pictures
 through `Worker.submit` and listen to the handle it gives.
 """
 
 import logging
 import threading
 import time
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
-from queue import SimpleQueue
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
 
 import torch
 from PIL import Image
 
-from app.job import LAST_EVENTS, Cancelled, Done, Event, Failed, Job, Kind, Queued, Record, RequestError, Step
-from app.models import ImageModel
-from app.scheduling import Ticket, choose, line_up, rows_until_done
+from app.costs import Costs, measure_costs
+from app.handle import Handle
+from app.job import Busy, Cancelled, Done, Event, Failed, Job, Kind, Queued, Record, RequestError, Step
+from app.memory import in_halves, is_out_of_memory
+from app.models import ImageModel, ModelFacts
+from app.outbox import Letter, Outbox
+from app.scheduling import POLICIES, Forecast, Policy, Ticket, choose, forecast
 from solver import Plan, SampleState, make_plan, noise_for_seed
 
 log = logging.getLogger(__name__)
 
 # Intermediate pictures may cost this share of the time that their steps take.
 PICTURE_SHARE = 0.1
-# How fast the measured times forget: the weight of the newest measurement.
-FORGETTING = 0.2
-
-
-class Handle:
-    """A submitted job: listen to it, cancel it, promote it. Safe to use from any thread."""
-
-    def __init__(self, worker: "Worker", job: Job) -> None:
-        self.job = job
-        self._worker = worker
-        self._lock = threading.Lock()
-        self._events: list[Event] = []
-        self._listeners: list[SimpleQueue[tuple[Handle, Event]]] = []
-        self.cancelled = False
-
-    def events(self) -> Iterator[Event]:
-        """All events from the first to the last (Done, Failed or Cancelled), waiting for each."""
-        for _, event in merge([self]):
-            yield event
-
-    @property
-    def ended(self) -> bool:
-        """Whether the last event has come."""
-        with self._lock:
-            return bool(self._events) and isinstance(self._events[-1], LAST_EVENTS)
-
-    def cancel(self) -> None:
-        """Give up; takes effect at the next step. Does nothing once the job has ended."""
-        self.cancelled = True
-        self._worker.wake()
-
-    def promote(self) -> None:
-        """Turn a speculative refinement into one that somebody waits for."""
-        self._worker.promote(self)
-
-    def listen(self, inbox: "SimpleQueue[tuple[Handle, Event]]") -> None:
-        """Have all events, those so far included, put into `inbox` as (handle, event)."""
-        with self._lock:
-            for event in self._events:
-                inbox.put((self, event))
-            self._listeners.append(inbox)
-
-    def tell(self, event: Event) -> None:
-        """Pass an event on to the listeners (called by the worker)."""
-        with self._lock:
-            self._events.append(event)
-            for inbox in self._listeners:
-                inbox.put((self, event))
-
-
-def merge(handles: Sequence[Handle]) -> Iterator[tuple[int, Event]]:
-    """The events of several handles as they come, each with its handle's position in `handles`."""
-    inbox: SimpleQueue[tuple[Handle, Event]] = SimpleQueue()
-    positions = {id(handle): position for position, handle in enumerate(handles)}
-    for handle in handles:
-        handle.listen(inbox)
-    running = len(handles)
-    while running:
-        handle, event = inbox.get()
-        running -= isinstance(event, LAST_EVENTS)
-        yield positions[id(handle)], event
+# How fast measured times forget: the weight of the newest.
+FORGETTING = 0.1
+# Whoever would have to wait longer is refused at once.
+LONGEST_WAIT_S: Mapping[Kind, float] = {"preview": 30, "refine": 180}
+# Pictures in the making and in line, whatever their kind.
+MOST_PICTURES = 1000
+# After memory ran out, batches grow again after so many ticks.
+CAREFUL_TICKS = 200
+# So many failing ticks in a row, and the device itself must be broken.
+UNHEALTHY_FAILURES = 3
 
 
 @dataclass(eq=False)
 class _Sample:
-    """One picture in the making. `state` is None until its first tick."""
+    """One picture in the making. `state` is None until its first tick; `seconds` is what its ticks took."""
 
     number: int
-    kind: Kind
+    request: int
     handle: Handle
+    kind: Kind
     plan: Plan
     state: SampleState | None = None
-    started: float = 0.0
+    cancelled: bool = False
+    favoured: bool = False
+    guessed_steps: int = 0
     place: int | None = None
+    seconds: float = 0.0
     unspent_s: float = 0.0  # what intermediate pictures may still cost
     prompts: torch.Tensor = field(default_factory=lambda: torch.empty(0))
     negatives: torch.Tensor = field(default_factory=lambda: torch.empty(0))
@@ -111,65 +68,83 @@ class _Sample:
         job = self.handle.job
         return Ticket(
             number=self.number,
+            request=self.request,
             kind=self.kind,
             owner=job.owner,
+            steps=self.plan.nfe,
             steps_left=self.plan.nfe - self.steps_done,
             rows=1 if job.guidance == 1 else 2,
             shape=(job.model, job.size),
+            favoured=self.favoured,
         )
-
-
-@dataclass
-class Pace:
-    """A measured time in seconds, newer measurements counting more."""
-
-    seconds: float = 0.0
-    measured: int = 0
-
-    def note(self, seconds: float) -> None:
-        weight = FORGETTING if self.measured else 1.0
-        self.seconds += weight * (seconds - self.seconds)
-        self.measured += 1
 
 
 class Worker:
     """Makes pictures with one model in one thread of this process.
 
-    model: what to run. max_batch: the most pictures in one denoiser call. row: the measured time of one
-    row of such a call (a picture with guidance has two). decode: that of decoding one picture.
+    model: what to run. policy: who goes first. costs: what ticks cost on this device, measured when not
+    given. longest_wait_s: by kind of job, the wait beyond which it is refused.
+
+    ticks: denoiser calls so far. made: steps by the kind that their pictures had then, and under "wasted"
+    those of guesses that were given up. healthy: False once nothing works any more.
     """
 
-    def __init__(self, model: ImageModel, max_batch: int = 8) -> None:
+    def __init__(
+        self,
+        model: ImageModel,
+        policy: Policy = POLICIES["speculative"],
+        costs: Costs | None = None,
+        longest_wait_s: Mapping[Kind, float] = LONGEST_WAIT_S,
+    ) -> None:
         self.model = model
-        self.max_batch = max_batch
-        self.row = Pace()
-        self.decode = Pace()
-        self._samples: list[_Sample] = []
-        self._submitted = 0
+        self.policy = policy
+        self.costs = costs or self._calibrate()
+        self.ticks = 0
+        self.made: Counter[str] = Counter()
+        self.healthy = True
+        self._longest_wait_s = longest_wait_s
+        self._pace = 1.0  # the time of ticks against what calibration says of them
+        self._decode_s = self.costs.decode_s
+        self._most_rows: int | None = None
+        self._samples: dict[Handle, _Sample] = {}
+        self._running: frozenset[int] = frozenset()
+        self._pictures = self._requests = self._failures = 0
         self._closed = False
         self._changed = threading.Condition()
-        self._warm_up()
+        self._outbox = Outbox(model)
         self._thread = threading.Thread(target=self._run, name="worker", daemon=True)
         self._thread.start()
+
+    @property
+    def facts(self) -> ModelFacts:
+        """What there is to know of the model."""
+        return self.model.facts
 
     def submit(self, job: Job) -> Handle:
         """Queue a job and return at once; its handle tells the rest.
 
-        Raises RequestError, in words, when this worker has no such model or size, when a prompt has more
-        tokens than the model reads, or when the solver can't make so many steps.
+        Raises RequestError, in words, when the model can't do it (see `ModelFacts.plan`), and Busy where it
+        would have to wait for too long.
         """
         return self.submit_all([job])[0]
 
     def submit_all(self, jobs: Sequence[Job]) -> list[Handle]:
         """Queue several jobs that start together, such as a grid; all or none are accepted, see `submit`."""
-        plans = [self._check(job) for job in jobs]
+        plans = [self.facts.plan(job) for job in jobs]
         handles = [Handle(self, job) for job in jobs]
         with self._changed:
             if self._closed:
                 raise RequestError("The app is shutting down.")
+            self._requests += 1
             for handle, plan in zip(handles, plans, strict=True):
-                self._submitted += 1
-                self._samples.append(_Sample(self._submitted, handle.job.kind, handle, plan))
+                self._pictures += 1
+                self._samples[handle] = _Sample(self._pictures, self._requests, handle, handle.job.kind, plan)
+            try:
+                self._admit(handles)
+            except Busy:
+                for handle in handles:
+                    del self._samples[handle]
+                raise
             self._tell_places()
             self._changed.notify_all()
         return handles
@@ -177,181 +152,233 @@ class Worker:
     def cancel(self, owner: str) -> None:
         """Cancel all jobs of an owner, running or waiting."""
         with self._changed:
-            for sample in self._samples:
-                if sample.handle.job.owner == owner:
-                    sample.handle.cancelled = True
+            for sample in self._samples.values():
+                sample.cancelled |= sample.handle.job.owner == owner
             self._changed.notify_all()
 
     def close(self) -> None:
         """Cancel everything and end the thread after the step it is in."""
         with self._changed:
             self._closed = True
-            for sample in self._samples:
-                sample.handle.cancelled = True
+            for sample in self._samples.values():
+                sample.cancelled = True
             self._changed.notify_all()
         self._thread.join()
+        self._outbox.close()
 
-    def promote(self, handle: Handle) -> None:
-        """See `Handle.promote`."""
+    def wish(self, handle: Handle, wish: str) -> None:
+        """See `Handle`: cancel, promote or favour. Does nothing for a job that has ended."""
         with self._changed:
-            for sample in self._samples:
-                if sample.handle is handle and sample.kind == "speculative":
+            sample = self._samples.get(handle)
+            if sample is None:
+                return
+            match wish:
+                case "cancel":
+                    sample.cancelled = True
+                case "promote" if sample.kind == "speculative":
                     sample.kind = "refine"
-
-    def wake(self) -> None:
-        """Look at the jobs again now, even when there was nothing to do."""
-        with self._changed:
+                case "favour":
+                    sample.favoured = True
             self._changed.notify_all()
 
-    def _check(self, job: Job) -> Plan:
-        model = self.model
-        if (job.model, job.size) != (model.name, model.size):
-            known = f"{model.name} makes pictures of {model.size} × {model.size} pixels"
-            raise RequestError(f"There is no model {job.model} for {job.size} pixels here: {known}.")
-        for name, text in (("The prompt", job.prompt), ("The negative prompt", job.negative_prompt)):
-            tokens = model.count_tokens(text)
-            if tokens > model.max_prompt_tokens:
-                raise RequestError(
-                    f"{name} is too long: {tokens} words and signs, and this model reads "
-                    f"{model.max_prompt_tokens}. Leave something out."
+    def _admit(self, handles: Sequence[Handle]) -> None:
+        """Raise Busy where these, already among the samples, would wait for too long."""
+        if len(self._samples) > MOST_PICTURES:
+            waiting = len(self._samples) - len(handles)
+            raise Busy(f"{waiting} pictures are in line. Please try again in a minute.")
+        expected = self._forecast()
+        for handle in handles:
+            sample = self._samples[handle]
+            wait_s = expected[sample.number].wait_s
+            if wait_s > self._longest_wait_s.get(sample.kind, float("inf")):
+                raise Busy(
+                    f"Too many people are waiting: this could not begin before {wait_s:.0f} s have passed. "
+                    "Please try again in a minute."
                 )
-        try:
-            return make_plan(
-                job.solver, job.steps, model.schedule, learned=model.learned, guidance=job.guidance
-            )
-        except ValueError as error:
-            raise RequestError(str(error)) from error
 
-    # ---- from here on, all in the worker's own thread (but for _tell_places, which is under the lock)
-
-    def _run(self) -> None:
-        while True:
-            with self._changed:
-                self._drop_cancelled()
-                while not self._samples:
-                    if self._closed:
-                        return
-                    self._changed.wait()
-                    self._drop_cancelled()
-                chosen = {
-                    ticket.number for ticket in choose([s.ticket() for s in self._samples], self.max_batch)
-                }
-                batch = [sample for sample in self._samples if sample.number in chosen]
-            try:
-                self._tick(batch)
-            except Exception:
-                log.exception("A step failed; its %d pictures are given up", len(batch))
-                self._end(batch, Failed("Something went wrong while making this picture. Please try again."))
-
-    def _drop_cancelled(self) -> None:
-        self._end([sample for sample in self._samples if sample.handle.cancelled], Cancelled())
-
-    def _end(self, samples: Sequence[_Sample], event: Event) -> None:
-        with self._changed:
-            ending = [sample for sample in self._samples if sample in samples]
-            self._samples = [sample for sample in self._samples if sample not in ending]
-            self._tell_places()
-        for sample in ending:
-            sample.handle.tell(event)
+    def _forecast(self) -> dict[int, Forecast]:
+        tickets = [sample.ticket() for sample in self._samples.values()]
+        return forecast(tickets, self.policy, self.costs, self._pace)
 
     def _tell_places(self) -> None:
         """Tell those that have not begun where they stand, whenever that has changed."""
-        line = line_up([sample.ticket() for sample in self._samples])
-        places = {ticket.number: place for place, ticket in enumerate(line)}
-        for sample in self._samples:
-            place = places[sample.number]
-            if sample.state is None and sample.place != place:
-                sample.place = place
-                sample.handle.tell(Queued(place, self._estimate(sample)))
+        expected = self._forecast()
+        for sample in self._samples.values():
+            told = expected[sample.number]
+            if sample.state is None and sample.place != told.place:
+                sample.place = told.place
+                sample.handle.tell(Queued(told.place, told.seconds))
 
-    def _estimate(self, sample: _Sample) -> float:
-        """Seconds until the sample is done, at the measured pace."""
-        rows = rows_until_done(sample.ticket(), [other.ticket() for other in self._samples])
-        return rows * self.row.seconds + self.decode.seconds
+    # ---- from here on, all in the worker's own thread
+
+    def _run(self) -> None:
+        while True:
+            try:
+                return self._serve()
+            except Exception:
+                log.exception("The worker stumbled; what it was making is given up, and it goes on")
+                with self._changed:
+                    self._end([sample for sample in self._samples.values() if sample.state], _FAILED)
+
+    def _serve(self) -> None:
+        """Tick for as long as the worker is open."""
+        while batch := self._next_batch():
+            try:
+                self._tick(batch)
+                self._failures, self.healthy = 0, True
+            except Exception as error:
+                log.exception("A step failed; its %d pictures are given up", len(batch))
+                self._failures += 1
+                self.healthy = self._failures < UNHEALTHY_FAILURES
+                self._end(batch, _TOO_LARGE if is_out_of_memory(error) else _FAILED)
+
+    def _next_batch(self) -> list[_Sample]:
+        """Wait until there is something to do; nothing when the worker is closed."""
+        with self._changed:
+            while True:
+                self._end([s for s in self._samples.values() if s.cancelled], Cancelled())
+                by_number = {sample.number: sample for sample in self._samples.values()}
+                tickets = [sample.ticket() for sample in by_number.values()]
+                chosen = choose(tickets, self.policy, self.costs, self._running, self._most_rows)
+                self._running = frozenset(t.number for t in chosen)
+                if chosen or self._closed:
+                    return [by_number[t.number] for t in chosen]
+                self._changed.wait()
+
+    def _end(self, samples: Sequence[_Sample], event: Event | None) -> None:
+        """Forget the samples, and say why where they end early."""
+        if not samples:
+            return
+        with self._changed:
+            for sample in samples:
+                self._samples.pop(sample.handle, None)
+                if event:
+                    self.made["wasted"] += sample.guessed_steps
+            self._tell_places()
+        for sample in samples:
+            if event:
+                sample.handle.tell(event)
 
     @torch.inference_mode()
     def _tick(self, batch: Sequence[_Sample]) -> None:
         """One denoiser call for the batch; each sample takes one step, and those at the end are finished."""
         began = time.perf_counter()
-        states = [sample.state or self._start(sample) for sample in batch]
-        outputs = self._denoise(
-            states,
-            torch.stack([sample.prompts for sample in batch]),
-            torch.stack([sample.negatives for sample in batch]),
-            torch.tensor([sample.handle.job.guidance for sample in batch]),
-        )
-        expected = []
-        for sample, state, output in zip(batch, states, outputs, strict=True):
-            expected.append(state.x0(output) if sample.unspent_s >= self.decode.seconds else None)
-            state.step(output)
+        self._start([sample for sample in batch if sample.state is None])
+        outputs = self._denoise(batch)
+        sketched = [self._sketch(sample, output) for sample, output in zip(batch, outputs, strict=True)]
+        for sample, output in zip(batch, outputs, strict=True):
+            _state(sample).step(output)
+            self.made[sample.kind] += 1
+            sample.guessed_steps += sample.kind == "speculative"
         seconds = time.perf_counter() - began
-        self.row.note(seconds / sum(sample.ticket().rows for sample in batch))
-        for sample, state, x0 in zip(batch, states, expected, strict=True):
+        self.ticks += 1
+        rows = sum(sample.ticket().rows for sample in batch)
+        self._pace += FORGETTING * (seconds / self.costs.tick(rows) - self._pace)
+        for sample in batch:
+            sample.seconds += seconds
             sample.unspent_s += PICTURE_SHARE * seconds / len(batch)
-            if state.done:
-                self._finish(sample, state)
-            else:
-                self._report(sample, x0)
+        finished = [sample for sample in batch if _state(sample).done]
+        letters = self._letters(batch, sketched)
+        self._end(finished, None)
+        self._outbox.post(letters)
 
-    def _start(self, sample: _Sample) -> SampleState:
-        job, model = sample.handle.job, self.model
-        sample.started = time.perf_counter()
-        sample.prompts, sample.negatives = model.encode([job.prompt, job.negative_prompt])
-        noise = noise_for_seed(job.seed, model.latent_shape).to(model.device)
-        sample.state = SampleState.start(sample.plan, noise)
-        return sample.state
+    def _start(self, samples: Sequence[_Sample]) -> None:
+        """Encode the prompts of all in one call, and draw their noise."""
+        if not samples:
+            return
+        jobs = [sample.handle.job for sample in samples]
+        texts = [job.prompt for job in jobs] + [job.negative_prompt for job in jobs]
+        embeddings = in_halves(lambda part: list(self.model.encode(part)), texts)
+        for i, (sample, job) in enumerate(zip(samples, jobs, strict=True)):
+            sample.prompts, sample.negatives = embeddings[i], embeddings[len(jobs) + i]
+            noise = noise_for_seed(job.seed, self.model.latent_shape).to(self.model.device)
+            sample.state = SampleState.start(sample.plan, noise)
 
-    def _denoise(
-        self,
-        states: Sequence[SampleState],
-        prompts: torch.Tensor,
-        negatives: torch.Tensor,
-        guidance: torch.Tensor,
-    ) -> torch.Tensor:
-        outputs = self.model.denoise(
-            torch.stack([state.model_input() for state in states]),
-            torch.tensor([state.timestep for state in states]),
-            prompts,
-            negatives,
-            guidance,
-        )
-        if self.model.device.type != "cpu":
-            # Without this the loop would run ahead of the device: no true times, no prompt cancelling.
-            torch.accelerator.synchronize(self.model.device)
+    def _denoise(self, batch: Sequence[_Sample]) -> list[torch.Tensor]:
+        """The guided output for each; in several calls, and smaller batches next, where memory is short."""
+        fitting = len(batch)
+
+        def call(part: Sequence[_Sample]) -> list[torch.Tensor]:
+            nonlocal fitting
+            outputs = self.model.denoise(
+                torch.stack([_state(sample).model_input() for sample in part]),
+                torch.tensor([_state(sample).timestep for sample in part]),
+                torch.stack([sample.prompts for sample in part]),
+                torch.stack([sample.negatives for sample in part]),
+                torch.tensor([sample.handle.job.guidance for sample in part]),
+            )
+            self._wait_for_device()
+            fitting = min(fitting, len(part))
+            return list(outputs)
+
+        outputs = in_halves(call, batch)
+        if fitting < len(batch):
+            self._most_rows = 2 * fitting
+            log.warning("Memory ran out at %d pictures; going on with %d at a time", len(batch), fitting)
+        elif self._most_rows and self.ticks % CAREFUL_TICKS == 0:
+            self._most_rows = 2 * self._most_rows if self._most_rows < self.costs.knee else None
         return outputs
 
-    def _report(self, sample: _Sample, x0: torch.Tensor | None) -> None:
-        picture = None
-        if x0 is not None:
-            picture = self._decode(x0)
-            sample.unspent_s = 0.0
-        sample.handle.tell(Step(sample.steps_done, sample.plan.nfe, self._estimate(sample), picture))
+    def _wait_for_device(self) -> None:
+        if self.model.device.type != "cpu":
+            # Without this the loop would run ahead of the device: no true times, no prompt cancelling.
+            torch.accelerator.current_stream(self.model.device).synchronize()
 
-    def _finish(self, sample: _Sample, state: SampleState) -> None:
-        picture = self._decode(state.x)
-        record = Record(
-            sample.handle.job, self.model.revision, sample.plan.nfe, time.perf_counter() - sample.started
-        )
-        self._end([sample], Done(picture, record))
+    def _sketch(self, sample: _Sample, output: torch.Tensor) -> torch.Tensor | None:
+        """What is expected of the latents, now and then, to be shown; not for those whom nobody watches."""
+        if sample.kind == "speculative" or sample.unspent_s < self._decode_s:
+            return None
+        sample.unspent_s = 0.0
+        return _state(sample).x0(output)
 
-    def _decode(self, latents: torch.Tensor) -> Image.Image:
-        began = time.perf_counter()
-        picture = self.model.pictures(latents[None])[0]
-        self.decode.note(time.perf_counter() - began)
-        return picture
+    def _letters(self, batch: Sequence[_Sample], sketched: Sequence[torch.Tensor | None]) -> list[Letter]:
+        expected = self._forecast()
+        letters = []
+        for sample, sketch in zip(batch, sketched, strict=True):
+            if _state(sample).done:
+                letters.append(self._last_letter(sample))
+            else:
+                step = Step(sample.steps_done, sample.plan.nfe, expected[sample.number].seconds)
+                letters.append(self._step_letter(sample.handle, step, sketch))
+        return letters
+
+    def _step_letter(self, handle: Handle, step: Step, sketch: torch.Tensor | None) -> Letter:
+        def tell(picture: Image.Image | None, decode_s: float) -> None:
+            if picture:
+                self._decode_s += FORGETTING * (decode_s - self._decode_s)
+            handle.tell(replace(step, picture=picture))
+
+        return Letter(sketch, tell, lambda: handle.tell(step))
+
+    def _last_letter(self, sample: _Sample) -> Letter:
+        handle, made_s, nfe = sample.handle, sample.seconds, sample.plan.nfe
+
+        def tell(picture: Image.Image | None, decode_s: float) -> None:
+            assert picture
+            handle.tell(Done(picture, Record(handle.job, self.facts.revision, nfe, made_s + decode_s)))
+
+        return Letter(_state(sample).x, tell, lambda: handle.tell(_FAILED))
 
     @torch.inference_mode()
-    def _warm_up(self) -> None:
-        """Take the first call's extra cost before anybody waits, and measure a first pace."""
+    def _calibrate(self) -> Costs:
+        """Take the first calls' extra cost before anybody waits, and measure what ticks cost here."""
         model = self.model
-        noise = noise_for_seed(0, model.latent_shape)
-        state = SampleState.start(make_plan("consistency", 6, model.schedule, learned=model.learned), noise)
-        state.x = state.x.to(model.device)
-        prompts = model.encode([""])
-        for _ in range(2):
-            began = time.perf_counter()
-            self._denoise([state], prompts, prompts, torch.tensor([2.0]))
-            warm_s = time.perf_counter() - began
-        self.row.note(warm_s / 2)
-        model.pictures(state.x[None])
-        self._decode(state.x)
+        plan = make_plan("consistency", 6, model.schedule, learned=model.facts.learned)
+        state = SampleState.start(plan, noise_for_seed(0, model.latent_shape).to(model.device))
+        prompt = model.encode([""])
+
+        def call(rows: int) -> None:
+            x, text = torch.stack([state.model_input()] * rows), torch.cat([prompt] * rows)
+            model.denoise(x, torch.full((rows,), state.timestep), text, text, torch.ones(rows))
+            self._wait_for_device()
+
+        return measure_costs(call, lambda: model.pictures(state.x[None]))
+
+
+_FAILED = Failed("Something went wrong while making this picture. Please try again.")
+_TOO_LARGE = Failed("There is not enough memory for this picture just now. Please try again in a minute.")
+
+
+def _state(sample: _Sample) -> SampleState:
+    assert sample.state
+    return sample.state

@@ -7,6 +7,8 @@ const kept = new Set();
 const tiles = new Map(); // seed → the tile's parts, so that a kept tile is not even repainted
 let shown = null;
 let picked = null;
+let pointing = 0; // the timer of the tile that the pointer rests on
+const POINTED_MS = 250; // whoever rests here looks at it
 
 element.innerHTML = `<section class="grid">
   <div class="grid-bar">
@@ -55,6 +57,13 @@ function makeTile(seed) {
     mark();
     trigger("refine", { grid: props.value.id, seed });
   };
+  const pointAt = () => {
+    clearTimeout(pointing);
+    pointing = setTimeout(() => trigger("point_at", { grid: props.value.id, seed }), POINTED_MS);
+  };
+  item.addEventListener("pointerenter", pointAt);
+  item.addEventListener("focusin", pointAt);
+  item.addEventListener("pointerleave", () => clearTimeout(pointing));
   picture.addEventListener("click", pick);
   refine.addEventListener("click", pick);
   keep.addEventListener("click", () => {

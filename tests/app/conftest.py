@@ -67,7 +67,7 @@ def make_job(tiny: ImageModel, **changes: object) -> Job:
         "prompt": "snowy mountains",
         "seed": 1,
         "steps": 4,
-        "model": tiny.name,
-        "size": tiny.size,
+        "model": tiny.facts.name,
+        "size": tiny.facts.size,
     }
     return Job(**(fields | changes))

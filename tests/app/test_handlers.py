@@ -1,6 +1,7 @@
 import base64
 import io
 import math
+import time
 from collections.abc import Iterator
 from dataclasses import replace
 from typing import Any
@@ -11,12 +12,16 @@ from PIL import Image
 
 from app import handlers, png
 from app.handlers import Settings
+from app.job import Done
 from app.likeness import WORDS, compare
+from app.models import ImageModel
 from app.prompts import EXAMPLES, surprise
+from app.scheduling import POLICIES
 from app.session import Session
 from app.worker import Worker
+from tests.app.conftest import make_job
 
-FORM = Settings("snowy mountains", "", 4, 4, 3.0, "consistency", random_seeds=False, seed=10)
+FORM = Settings("snowy mountains", "", 4, 4, 3.0, "consistency", random_seeds=False, seed=10, full_steps=8)
 
 
 def finish(views: Iterator[handlers.View | None]) -> dict:
@@ -67,7 +72,7 @@ def test_random_seeds_differ_between_grids(worker: Worker) -> None:
 def test_kept_previews_stay_exactly_as_they_are(worker: Worker) -> None:
     session = Session()
     before = make_grid(worker, session)
-    after = finish(handlers.reroll(worker, session, {"grid": before["id"], "keep": [11, 13]}))
+    after = finish(handlers.reroll(worker, session, 8, {"grid": before["id"], "keep": [11, 13]}))
     assert after["id"] != before["id"]
     assert [after["tiles"][i] for i in (1, 3)] == [before["tiles"][i] for i in (1, 3)]
     changed = {after["tiles"][i]["seed"] for i in (0, 2)}
@@ -78,7 +83,7 @@ def test_kept_previews_stay_exactly_as_they_are(worker: Worker) -> None:
 def test_a_reroll_asks_as_the_grid_was_asked(worker: Worker) -> None:
     session = Session()
     before = make_grid(worker, session, replace(FORM, steps=5, guidance=2))
-    after = finish(handlers.reroll(worker, session, {"grid": before["id"], "keep": []}))
+    after = finish(handlers.reroll(worker, session, 8, {"grid": before["id"], "keep": []}))
     assert session.grid is not None
     assert {(tile.job.steps, tile.job.guidance) for tile in session.grid.tiles} == {(5, 2)}
     assert len(after["tiles"]) == 4
@@ -142,7 +147,7 @@ def test_stale_and_broken_picks_are_told_in_words(worker: Worker) -> None:
         with pytest.warns(UserWarning, match="have been replaced"):
             assert list(handlers.refine(worker, session, 10, wish)) == [None]
         with pytest.warns(UserWarning, match="have been replaced"):
-            finish(handlers.reroll(worker, session, wish))
+            finish(handlers.reroll(worker, session, 8, wish))
     assert session.grid is not None
     strange: list[Any] = [10, None, "20", [], math.nan]
     for seed in strange:
@@ -260,3 +265,62 @@ def test_surprises_are_sentences_and_vary() -> None:
     prompts = {surprise() for _ in range(50)}
     assert len(prompts) > 20
     assert all(prompt == " ".join(prompt.split()) for prompt in prompts | set(EXAMPLES))
+
+
+def test_while_one_looks_the_likely_picks_are_refined(worker: Worker) -> None:
+    session = Session()
+    grid = make_grid(worker, session)
+    while worker.made["speculative"] < 4 * 5:  # 60 % of eight steps, for each of four
+        time.sleep(0.01)
+    guessed = finish(handlers.refine(worker, session, 8, {"grid": grid["id"], "seed": 12}))
+    assert guessed["state"] == "done"
+    assert worker.made["refine"] == 3, "the pick went on where its guess stood"
+    assert worker.made["wasted"] == 3 * 5, "and the guesses at the others ended"
+    unguessed = finish(handlers.refine(worker, session, 8, {"grid": grid["id"], "seed": 11}))
+    assert unguessed["state"] == "done"
+
+
+def test_a_guessed_picture_is_the_picture(worker: Worker, model: ImageModel) -> None:
+    plain = Worker(model, policy=POLICIES["step-priority"])
+    finals = []
+    for maker in (worker, plain):
+        session = Session()
+        grid = make_grid(maker, session)
+        time.sleep(0.2)
+        finals.append(finish(handlers.refine(maker, session, 8, {"grid": grid["id"], "seed": 10})))
+    assert plain.made["speculative"] == 0
+    one, other = (np.asarray(Image.open(io.BytesIO(picture_of(f["picture"])))).astype(int) for f in finals)
+    assert np.abs(one - other).max() <= 1
+    plain.close()
+
+
+def test_pointing_at_a_preview_has_it_refined_to_the_end(worker: Worker) -> None:
+    session = Session()
+    grid = make_grid(worker, session)
+    handlers.point_at(session, {"grid": grid["id"], "seed": 13})
+    handlers.point_at(session, {"grid": "another", "seed": 12})
+    handlers.point_at(session, {"seed": [1]})
+    while worker.made["speculative"] < 8 + 3 * 5:
+        time.sleep(0.01)
+    assert finish(handlers.refine(worker, session, 8, {"grid": grid["id"], "seed": 13}))["state"] == "done"
+    assert worker.made["refine"] == 0
+
+
+def test_other_settings_are_another_picture_than_the_guessed(worker: Worker) -> None:
+    session = Session()
+    grid = make_grid(worker, session)
+    done = finish(handlers.refine(worker, session, 9, {"grid": grid["id"], "seed": 13}))
+    assert done["steps"] == [4, 9]
+    assert worker.made["refine"] == 9
+
+
+def test_guesses_end_with_their_grid(worker: Worker) -> None:
+    session = Session()
+    make_grid(worker, session)
+    first = session.guesses
+    make_grid(worker, session)
+    assert session.guesses is not first
+    worker.cancel("me")
+    assert isinstance(list(worker.submit(make_job(worker.model)).events())[-1], Done)
+    time.sleep(0.1)
+    assert worker.made["speculative"] <= 40, "nobody's guesses are going on"

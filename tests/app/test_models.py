@@ -55,31 +55,35 @@ def test_pictures_are_those_of_the_stock_pipeline(tiny_folder: Path, worker: Wor
 
 
 def test_what_is_known_of_a_model(model: ImageModel, tiny_folder: Path, copy: Path) -> None:
-    assert (model.name, model.size, model.latent_shape) == ("tiny", 64, (4, 8, 8))
-    assert load(copy, CPU).revision == model.revision
+    assert (model.facts.name, model.facts.size, model.latent_shape) == ("tiny", 64, (4, 8, 8))
+    assert load(copy, CPU).facts.revision == model.facts.revision
     other = copy / "unet" / "diffusion_pytorch_model.safetensors"
     data = bytearray(other.read_bytes())
     data[-1] ^= 1
     other.write_bytes(data)
-    assert load(copy, CPU).revision != model.revision
+    assert load(copy, CPU).facts.revision != model.facts.revision
 
 
 def test_unknown_words_are_found_as_they_were_typed(model: ImageModel) -> None:
-    assert model.unknown_words("A Snowy zeppelin, Über dunes! zeppelin") == ["zeppelin", "Über", "dunes"]
-    assert model.unknown_words("snowy mountains at night!") == []
-    assert model.unknown_words("") == []
+    assert model.facts.unknown_words("A Snowy zeppelin, Über dunes! zeppelin") == [
+        "zeppelin",
+        "Über",
+        "dunes",
+    ]
+    assert model.facts.unknown_words("snowy mountains at night!") == []
+    assert model.facts.unknown_words("") == []
 
 
 def test_a_tokenizer_of_word_pieces_knows_every_word(copy: Path) -> None:
     # CLIP's own tokenizer says that its end token stands for the unknown.
     edit_json(copy / "tokenizer" / "tokenizer_config.json", unk_token="[end]")
-    assert load(copy, CPU).unknown_words("zeppelin") == []
+    assert load(copy, CPU).facts.unknown_words("zeppelin") == []
 
 
 def test_tokens_are_counted_without_their_frame(model: ImageModel) -> None:
-    assert model.count_tokens("") == 0
-    assert model.count_tokens("snowy lake") == 2
-    assert model.max_prompt_tokens == 22
+    assert model.facts.count_tokens("") == 0
+    assert model.facts.count_tokens("snowy lake") == 2
+    assert model.facts.max_prompt_tokens == 22
 
 
 def test_tokenizing_from_many_threads_at_once(model: ImageModel) -> None:
@@ -87,7 +91,7 @@ def test_tokenizing_from_many_threads_at_once(model: ImageModel) -> None:
 
     def both(i: int) -> int:
         model.encode([f"snowy lake {i}"])
-        return model.count_tokens("snowy lake")
+        return model.facts.count_tokens("snowy lake")
 
     with ThreadPoolExecutor(8) as pool:
         assert set(pool.map(both, range(60))) == {2}
@@ -175,7 +179,7 @@ def test_previews_follow_what_was_learned(learned: Path) -> None:
         for steps, same in ((5, False), (6, True)):
             job = make_job(model, model="copy", solver="consistency", steps=steps, guidance=4.0)
             done: Any = list(worker.submit(job).events())[-1]
-            plan = make_plan("consistency", steps, model.schedule, learned=model.learned, guidance=4.0)
+            plan = make_plan("consistency", steps, model.schedule, learned=model.facts.learned, guidance=4.0)
             denoise = model.denoiser([job.prompt], torch.tensor([4.0]))
             latents = sample(plan, denoise, model.noise([job.seed]))
             expected = np.asarray(model.pictures(latents)[0]).astype(int)
