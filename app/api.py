@@ -11,16 +11,16 @@ from typing import Any
 import gradio as gr
 from gradio import FileData
 
+from app.backend import Backend
 from app.handle import merge
 from app.job import Done, Failed, Job, Kind, RequestError, check_number
 from app.seeds import following_seeds, fresh_seeds
-from app.worker import Worker
 
 # A program fetches its pictures at once; what is older is deleted when the next ones are made.
 KEEP_S = 24 * 3600
 
 
-def add_endpoints(worker: Worker, pictures: Path) -> None:
+def add_endpoints(worker: Backend, pictures: Path) -> None:
     """Add /preview and /refine to the Blocks being built; their PNGs are written below `pictures`."""
 
     def preview(
@@ -73,7 +73,7 @@ def _errors_in_words() -> Iterator[None]:
 
 
 def _jobs(
-    worker: Worker,
+    worker: Backend,
     kind: Kind,
     settings: tuple[str, str, int, float, str],
     seeds: Sequence[int],
@@ -108,7 +108,9 @@ def _seeds(seed: object, count: int) -> list[int]:
     return following_seeds(int(check_number("seed", seed)), count)
 
 
-def _make(worker: Worker, jobs: Sequence[Job], pictures: Path) -> tuple[list[FileData], list[dict[str, Any]]]:
+def _make(
+    worker: Backend, jobs: Sequence[Job], pictures: Path
+) -> tuple[list[FileData], list[dict[str, Any]]]:
     """Run the jobs to their end. Raises RequestError when one fails."""
     handles = worker.submit_all(jobs)
     done: dict[int, Done] = {}

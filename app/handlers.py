@@ -16,13 +16,13 @@ from typing import Any
 import gradio as gr
 from PIL import Image
 
+from app.backend import Backend
 from app.handle import merge
 from app.job import Cancelled, Done, Event, Failed, Job, Queued, RequestError, Step, check_number
 from app.likeness import compare
 from app.seeds import following_seeds, fresh_seeds
 from app.session import Grid, Session, Tile
 from app.speculation import Guesses
-from app.worker import Worker
 
 View = dict[str, Any]
 # What a click in a view says; anything may be in it.
@@ -65,7 +65,7 @@ def _in_words(
 
     def wrap(handler: Callable[..., Iterator[View]]) -> Callable[..., Iterator[View | None]]:
         @wraps(handler)
-        def told(worker: Worker, session: Session, *args: Any) -> Iterator[View | None]:
+        def told(worker: Backend, session: Session, *args: Any) -> Iterator[View | None]:
             try:
                 yield from handler(worker, session, *args)
             except RequestError as error:
@@ -79,7 +79,7 @@ def _in_words(
 
 
 @_in_words(grid_view)
-def show_previews(worker: Worker, session: Session, settings: Settings, owner: str) -> Iterator[View]:
+def show_previews(worker: Backend, session: Session, settings: Settings, owner: str) -> Iterator[View]:
     """Make a new grid and paint its tiles as they arrive. Yields values of the grid view."""
     count = int(check_number("count", settings.count))
     if settings.random_seeds:
@@ -105,7 +105,7 @@ def show_previews(worker: Worker, session: Session, settings: Settings, owner: s
 
 
 @_in_words(grid_view)
-def reroll(worker: Worker, session: Session, full_steps: float, wish: Wish) -> Iterator[View]:
+def reroll(worker: Backend, session: Session, full_steps: float, wish: Wish) -> Iterator[View]:
     """Replace the previews that are not in wish["keep"] by those of fresh seeds. Yields grid views.
 
     The kept ones stay in their places exactly as they are, and the new ones are asked for as these were,
@@ -125,7 +125,7 @@ def reroll(worker: Worker, session: Session, full_steps: float, wish: Wish) -> I
 
 
 @_in_words(stage_view)
-def refine(worker: Worker, session: Session, full_steps: float, wish: Wish) -> Iterator[View]:
+def refine(worker: Backend, session: Session, full_steps: float, wish: Wish) -> Iterator[View]:
     """Refine the preview of wish["seed"] from its own noise. Yields values of the stage view."""
     tile = _grid_of(session, wish).find(wish.get("seed"))
     if tile is None or tile.picture is None:
@@ -168,7 +168,7 @@ def _refinement(tile: Tile, full_steps: float) -> Job:
     return replace(tile.job, kind="refine", steps=steps, solver=FINAL_SOLVER)
 
 
-def _paint(worker: Worker, session: Session, tiles: list[Tile], full_steps: float) -> Iterator[View]:
+def _paint(worker: Backend, session: Session, tiles: list[Tile], full_steps: float) -> Iterator[View]:
     """Show `tiles` as the session's grid, make the pictures that are missing, and guess which is wanted."""
     refinements = [_refinement(tile, full_steps) for tile in tiles]
     missing = [tile for tile in tiles if not tile.picture]

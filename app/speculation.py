@@ -2,19 +2,10 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from typing import Protocol
 
+from app.backend import Backend
 from app.handle import Handle
 from app.job import Job, RequestError
-from app.scheduling import Policy
-
-
-class Submits(Protocol):
-    """What a worker has to offer for this."""
-
-    policy: Policy
-
-    def submit_all(self, jobs: Sequence[Job]) -> list[Handle]: ...
 
 
 class Guesses:
@@ -28,7 +19,7 @@ class Guesses:
         self._handles = dict(handles or {})
 
     @classmethod
-    def begin(cls, worker: Submits, refinements: Sequence[Job]) -> "Guesses":
+    def begin(cls, worker: Backend, refinements: Sequence[Job]) -> "Guesses":
         """Guess at these refinements; at none where the worker's policy is not to, or has no room."""
         if not worker.policy.speculate:
             return cls()

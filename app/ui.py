@@ -9,17 +9,17 @@ import gradio as gr
 
 from app import handlers, prompts
 from app.api import add_endpoints
+from app.backend import Backend
 from app.job import LIMITS
 from app.session import Session
 from app.theme import make_theme
-from app.worker import Worker
 from solver import SOLVERS
 
 PAGE = Path(__file__).parent / "page"
 TITLE = "Diffusion Preview"
 
 
-def build_page(worker: Worker, pictures: Path) -> gr.Blocks:
+def build_page(worker: Backend, pictures: Path) -> gr.Blocks:
     """The page and the programs' endpoints, to be opened with `launch_page`.
 
     pictures: the folder for the PNGs that programs ask for, somewhere in Gradio's GRADIO_TEMP_DIR.

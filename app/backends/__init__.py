@@ -1,0 +1,1 @@
+"""Other ways to run the worker than in this process; each looks like `app.backend.Backend`."""
