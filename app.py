@@ -6,6 +6,8 @@ import socket
 import sys
 from pathlib import Path
 
+from app.backends import BACKENDS, start
+
 
 def parse_arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(
@@ -13,7 +15,9 @@ def parse_arguments() -> argparse.Namespace:
         description="Quick previews of a prompt; pick one, and only that one is finished.",
     )
     parser.add_argument(
-        "--host", default="127.0.0.1", help="address to listen on; 0.0.0.0 for other machines too"
+        "--host",
+        default=os.environ.get("GRADIO_SERVER_NAME", "127.0.0.1"),  # a Space sets it
+        help="address to listen on; 0.0.0.0 for other machines too (%(default)s)",
     )
     parser.add_argument("--port", type=int, default=7860, help="port to listen on (%(default)s)")
     parser.add_argument(
@@ -26,6 +30,12 @@ def parse_arguments() -> argparse.Namespace:
         default="auto",
         choices=("auto", "cpu", "cuda", "mps"),
         help="where to compute (%(default)s)",
+    )
+    parser.add_argument(
+        "--backend",
+        default="auto",
+        choices=("auto", *BACKENDS),
+        help="what makes the pictures; auto is zerogpu on a ZeroGPU Space, else local (%(default)s)",
     )
     parser.add_argument(
         "--data",
@@ -76,15 +86,13 @@ def main() -> int:
     print(f"Loading {arguments.model} …", flush=True)
 
     # Imported only now: these take seconds, and --help should not.
-    from app.models import ModelError, load, pick_device, resolve
+    from app.models import ModelError, resolve
     from app.ui import build_page, launch_page
-    from app.worker import Worker
 
     try:
-        model = load(resolve(arguments.model), pick_device(arguments.device))
+        worker = start(arguments.backend, resolve(arguments.model), arguments.device)
     except ModelError as error:
         return refuse(error)
-    worker = Worker(model)
     page = build_page(worker, pictures)
     url = launch_page(page, host, port)
     print(f"Ready: {url} (Ctrl+C stops it)", flush=True)

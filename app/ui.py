@@ -17,6 +17,8 @@ from solver import SOLVERS
 
 PAGE = Path(__file__).parent / "page"
 TITLE = "Diffusion Preview"
+# Events in Gradio's queue, which each is in for but a moment.
+MOST_WAITING = 1000
 
 
 def build_page(worker: Backend, pictures: Path) -> gr.Blocks:
@@ -109,7 +111,8 @@ def build_page(worker: Backend, pictures: Path) -> gr.Blocks:
 
 def launch_page(page: gr.Blocks, host: str, port: int) -> str:
     """Serve the page in the background and give its URL. Raises OSError when the port is taken."""
-    page.queue(default_concurrency_limit=None)
+    # On a ZeroGPU Space, Gradio would let a single event wait if it were not told otherwise.
+    page.queue(default_concurrency_limit=None, max_size=MOST_WAITING)
     _, url, _ = page.launch(
         server_name=host,
         server_port=port,

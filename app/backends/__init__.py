@@ -1,1 +1,31 @@
 """Other ways to run the worker than in this process; each looks like `app.backend.Backend`."""
+
+import os
+from importlib import import_module
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from app.backend import Backend
+
+# By the names that --backend understands: the modules whose `start(folder, device)` gives a Backend. They are
+# imported when they are wanted, since that takes seconds.
+BACKENDS = {
+    "local": "app.backends.local",
+    "zerogpu": "app.backends.zerogpu",
+}
+
+
+def start(name: str, folder: Path, device: str) -> "Backend":
+    """Start the backend `name`, one of BACKENDS or "auto", for the model in `folder`.
+
+    device: one of `app.models.DEVICES`. Raises ModelError, in words, where model or device can't be used.
+    """
+    if name == "auto":
+        name = "zerogpu" if on_zerogpu() else "local"
+    return import_module(BACKENDS[name]).start(folder, device)
+
+
+def on_zerogpu() -> bool:
+    """Whether this is a Hugging Face Space with ZeroGPU, as the package `spaces` decides it."""
+    return os.environ.get("SPACES_ZERO_GPU", "").lower() in ("1", "t", "true")

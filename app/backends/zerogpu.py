@@ -1,0 +1,219 @@
+"""On a Hugging Face Space with ZeroGPU: every request borrows a GPU for as long as it takes, no longer.
+
+The package `spaces` runs a function with a GPU in a forked process; only arguments and yields cross, pickled.
+So a request's jobs, which are words and numbers, go there together, a worker there makes their pictures, and
+its events come back. Without a Space all of it happens in this process.
+"""
+
+import itertools
+import logging
+import mmap
+import os
+import re
+import threading
+from collections.abc import Iterator, Sequence
+from contextvars import copy_context
+from pathlib import Path
+
+import torch
+
+try:
+    import spaces  # before the model is loaded: on ZeroGPU it lets "cuda" be used where no GPU is yet
+except ImportError:
+    spaces = None
+
+from app.costs import Costs
+from app.handle import Handle, merge
+from app.job import Cancelled, Event, Failed, Job, RequestError
+from app.models import TOKENIZING, ImageModel, ModelFacts, load, pick_device
+from app.scheduling import POLICIES
+from app.worker import UNHEALTHY_FAILURES, Worker
+
+log = logging.getLogger(__name__)
+
+# Of some ZeroGPU slice, assumed and not measured: measuring would spend the visitor's time on the GPU. A grid
+# of eight with guidance goes into one call, and the worker's estimates correct themselves as it goes.
+COSTS = Costs(rows=(1, 2, 4, 8, 16, 32), seconds=(0.03, 0.031, 0.034, 0.045, 0.07, 0.13), decode_s=0.03)
+
+# What is asked of ZeroGPU: long enough for models eight times as slow as COSTS, but no longer than that, for
+# short requests go first, and a visitor must have so much time left.
+START_S = 10.0  # forking, and moving the weights to the GPU
+ROW_S = 0.035  # one row of a denoiser call
+PICTURE_S = 0.25  # decoding, and sending the picture back
+LONGEST_S = 120.0  # asking for more is refused to most visitors
+
+# Jobs in the making at once whose wishes are told apart.
+SLOTS = 2**16
+# How long closing waits for what runs.
+CLOSING_S = 10.0
+
+# By the title of the package's error: what a visitor can do about it.
+REFUSALS = {
+    "ZeroGPU quota exceeded": (
+        "Your time on the GPU of this Space is used up for now. Log in to Hugging Face to get more, or wait."
+    ),
+    "ZeroGPU pending credits exceeded": (
+        "Too many of your pictures are being made at once. Please try again when they are done."
+    ),
+    "ZeroGPU illegal duration": (
+        "This would take longer than a visitor may have the GPU. Ask for fewer steps or fewer previews."
+    ),
+    "ZeroGPU queue timeout": (
+        "No GPU became free in time. Please try again in a minute; logged in to Hugging Face, you wait less."
+    ),
+    "ZeroGPU client error": "No GPU is to be had just now. Please load this page again, or come back later.",
+}
+_ABORTED = "The GPU was taken away before this was done. Please try again, with fewer steps if need be."
+_FAILED = "Something went wrong while making this picture. Please try again."
+
+# A fork copies locks as they are, and nobody in the copy would ever release this one.
+os.register_at_fork(
+    before=TOKENIZING.acquire, after_in_parent=TOKENIZING.release, after_in_child=TOKENIZING.release
+)
+
+
+def start(folder: Path, device: str) -> "ZeroGpu":
+    """See `app.backends.start`."""
+    return ZeroGpu(load(folder, pick_device(device)))
+
+
+class ZeroGpu:
+    """Makes pictures with one model, each request in one call of a GPU function.
+
+    Nothing is guessed in advance: visitors pay for what is made with time that they have little of.
+
+    healthy: False after several failures in a row that were not for the visitor to avoid.
+    """
+
+    def __init__(self, model: ImageModel) -> None:
+        self.policy = POLICIES["step-priority"]
+        self.healthy = True
+        self._model = model
+        self._process = os.getpid()
+        self._failures = 0
+        self._closed = False
+        self._lock = threading.Lock()
+        self._alone = threading.Lock()
+        self._numbers = itertools.count()
+        self._running: dict[Handle, int] = {}
+        self._threads: set[threading.Thread] = set()
+        # Shared with all forks; a job's byte is 1 once it is cancelled. To close the GPU function's generator
+        # instead would end all jobs of its request, and is not possible while it waits for a GPU.
+        self._cancelled = mmap.mmap(-1, SLOTS)
+        self._make_on_gpu = spaces.GPU(duration=self.duration)(self._make) if spaces else self._make
+
+    @property
+    def facts(self) -> ModelFacts:
+        """What there is to know of the model."""
+        return self._model.facts
+
+    def submit(self, job: Job) -> Handle:
+        """Have a job done and return at once; see `submit_all`."""
+        return self.submit_all([job])[0]
+
+    def submit_all(self, jobs: Sequence[Job]) -> list[Handle]:
+        """Have several jobs done together in one call of the GPU function; their handles tell the rest.
+
+        Raises RequestError, in words, when the model can't do them (see `ModelFacts.plan`). Whether there is
+        a GPU for them turns out later, and is told by the handles.
+        """
+        for job in jobs:
+            self.facts.plan(job)
+            if job.kind == "speculative":
+                raise RequestError("Nothing is made in advance here.")
+        handles = [Handle(self, job) for job in jobs]
+        # The package finds in the context who the visitor is, whose quota it is to take.
+        thread = threading.Thread(
+            target=copy_context().run, args=(self._request, handles), name="request", daemon=True
+        )
+        with self._lock:
+            if self._closed:
+                raise RequestError("The app is shutting down.")
+            for handle in handles:
+                self._running[handle] = number = next(self._numbers) % SLOTS
+                self._cancelled[number] = 0
+            self._threads.add(thread)
+        thread.start()
+        return handles
+
+    def cancel(self, owner: str) -> None:
+        """Cancel all jobs of an owner, running or waiting."""
+        with self._lock:
+            handles = [handle for handle in self._running if handle.job.owner == owner]
+        for handle in handles:
+            handle.cancel()
+
+    def close(self) -> None:
+        """Cancel everything, and end."""
+        with self._lock:
+            self._closed = True
+            handles, threads = list(self._running), list(self._threads)
+        for handle in handles:
+            handle.cancel()
+        for thread in threads:
+            thread.join(CLOSING_S)
+
+    def wish(self, handle: Handle, wish: str) -> None:
+        """See `Handle`: told at once of being cancelled; the GPU function stops it at its next event."""
+        with self._lock:
+            number = self._running.get(handle)
+            if wish != "cancel" or number is None:
+                return
+            self._cancelled[number] = 1
+        handle.tell(Cancelled())
+
+    def duration(self, jobs: Sequence[Job], numbers: Sequence[int] = ()) -> float:
+        """Seconds to ask ZeroGPU for, at most LONGEST_S; takes the arguments of the GPU function."""
+        rows = sum(self.facts.plan(job).nfe * (1 if job.guidance == 1 else 2) for job in jobs)
+        return min(START_S + ROW_S * rows + PICTURE_S * len(jobs), LONGEST_S)
+
+    def _request(self, handles: Sequence[Handle]) -> None:
+        """In a thread of this process: call the GPU function, and tell the handles what comes of it."""
+        failed = _FAILED
+        jobs, numbers = [handle.job for handle in handles], [self._running[handle] for handle in handles]
+        try:
+            for position, event in self._make_on_gpu(jobs, numbers):
+                handles[position].tell(event)
+            self._failures = 0
+        except Exception as error:
+            log.exception("A GPU function failed; its %d pictures are given up", len(handles))
+            failed = _in_words(error)
+            self._failures += _title(error) not in REFUSALS
+        self.healthy = self._failures < UNHEALTHY_FAILURES
+        with self._lock:
+            for handle in handles:
+                del self._running[handle]
+            self._threads.discard(threading.current_thread())
+        for handle in handles:
+            handle.tell(Failed(failed))  # says nothing to those that have ended as they should
+
+    def _make(self, jobs: Sequence[Job], numbers: Sequence[int]) -> Iterator[tuple[int, Event]]:
+        """The GPU function, in the forked process: positions in `jobs`, and events."""
+        if os.getpid() != self._process:
+            torch.set_num_threads(1)  # the others did not survive the fork, and would be waited for
+        with self._alone:  # matters without ZeroGPU: a model is for one thread at a time
+            worker = Worker(self._model, self.policy, COSTS)
+            try:
+                handles = worker.submit_all(jobs)
+                for position, event in merge(handles):
+                    for handle, number in zip(handles, numbers, strict=True):
+                        if self._cancelled[number]:
+                            handle.cancel()
+                    yield position, event
+            finally:
+                worker.close()
+
+
+def _title(error: Exception) -> str:
+    """The title of Gradio's and the package's errors; other errors have none."""
+    return str(getattr(error, "title", ""))
+
+
+def _in_words(error: Exception) -> str:
+    """What to tell the visitor, and, where the package says so, when it will go better."""
+    message = str(getattr(error, "message", error))
+    if "task aborted" in message:
+        return _ABORTED
+    when = re.search(r"Try again in [^.]+\.", message)
+    words = REFUSALS.get(_title(error), _FAILED)
+    return f"{words} {when.group()}" if when else words
