@@ -19,9 +19,10 @@ REPEATS = 2
 
 @dataclass(frozen=True)
 class Costs:
-    """Seconds of a denoiser call by its number of rows, and of decoding one picture.
+    """Seconds of a denoiser call by its number of rows, and of what goes with it.
 
-    rows: increasing. seconds: of a call with so many rows, each. decode_s: for one picture.
+    rows: increasing. seconds: of a call with so many rows, each. decode_s: of decoding one picture.
+    encode_s: of encoding the words for one picture.
 
     Raises ValueError when there is nothing to go by: no measurement, or one that is not positive.
     """
@@ -29,13 +30,14 @@ class Costs:
     rows: tuple[int, ...]
     seconds: tuple[float, ...]
     decode_s: float
+    encode_s: float = 0.0
 
     def __post_init__(self) -> None:
         if not self.rows or len(self.rows) != len(self.seconds):
             raise ValueError("Costs need as many numbers of rows as times, and at least one.")
         if list(self.rows) != sorted(set(self.rows)) or self.rows[0] < 1:
             raise ValueError("The numbers of rows must be positive and increase.")
-        if min(self.seconds) <= 0 or self.decode_s < 0:
+        if min(*self.seconds, 1) <= 0 or min(self.decode_s, self.encode_s) < 0:
             raise ValueError("Times must be positive.")
 
     def tick(self, rows: int) -> float:
@@ -59,16 +61,13 @@ class Costs:
                 knee = rows
         return max(knee, 2)
 
-    @property
-    def row_s(self) -> float:
-        """Seconds per row at the knee: how fast work gets done when there is plenty."""
-        return self.tick(self.knee) / self.knee
 
+def measure_costs(
+    call: Callable[[int], object], decode: Callable[[], object], encode: Callable[[], object]
+) -> Costs:
+    """Time `call` for more and more rows until the knee is passed, `decode` and `encode` for one picture.
 
-def measure_costs(call: Callable[[int], object], decode: Callable[[], object]) -> Costs:
-    """Time `call` for growing numbers of rows until the knee is passed, and `decode` for one picture.
-
-    Both are called once more beforehand, since a first call pays for what all later ones use. Memory that
+    All are called once more beforehand, since a first call pays for what all later ones use. Memory that
     runs out ends the growth and is no error.
     """
     rows: list[int] = []
@@ -85,7 +84,8 @@ def measure_costs(call: Callable[[int], object], decode: Callable[[], object]) -
         if Costs(tuple(rows), tuple(seconds), 0).knee < bucket and bucket > 2:
             break
     decode()
-    return Costs(tuple(rows), tuple(seconds), _fastest(decode))
+    encode()
+    return Costs(tuple(rows), tuple(seconds), _fastest(decode), _fastest(encode))
 
 
 def _fastest(action: Callable[[], object]) -> float:

@@ -10,8 +10,10 @@ from dataclasses import dataclass
 from app.costs import Costs
 from app.job import KINDS, Kind
 
-# A tick of previews may take this much longer to carry refinements along, so that they are never starved.
+# A tick of previews that leaves no preview waiting may take this much longer to carry refinements along.
 CARRYING = 0.25
+# After so long without a step a refinement goes along in any case, so that no flood of previews starves it.
+PATIENCE_S = 1.0
 # Unless it is favoured, a speculative refinement is taken this far: most are wasted, and what is left
 # is quick to do.
 SPECULATED_SHARE = 0.6
@@ -51,7 +53,7 @@ class Ticket:
     number: order of arrival, unique. request: what it was asked for with, such as its grid. steps: denoiser
     calls from noise to picture. steps_left: those it still needs. rows: batch rows of one such call (two with
     classifier-free guidance). shape: what must be equal within a batch, such as the model and the latent
-    shape. favoured: see `Handle.favour`.
+    shape. favoured: see `Handle.favour`. idle_s: how long ago its last step was, or its arrival.
     """
 
     number: int
@@ -63,6 +65,7 @@ class Ticket:
     rows: int
     shape: Hashable = None
     favoured: bool = False
+    idle_s: float = 0.0
 
     @property
     def ready(self) -> bool:
@@ -106,8 +109,8 @@ def choose(
     """The tickets of the next tick; none when there is nothing to do.
 
     The first in line decides shape and kind, and those of its kind go along as far as the batch reaches.
-    With previews go refinements: always one, and more while they lengthen the tick by no more than
-    CARRYING. Nothing goes along with speculation, which goes with nothing.
+    With previews goes one refinement that has lost its patience and, where no preview is left waiting, others
+    while they lengthen the tick by no more than CARRYING. Speculation goes alone.
 
     running: the numbers of the last tick's tickets. most_rows: where memory is short, fewer than the knee.
     """
@@ -120,12 +123,11 @@ def choose(
     if not line:
         return []
     first = line[0]
-    chosen = _fill(
-        [t for t in line if _goes_with(t, first, policy)], min(most_rows or costs.knee, costs.knee)
-    )
+    fitting = [t for t in line if _goes_with(t, first, policy)]
+    chosen = _fill(fitting, min(most_rows or costs.knee, costs.knee))
     if policy.every_step and policy.by_kind and first.kind == "preview":
-        waiting = [t for t in line if t.kind == "refine" and t.shape == first.shape]
-        chosen += _carried(waiting, sum(t.rows for t in chosen), costs, most_rows)
+        refinements = [t for t in line if t.kind == "refine" and t.shape == first.shape]
+        chosen += _carried(refinements, chosen, costs, most_rows, all_in=len(chosen) == len(fitting))
     return chosen
 
 
@@ -144,24 +146,27 @@ def forecast(
 ) -> dict[int, Forecast]:
     """What each ticket, by its number, has to expect if nobody else comes.
 
-    All that goes before it is done first, at the pace of full batches, and what was asked for together is
-    done together. No picture is faster than its own steps one by one. pace: how much longer than `costs`
-    say things take at present.
+    All that goes before it is done first, in batches of its kind and shape as large as there is enough for,
+    and what was asked for together is done together. No picture is faster than its own steps one by one.
+    pace: how much longer than `costs` say things take at present.
     """
     line = line_up(tickets, policy)
-    rows = 0
-    before: dict[int, int] = {}
-    until: dict[int, int] = {}
+    together: Counter[tuple[Hashable, Kind]] = Counter()
     for t in line:
-        before.setdefault(t.request, rows)
-        rows += t.steps_left * t.rows
-        until[t.request] = rows
-    row_s = pace * costs.row_s
+        together[t.shape, t.kind] += t.rows
+    seconds = 0.0
+    before: dict[int, float] = {}
+    until: dict[int, float] = {}
+    for t in line:
+        batch = min(together[t.shape, t.kind], costs.knee)
+        before.setdefault(t.request, seconds)
+        seconds += pace * t.steps_left * t.rows * costs.tick(batch) / batch
+        until[t.request] = seconds
     return {
         t.number: Forecast(
             place,
-            before[t.request] * row_s,
-            max(until[t.request] * row_s, t.steps_left * pace * costs.tick(t.rows)) + costs.decode_s,
+            before[t.request],
+            max(until[t.request], t.steps_left * pace * costs.tick(t.rows)) + costs.decode_s,
         )
         for place, t in enumerate(line)
     }
@@ -188,13 +193,23 @@ def _fill(line: Sequence[Ticket], room: int) -> list[Ticket]:
     return chosen
 
 
-def _carried(waiting: Sequence[Ticket], rows: int, costs: Costs, most_rows: int | None) -> list[Ticket]:
-    """The refinements that go along with `rows` rows of previews, see `choose`."""
-    longest = (1 + CARRYING) * costs.tick(rows)
+def _carried(
+    refinements: Sequence[Ticket],
+    previews: Sequence[Ticket],
+    costs: Costs,
+    most_rows: int | None,
+    all_in: bool,
+) -> list[Ticket]:
+    """The refinements that go along with the previews of a tick, see `choose`; `all_in` if no other waits."""
+    impatient = [t for t in refinements if t.idle_s > PATIENCE_S][:1]
+    others = [t for t in refinements if t not in impatient]
+    rows = sum(t.rows for t in previews)
+    longest_s = (1 + CARRYING) * costs.tick(rows)
     carried: list[Ticket] = []
-    for t in waiting:
+    for t in impatient + others:
         rows += t.rows
-        if (carried and costs.tick(rows) > longest) or (most_rows and rows > most_rows):
+        in_time = all_in and costs.tick(rows) <= longest_s
+        if not (in_time or t in impatient) or rows > (most_rows or rows):
             break
         carried.append(t)
     return carried

@@ -43,7 +43,8 @@ UNHEALTHY_FAILURES = 3
 
 @dataclass(eq=False)
 class _Sample:
-    """One picture in the making. `state` is None until its first tick; `seconds` is what its ticks took."""
+    """One picture in the making. `state` is None until its first tick; `seconds` is what its ticks took, and
+    `stepped` when the last was."""
 
     number: int
     request: int
@@ -56,6 +57,7 @@ class _Sample:
     guessed_steps: int = 0
     place: int | None = None
     seconds: float = 0.0
+    stepped: float = field(default_factory=time.monotonic)
     unspent_s: float = 0.0  # what intermediate pictures may still cost
     prompts: torch.Tensor = field(default_factory=lambda: torch.empty(0))
     negatives: torch.Tensor = field(default_factory=lambda: torch.empty(0))
@@ -76,6 +78,7 @@ class _Sample:
             rows=1 if job.guidance == 1 else 2,
             shape=(job.model, job.size),
             favoured=self.favoured,
+            idle_s=time.monotonic() - self.stepped,
         )
 
 
@@ -85,8 +88,9 @@ class Worker:
     model: what to run. policy: who goes first. costs: what ticks cost on this device, measured when not
     given. longest_wait_s: by kind of job, the wait beyond which it is refused.
 
-    ticks: denoiser calls so far. made: steps by the kind that their pictures had then, and under "wasted"
-    those of guesses that were given up. healthy: False once nothing works any more.
+    ticks: denoiser calls so far. pace: how long they take of late, against `costs`. made: steps by the kind
+    that their pictures had then, and under "wasted" those of guesses that were given up. healthy: False once
+    nothing works any more.
     """
 
     def __init__(
@@ -103,7 +107,7 @@ class Worker:
         self.made: Counter[str] = Counter()
         self.healthy = True
         self._longest_wait_s = longest_wait_s
-        self._pace = 1.0  # the time of ticks against what calibration says of them
+        self.pace = 1.0
         self._decode_s = self.costs.decode_s
         self._most_rows: int | None = None
         self._samples: dict[Handle, _Sample] = {}
@@ -198,7 +202,7 @@ class Worker:
 
     def _forecast(self) -> dict[int, Forecast]:
         tickets = [sample.ticket() for sample in self._samples.values()]
-        return forecast(tickets, self.policy, self.costs, self._pace)
+        return forecast(tickets, self.policy, self.costs, self.pace)
 
     def _tell_places(self) -> None:
         """Tell those that have not begun where they stand, whenever that has changed."""
@@ -265,7 +269,7 @@ class Worker:
         began = time.perf_counter()
         self._start([sample for sample in batch if sample.state is None])
         outputs = self._denoise(batch)
-        sketched = [self._sketch(sample, output) for sample, output in zip(batch, outputs, strict=True)]
+        sketched = self._sketches(batch, outputs)
         for sample, output in zip(batch, outputs, strict=True):
             _state(sample).step(output)
             self.made[sample.kind] += 1
@@ -273,10 +277,13 @@ class Worker:
         seconds = time.perf_counter() - began
         self.ticks += 1
         rows = sum(sample.ticket().rows for sample in batch)
-        self._pace += FORGETTING * (seconds / self.costs.tick(rows) - self._pace)
-        for sample in batch:
+        self.pace += FORGETTING * (seconds / self.costs.tick(rows) - self.pace)
+        for sample, sketch in zip(batch, sketched, strict=True):
             sample.seconds += seconds
-            sample.unspent_s += PICTURE_SHARE * seconds / len(batch)
+            sample.stepped = time.monotonic()
+            sample.unspent_s = PICTURE_SHARE * seconds / len(batch) + (
+                0.0 if sketch is not None else sample.unspent_s
+            )
         finished = [sample for sample in batch if _state(sample).done]
         letters = self._letters(batch, sketched)
         self._end(finished, None)
@@ -324,12 +331,18 @@ class Worker:
             # Without this the loop would run ahead of the device: no true times, no prompt cancelling.
             torch.accelerator.current_stream(self.model.device).synchronize()
 
-    def _sketch(self, sample: _Sample, output: torch.Tensor) -> torch.Tensor | None:
-        """What is expected of the latents, now and then, to be shown; not for those whom nobody watches."""
-        if sample.kind == "speculative" or sample.unspent_s < self._decode_s:
-            return None
-        sample.unspent_s = 0.0
-        return _state(sample).x0(output)
+    def _sketches(
+        self, batch: Sequence[_Sample], outputs: Sequence[torch.Tensor]
+    ) -> list[torch.Tensor | None]:
+        """What is expected of the latents, to be shown now and then, as long as nobody else waits."""
+        with self._changed:
+            watched = sum(sample.kind != "speculative" for sample in self._samples.values())
+        if watched > len(batch) or batch[0].kind == "speculative":
+            return [None] * len(batch)
+        return [
+            _state(sample).x0(output) if sample.unspent_s >= self._decode_s else None
+            for sample, output in zip(batch, outputs, strict=True)
+        ]
 
     def _letters(self, batch: Sequence[_Sample], sketched: Sequence[torch.Tensor | None]) -> list[Letter]:
         expected = self._forecast()
@@ -372,7 +385,12 @@ class Worker:
             model.denoise(x, torch.full((rows,), state.timestep), text, text, torch.ones(rows))
             self._wait_for_device()
 
-        return measure_costs(call, lambda: model.pictures(state.x[None]))
+        def encode() -> None:
+            model.embeddings.clear()
+            model.encode([""])
+            self._wait_for_device()
+
+        return measure_costs(call, lambda: model.pictures(state.x[None]), encode)
 
 
 _FAILED = Failed("Something went wrong while making this picture. Please try again.")

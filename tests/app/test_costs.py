@@ -22,11 +22,6 @@ def test_the_knee_is_where_more_rows_are_no_faster() -> None:
     assert Costs((1, 2, 4), (0.3, 0.4, LONGEST_S + 0.01), 0).knee == 2, "no tick may take too long"
 
 
-def test_work_goes_fastest_at_the_knee() -> None:
-    costs = Costs((1, 2, 4, 8), (0.1, 0.1, 0.1, 0.2), 0)
-    assert costs.row_s == pytest.approx(0.025)
-
-
 @pytest.mark.parametrize(
     "rows, seconds", [((), ()), ((1, 2), (1.0,)), ((2, 1), (1.0, 1.0)), ((0, 1), (1.0, 1.0)), ((1,), (0.0,))]
 )
@@ -42,10 +37,10 @@ def test_calibration_stops_soon_after_the_knee() -> None:
         asked.append(rows)
         time.sleep(0.02 * max(1, rows / 4))
 
-    costs = measure_costs(call, lambda: time.sleep(0.005))
+    costs = measure_costs(call, lambda: time.sleep(0.005), lambda: time.sleep(0.002))
     assert costs.knee == 4
     assert max(asked) == 8
-    assert 0.004 < costs.decode_s < 0.05
+    assert 0.002 <= costs.encode_s < 0.005 <= costs.decode_s < 0.05
 
 
 def test_calibration_bears_memory_that_runs_out() -> None:
@@ -54,13 +49,13 @@ def test_calibration_bears_memory_that_runs_out() -> None:
             raise torch.OutOfMemoryError("CUDA out of memory.")
         time.sleep(0.01)
 
-    assert measure_costs(call, lambda: None).rows[-1] == 8
+    assert measure_costs(call, lambda: None, lambda: None).rows[-1] == 8
 
     def broken(rows: int) -> None:
         raise RuntimeError("CUDA error: device-side assert triggered")
 
     with pytest.raises(RuntimeError, match="assert"):
-        measure_costs(broken, lambda: None)
+        measure_costs(broken, lambda: None, lambda: None)
 
 
 def test_what_does_not_fit_is_done_in_halves_and_in_order() -> None:

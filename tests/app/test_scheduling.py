@@ -9,6 +9,7 @@ from app.costs import Costs
 from app.job import KINDS, Kind
 from app.scheduling import (
     CARRYING,
+    PATIENCE_S,
     POLICIES,
     SPECULATED_SHARE,
     Policy,
@@ -141,27 +142,44 @@ def test_a_preview_joins_at_the_next_step() -> None:
     assert late in choose([*running, late], STEP_PRIORITY, COSTS, {0, 1, 2, 3})
 
 
-def test_refinements_go_along_with_previews_and_lengthen_the_tick_by_a_quarter_at_most() -> None:
+def test_refinements_go_along_with_previews_while_they_hardly_slow_them_down() -> None:
     refinements = [ticket(10 + n, "refine", owner=str(n), left=40) for n in range(20)]
     for count in range(1, 9):
         previews = [ticket(n, owner="p", request=0) for n in range(count)]
         batch = choose([*refinements, *previews], STEP_PRIORITY, COSTS)
-        carried = [t for t in batch if t.kind == "refine"]
-        assert carried, "however many previews there are, a refinement goes on"
         assert batch[:count] == previews
-        alone, together = COSTS.tick(2 * count), COSTS.tick(2 * count + 2 * len(carried))
-        assert len(carried) == 1 or together <= (1 + CARRYING) * alone
+        assert COSTS.tick(sum(t.rows for t in batch)) <= (1 + CARRYING) * COSTS.tick(2 * count)
+    assert len(batch) > 8, "with eight previews there is room for some"
+
+
+def test_refinements_do_not_go_along_while_previews_are_left_waiting() -> None:
+    previews = [ticket(n, owner=str(n)) for n in range(12)]
+    refinement = ticket(20, "refine", left=40)
+    assert refinement not in choose([refinement, *previews], STEP_PRIORITY, COSTS)
+
+
+def test_one_that_has_lost_its_patience_goes_along_in_any_case() -> None:
+    previews = [ticket(n, owner=str(n)) for n in range(12)]
+    waiting = [ticket(20 + n, "refine", left=40) for n in range(3)]
+    impatient = replace(waiting[1], idle_s=PATIENCE_S + 0.1)
+    batch = choose([waiting[0], impatient, waiting[2], *previews], STEP_PRIORITY, COSTS)
+    assert [t for t in batch if t.kind == "refine"] == [impatient]
+    assert choose([impatient, ticket(0)], STEP_PRIORITY, COSTS, most_rows=2) == [ticket(0)]
 
 
 def test_refinements_end_under_an_endless_flood_of_previews() -> None:
     unfinished = {1: ticket(1, "refine", owner="r", left=40)}
-    number = 10
-    for tick in range(41):
+    number, stepped, now = 10, 0.0, 0.0
+    while 1 in unfinished and now < 2 * 40 * PATIENCE_S:
+        tick = round(now / 0.25)
         if tick % 3 == 0:  # more than can be made
             for _ in range(8):
                 number += 1
                 unfinished[number] = ticket(number, owner=f"p{number}")
+        unfinished[1] = replace(unfinished[1], idle_s=now - stepped)
+        now += 0.25
         for t in choose(list(unfinished.values()), STEP_PRIORITY, COSTS):
+            stepped = now if t.number == 1 else stepped
             del unfinished[t.number]
             if t.steps_left > 1:
                 unfinished[t.number] = replace(t, steps_left=t.steps_left - 1)

@@ -125,7 +125,16 @@ def test_a_preview_overtakes_a_running_refinement(held: Worker, watched: Watched
     watched.gate.set()
     assert isinstance(last(preview), Done)
     assert isinstance(last(refinement), Done)
-    assert watched.calls == [[2]] + [[3, 2]] * 4 + [[2]] * 5, "it goes along, and is not in the way"
+    assert watched.calls == [[2]] + [[3]] * 4 + [[2]] * 9
+
+
+def test_a_refinement_goes_along_where_it_is_hardly_in_the_way(held: Worker, watched: WatchedModel) -> None:
+    refinement = held.submit(make_job(watched, kind="refine", steps=10, guidance=2))
+    assert watched.entered.wait(20)
+    previews = held.submit_all([make_job(watched, steps=4, seed=i, guidance=3) for i in range(4)])
+    watched.gate.set()
+    assert all(isinstance(last(handle), Done) for handle in [*previews, refinement])
+    assert watched.calls == [[2]] + [[3, 3, 3, 3, 2]] * 4 + [[2]] * 5
 
 
 def test_a_grid_advances_in_one_batch(held: Worker, watched: WatchedModel) -> None:

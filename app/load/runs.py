@@ -1,0 +1,85 @@
+"""One run: a policy under a load, on either clock."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+from app.costs import Costs
+from app.job import KINDS
+from app.load.real import RealClock
+from app.load.trace import Visit
+from app.load.virtual import VirtualClock
+from app.load.visitors import Clock, Record, Regular, Visitor
+from app.models import ImageModel
+from app.scheduling import POLICIES
+from app.worker import Worker
+
+REGULARS = 8
+# A real run ends so many seconds after the last arrival, whatever is still unfinished.
+PATIENT_S = 90.0
+
+
+class Running(Clock, Protocol):
+    """A clock that can be let run."""
+
+    def run(self, until: float = float("inf")) -> None:
+        """Let time pass until nothing is left to happen, or until a time."""
+        ...
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What a run left behind. made: as `Worker.made`. pace: as `Worker.pace`."""
+
+    record: Record
+    made: Mapping[str, int]
+    pace: float
+
+
+def replay_virtually(policy: str, costs: Costs, pace: float, visits: Sequence[Visit], rate: float) -> Outcome:
+    """The visits, `rate` of them a second, on the virtual clock."""
+    clock = VirtualClock(POLICIES[policy], costs, pace)
+    record = _replay(clock, visits, rate, POLICIES[policy].speculate)
+    return Outcome(record, clock.made, pace)
+
+
+def replay(policy: str, model: ImageModel, costs: Costs, visits: Sequence[Visit], rate: float) -> Outcome:
+    """The visits, `rate` of them a second, on a worker of its own."""
+    worker = Worker(model, POLICIES[policy], costs)
+    record = _replay(
+        RealClock(worker), visits, rate, POLICIES[policy].speculate, visits[-1].at / rate + PATIENT_S
+    )
+    worker.close()
+    return Outcome(record, worker.made, worker.pace)
+
+
+def saturate_virtually(policy: str, costs: Costs, pace: float, seconds: float) -> float:
+    """Steps of pictures per second when there is always something to do, on the virtual clock."""
+    clock = VirtualClock(POLICIES[policy], costs, pace)
+    _saturate(clock, seconds)
+    return sum(clock.made[kind] for kind in KINDS) / seconds
+
+
+def saturate(policy: str, model: ImageModel, costs: Costs, seconds: float) -> tuple[float, float]:
+    """Steps of pictures per second when there is always something to do, and the worker's pace."""
+    worker = Worker(model, POLICIES[policy], costs)
+    _saturate(RealClock(worker), seconds)
+    made = sum(worker.made[kind] for kind in KINDS)
+    worker.close()
+    return made / seconds, worker.pace
+
+
+def _replay(
+    clock: Running, visits: Sequence[Visit], rate: float, speculate: bool, until: float = float("inf")
+) -> Record:
+    record = Record()
+    for visit in visits:
+        clock.call_at(visit.at / rate, Visitor(visit, clock, record, speculate).arrive)
+    clock.run(until)
+    return record
+
+
+def _saturate(clock: Running, seconds: float) -> None:
+    for number in range(REGULARS):
+        Regular(number, clock).arrive()
+    clock.run(seconds)

@@ -1,0 +1,137 @@
+"""The virtual clock: the worker's decisions, with the costs of ticks in place of ticks.
+
+Hours of load take seconds, since nothing is computed but `app.scheduling.choose`.
+"""
+
+import heapq
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from itertools import count
+
+from app.costs import Costs
+from app.job import KINDS, Kind
+from app.load.visitors import FULL_STEPS, PREVIEW_STEPS, Ending, Picture
+from app.scheduling import Policy, Ticket, choose, forecast
+from app.worker import LONGEST_WAIT_S, MOST_PICTURES, PICTURE_SHARE
+
+ROWS = 2  # with guidance
+
+
+@dataclass
+class _Making:
+    ticket: Ticket
+    ended: Callable[[Picture, Ending], None]
+    stepped: float
+    cancelled: bool = False
+    guessed: int = 0
+
+
+class VirtualClock:
+    """A `Clock` on which ticks take the time that `costs` say, times `pace`.
+
+    made: steps by kind, and those of guesses given up as "wasted", as `Worker.made`.
+    """
+
+    def __init__(self, policy: Policy, costs: Costs, pace: float = 1.0) -> None:
+        self.now = 0.0
+        self.ticks = 0
+        self.made = dict.fromkeys((*KINDS, "wasted"), 0)
+        self._policy, self._costs, self._pace = policy, costs, pace
+        self._timers: list[tuple[float, int, Callable[[], None]]] = []
+        self._order = count()
+        self._requests = count()
+        self._making: dict[int, _Making] = {}
+        self._running: frozenset[int] = frozenset()
+
+    def call_at(self, time: float, action: Callable[[], None]) -> None:
+        """See `Clock`."""
+        heapq.heappush(self._timers, (max(time, self.now), next(self._order), action))
+
+    def submit(
+        self, kind: Kind, owner: str, seeds: Sequence[int], ended: Callable[[Picture, Ending], None]
+    ) -> list[Picture] | None:
+        """See `Clock`."""
+        steps = PREVIEW_STEPS if kind == "preview" else FULL_STEPS
+        request = next(self._requests)
+        numbers = [next(self._order) for _ in seeds]
+        for number in numbers:
+            ticket = Ticket(number, request, kind, owner, steps, steps, ROWS)
+            self._making[number] = _Making(ticket, ended, self.now)
+        if not self._has_room(numbers):
+            for number in numbers:
+                del self._making[number]
+            return None
+        return list(numbers)
+
+    def cancel(self, picture: Picture) -> None:
+        """See `Clock`."""
+        if picture in self._making:
+            self._making[picture].cancelled = True
+
+    def promote(self, picture: Picture) -> int:
+        """See `Clock`."""
+        making = self._making.get(picture)
+        if making is None:
+            return FULL_STEPS
+        making.ticket = replace(making.ticket, kind="refine")
+        return making.guessed
+
+    def run(self, until: float = float("inf")) -> None:
+        """Let time pass until nothing is left to happen, or until a time."""
+        while self.now < until:
+            self._drop_cancelled()
+            tickets = [
+                replace(making.ticket, idle_s=self.now - making.stepped) for making in self._making.values()
+            ]
+            batch = choose(tickets, self._policy, self._costs, self._running)
+            self._running = frozenset(t.number for t in batch)
+            if batch:
+                alone = len(batch) == sum(t.kind != "speculative" for t in tickets)
+                self._pass_time(self.now + self._seconds(batch, sketching=alone))
+                self._advance(batch)
+            elif self._timers:
+                self._pass_time(self._timers[0][0])
+            else:
+                return
+
+    def _has_room(self, numbers: Sequence[int]) -> bool:
+        """As `Worker.submit_all` admits requests."""
+        if len(self._making) > MOST_PICTURES:
+            return False
+        tickets = [making.ticket for making in self._making.values()]
+        expected = forecast(tickets, self._policy, self._costs, self._pace)
+        kind = self._making[numbers[0]].ticket.kind
+        longest = LONGEST_WAIT_S.get(kind, float("inf"))
+        return all(expected[number].wait_s <= longest for number in numbers)
+
+    def _drop_cancelled(self) -> None:
+        for number in [number for number, making in self._making.items() if making.cancelled]:
+            making = self._making.pop(number)
+            self.made["wasted"] += making.guessed
+            making.ended(number, "cancelled")
+
+    def _seconds(self, batch: Sequence[Ticket], sketching: bool) -> float:
+        """What a tick takes: its call, the prompts that begin and the pictures that are shown with it."""
+        call = self._pace * self._costs.tick(sum(t.rows for t in batch))
+        beginning = sum(t.steps_left == t.steps for t in batch)
+        finished = sum(t.steps_left == 1 for t in batch)
+        shown = finished * self._costs.decode_s + sketching * PICTURE_SHARE * call
+        return call + beginning * self._costs.encode_s + shown
+
+    def _pass_time(self, end: float) -> None:
+        while self._timers and self._timers[0][0] <= end:
+            self.now, _, action = heapq.heappop(self._timers)
+            action()
+        self.now = end
+
+    def _advance(self, batch: Sequence[Ticket]) -> None:
+        self.ticks += 1
+        for t in batch:
+            making = self._making[t.number]
+            self.made[making.ticket.kind] += 1
+            making.guessed += making.ticket.kind == "speculative"
+            making.ticket = replace(making.ticket, steps_left=making.ticket.steps_left - 1)
+            making.stepped = self.now
+            if making.ticket.steps_left == 0:
+                del self._making[t.number]
+                making.ended(t.number, "done")
