@@ -10,6 +10,7 @@ import argparse
 import json
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict
+from importlib.util import find_spec
 from pathlib import Path
 
 import torch
@@ -18,7 +19,6 @@ from tqdm import tqdm
 from app.costs import Costs
 from app.load import trace
 from app.load.figures import Row, make_row, visits_per_second
-from app.load.plots import draw_rows
 from app.load.runs import replay, replay_virtually, saturate, saturate_virtually
 from app.load.soak import soak
 from app.load.trace import Visit
@@ -115,6 +115,8 @@ def parse_options() -> argparse.Namespace:
         parser.error("--busy takes shares above 0, such as 0.8")
     if options.visits is not None and options.visits < 1:
         parser.error("--visits takes a whole number from 1")
+    if options.plots and not find_spec("matplotlib"):
+        parser.error("--plots needs matplotlib: pip install -r requirements-dev.txt")
     return options
 
 
@@ -145,6 +147,8 @@ def main() -> None:
     if options.json:
         options.json.write_text(json.dumps([asdict(row) for row in told], indent=1) + "\n", encoding="utf-8")
     if options.plots:
+        from app.load.plots import draw_rows
+
         draw_rows([row for row in told if row.clock == told[0].clock], options.plots / "load.png")
 
 

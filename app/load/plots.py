@@ -37,7 +37,7 @@ def draw_rows(rows: Sequence[Row], path: Path) -> None:
         axes.set_title(title, loc="left", fontsize=11)
         axes.set_ylabel(unit)
         axes.spines[["top", "right"]].set_visible(False)
-        if unit == "s" and axes.dataLim.ymax > 0:
+        if unit == "s" and any(getattr(row, name) for row in rows):
             axes.set_yscale("log")
     figure.axes[0].legend(frameon=False, fontsize=8)
     path.parent.mkdir(parents=True, exist_ok=True)
