@@ -16,7 +16,7 @@ PICKING = 0.3  # of the grids are followed by a pick
 THINKING_S = (2.0, 10.0)
 CANCELLING, LEAVING, CANCELLING_FINAL = 0.05, 0.05, 0.05
 # Arrivals are Poisson, with a rate that is higher now and then; lengths in mean gaps between arrivals.
-BURST_RATE, QUIET_LENGTH, BURST_LENGTH = 3.0, 60.0, 12.0
+BURST_RATE, QUIET_LENGTH, BURST_LENGTH = 2.0, 60.0, 12.0
 
 
 @dataclass(frozen=True)
