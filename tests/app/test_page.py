@@ -9,6 +9,7 @@ import pytest
 from app import png
 from app.job import Cancelled
 from app.latency import BROWSER_OPTIONS, BROWSERS, find_browser
+from app.scheduling import SPECULATED_SHARE
 from tests.app.conftest import Served
 
 sync_api = pytest.importorskip("playwright.sync_api")
@@ -140,3 +141,18 @@ def test_a_closed_page_leaves_no_work_behind(
     page.locator(".tile.is-waiting").first.wait_for()
     page.close()
     assert [list(handle.events())[-1] for handle in handles] == [Cancelled()] * 4
+
+
+def test_the_preview_that_the_pointer_rests_on_is_refined_ahead(page, served: Served) -> None:
+    worker = served.worker
+    before = worker.made["speculative"]
+    preview(page, "snowy mountains")
+    page.locator(".tile").nth(2).hover()
+    deadline = time.monotonic() + 60
+    all_but_the_pointed_at = 3 * round(SPECULATED_SHARE * 40)
+    while worker.made["speculative"] - before < all_but_the_pointed_at + 40:
+        assert time.monotonic() < deadline, "the one pointed at was not taken to the end"
+        time.sleep(0.05)
+    page.locator(".tile .tile-picture").nth(2).click()
+    page.locator(".stage[data-state=done]").wait_for()
+    assert page.errors == []
