@@ -38,13 +38,29 @@ def parse_arguments() -> argparse.Namespace:
         help="what makes the pictures; auto is zerogpu on a ZeroGPU Space, else local (%(default)s)",
     )
     parser.add_argument(
+        "--replicas",
+        type=int,
+        metavar="N",
+        help="with --backend ray: how many workers (one per GPU, or one)",
+    )
+    parser.add_argument(
+        "--ray-address",
+        metavar="ADDRESS",
+        help="with --backend ray: a running cluster to join, such as auto (a new one on this machine)",
+    )
+    parser.add_argument(
         "--data",
         type=Path,
         default=Path("data"),
         metavar="DIR",
         help="all that is written goes here (%(default)s)",
     )
-    return parser.parse_args()
+    arguments = parser.parse_args()
+    if arguments.backend != "ray" and (arguments.replicas is not None or arguments.ray_address):
+        parser.error("--replicas and --ray-address go with --backend ray")
+    if arguments.replicas is not None and arguments.replicas < 1:
+        parser.error("--replicas must be 1 or more")
+    return arguments
 
 
 def prepare_environment(data: Path) -> None:
@@ -89,8 +105,11 @@ def main() -> int:
     from app.models import ModelError, resolve
     from app.ui import build_page, launch_page
 
+    options = {}
+    if arguments.backend == "ray":
+        options = {"data": data, "replicas": arguments.replicas, "address": arguments.ray_address}
     try:
-        worker = start(arguments.backend, resolve(arguments.model), arguments.device)
+        worker = start(arguments.backend, resolve(arguments.model), arguments.device, **options)
     except ModelError as error:
         return refuse(error)
     page = build_page(worker, pictures)

@@ -3,7 +3,7 @@
 import os
 from importlib import import_module
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from app.backend import Backend
@@ -13,17 +13,19 @@ if TYPE_CHECKING:
 BACKENDS = {
     "local": "app.backends.local",
     "zerogpu": "app.backends.zerogpu",
+    "ray": "app.backends.cluster",
 }
 
 
-def start(name: str, folder: Path, device: str) -> "Backend":
+def start(name: str, folder: Path, device: str, **options: Any) -> "Backend":
     """Start the backend `name`, one of BACKENDS or "auto", for the model in `folder`.
 
-    device: one of `app.models.DEVICES`. Raises ModelError, in words, where model or device can't be used.
+    device: one of `app.models.DEVICES`. options: what that backend takes on top. Raises ModelError, in
+    words, where model, device or options can't be used.
     """
     if name == "auto":
         name = "zerogpu" if on_zerogpu() else "local"
-    return import_module(BACKENDS[name]).start(folder, device)
+    return import_module(BACKENDS[name]).start(folder, device, **options)
 
 
 def on_zerogpu() -> bool:

@@ -1,0 +1,148 @@
+"""Start the Ray Serve backend: join a cluster or start one here, and have it run replicas of the worker."""
+
+import logging
+import os
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+from app.models import ModelError
+
+try:
+    import ray
+    from ray import serve
+    from ray.serve.handle import DeploymentHandle
+    from ray.serve.schema import LoggingConfig
+except ImportError as error:
+    raise ModelError(
+        f"Ray Serve can't be imported ({error}). Install it: pip install -r requirements-ray.txt"
+    ) from error
+
+from app.backends.replica import Settings, application
+from app.backends.replicas import Replicas, first_line
+
+# The application's name within Serve.
+NAME = "diffusion-preview"
+# How long replicas that are there already may take to say what they are.
+ANSWER_S = 60.0
+# Only pictures on their way go through it.
+OBJECT_STORE_BYTES = 150_000_000
+# Ray puts sockets there, with names of 64 letters, and the system allows 103 to 107 in all.
+LONGEST_FOLDER = 39
+
+
+def start(
+    folder: Path,
+    device: str,
+    data: Path = Path("data"),
+    replicas: int | None = None,
+    address: str | None = None,
+) -> Replicas:
+    """Start replicas for the model in `folder`, or find them running; see `app.backends.start`.
+
+    data: where Ray, if it is started here, may write. replicas: how many; one per GPU, or one, where not
+    given. address: of a running Ray cluster, or "auto" for the one on this machine; otherwise a cluster of
+    this machine alone is started, and ended with the app. An application that is there already, because
+    `serve run` or KubeRay has started it, is used as it is, and left running.
+
+    Raises ModelError, in words, when this can't be done.
+    """
+    address = address or os.environ.get("RAY_ADDRESS")
+    _connect(address, data.resolve() / "ray")
+    stop: Callable[[], None] = ray.shutdown
+    try:
+        if NAME in serve.status().applications:
+            calls = serve.get_app_handle(NAME)
+        else:
+            calls = _deploy(folder.resolve(), device, replicas)
+            if address:
+                stop = _delete
+        facts = calls.facts.remote().result(timeout_s=ANSWER_S)
+        if facts.name != folder.resolve().name:
+            raise ModelError(
+                f"This cluster runs {facts.name} already. Start the app with that --model, or end the other "
+                "with `serve shutdown`."
+            )
+    except TimeoutError as error:
+        stop()
+        raise ModelError(
+            "The replicas on this cluster do not answer. `serve status` says why; `serve shutdown` ends them."
+        ) from error
+    except BaseException:
+        stop()
+        raise
+    return Replicas(facts, calls, stop)
+
+
+def _connect(address: str | None, folder: Path) -> None:
+    """Join the cluster at `address`, or start one that keeps its files in `folder`."""
+    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+    quiet: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.ERROR}
+    logging.getLogger("ray.serve").setLevel(logging.ERROR)
+    if address:
+        try:
+            ray.init(address, **quiet)
+        except (ConnectionError, ValueError, RuntimeError) as error:
+            raise ModelError(
+                f"There is no Ray cluster to join at {address} ({first_line(error)}). Start one with "
+                "`ray start --head`, or leave out --ray-address."
+            ) from error
+        return
+    if len(os.fsencode(folder)) > LONGEST_FOLDER and sys.platform != "win32":
+        raise ModelError(
+            f"Ray can't work in {folder}: the path is longer than {LONGEST_FOLDER} letters. Choose a shorter "
+            "--data, such as /tmp/preview."
+        )
+    ray.init(
+        "local",
+        **quiet,
+        include_dashboard=False,
+        object_store_memory=OBJECT_STORE_BYTES,
+        _temp_dir=str(folder),
+    )
+
+
+def _deploy(folder: Path, device: str, replicas: int | None) -> DeploymentHandle:
+    """Run the replicas, and wait until they are ready."""
+    resources = [node["Resources"] for node in ray.nodes() if node["Alive"]]
+    gpus = int(sum(each.get("GPU", 0) for each in resources)) if device in ("auto", "cuda") else 0
+    replicas = replicas or gpus or 1
+    if gpus and replicas > gpus:
+        raise ModelError(f"{replicas} replicas need a GPU each, and there are {gpus}. Lower --replicas.")
+    settings = Settings(
+        model=str(folder),
+        device=device,
+        fewest=replicas,
+        most=replicas,
+        cpus=1 if gpus else cpus_each([each.get("CPU", 0) for each in resources], replicas),
+        gpus=1 if gpus else 0,
+    )
+    quiet = LoggingConfig(log_level="WARNING")
+    serve.start(proxy_location="Disabled", logging_config=quiet)
+    try:
+        return serve.run(application(settings), name=NAME, route_prefix=None, logging_config=quiet)
+    except RuntimeError as error:
+        # Serve's message ends with the replica's traceback, and that with what was wrong.
+        reason = str(error).strip().splitlines()[-1]
+        raise ModelError(reason.split("ModelError: ")[-1]) from error
+
+
+def _delete() -> None:
+    serve.delete(NAME)
+    ray.shutdown()
+
+
+def cpus_each(machines: Sequence[float], replicas: int) -> float:
+    """The most CPUs that each replica can have, given those of the machines; less than one if need be.
+
+    Raises ModelError where there are none.
+    """
+    if sum(machines) <= 0:
+        raise ModelError(
+            "The Ray cluster has no CPUs for replicas. Add a machine with `ray start --address`."
+        )
+    for cpus in range(int(sum(machines)) // replicas, 0, -1):
+        if sum(int(machine) // cpus for machine in machines) >= replicas:
+            return cpus
+    return sum(machines) / replicas

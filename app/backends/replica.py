@@ -1,0 +1,160 @@
+"""One replica of the Ray Serve backend: a worker in a process of the cluster, and how Serve is to run it."""
+
+import asyncio
+import os
+import threading
+from collections import Counter
+from collections.abc import AsyncGenerator, AsyncIterator, Iterator, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from typing import TypeVar
+
+from pydantic import BaseModel, Field
+from ray import serve
+from ray.serve.config import AutoscalingConfig
+from ray.serve.schema import LoggingConfig
+
+from app.handle import Handle, merge
+from app.job import Event, Job, RequestError
+from app.models import ModelFacts, load, pick_device, resolve
+from app.scheduling import POLICIES
+from app.worker import MOST_PICTURES, Worker
+
+T = TypeVar("T")
+
+POLICY = POLICIES["speculative"]
+# The worker orders everything and refuses what is too much, so Serve is to hold nothing back before it does.
+MOST_REQUESTS = 2 * MOST_PICTURES
+HEALTH_CHECK_PERIOD_S = 5.0
+HEALTH_CHECK_TIMEOUT_S = 30.0
+# A replica that is to end may finish this long what it has; what is left is made by others.
+FAREWELL_S = 20.0
+# A model that can't be loaded is tried this often before the deployment is called a failure.
+STARTS = 3
+# Keeps the requests of one owner on one replica, where their guesses and embeddings are.
+ROUTER = "ray.serve.experimental.consistent_hash_router.ConsistentHashRouter"
+
+# What a stream says: first None for "accepted", or why not; then keys of jobs, and their events.
+Said = None | RequestError | tuple[str, Event]
+
+
+class Settings(BaseModel, extra="forbid"):
+    """How many replicas of what.
+
+    model, device: as `python app.py` takes them. fewest, most: the number of replicas; between these it is
+    such that each has about `requests` open. (While somebody looks at a grid, its guesses are one.) cpus,
+    gpus: what Ray sets aside for each replica; without a GPU, it computes with so many threads.
+
+    Raises pydantic.ValidationError where a value makes no sense.
+    """
+
+    model: str = "landscapes"
+    device: str = "auto"
+    fewest: int = Field(default=1, ge=1)
+    most: int = Field(default=1, ge=1)
+    requests: float = Field(default=16, gt=0)
+    cpus: float = Field(default=1, gt=0)
+    gpus: float = Field(default=0, ge=0)
+
+
+@dataclass(frozen=True)
+class Counts:
+    """What a replica has done: denoiser calls, and steps by kind, see `app.worker.Worker`; and who it is."""
+
+    process: int
+    ticks: int
+    made: Counter[str]
+
+
+class Replica:
+    """A worker with its model, in a process that Ray Serve starts, watches and restarts."""
+
+    def __init__(self, model: str, device: str) -> None:
+        self._worker = Worker(load(resolve(model), pick_device(device)), POLICY)
+        self._handles: dict[str, Handle] = {}
+
+    def facts(self) -> ModelFacts:
+        """What there is to know of the model."""
+        return self._worker.facts
+
+    def counts(self) -> Counts:
+        """What it has done so far."""
+        return Counts(os.getpid(), self._worker.ticks, self._worker.made)
+
+    def check_health(self) -> None:
+        """Asked by Serve now and then; a replica that raises here is replaced."""
+        if not self._worker.healthy:
+            raise RuntimeError("Several steps in a row have failed: the device seems to be broken.")
+        if not self._worker._thread.is_alive():
+            raise RuntimeError("The worker's thread has ended.")
+
+    async def stream(self, jobs: Mapping[str, Job]) -> AsyncGenerator[Said, None]:
+        """Make jobs that belong together, by keys of the caller's choice; see `Said`.
+
+        A caller that goes away, or cancels this, takes its jobs along at their next step.
+        """
+        try:
+            handles = self._worker.submit_all(list(jobs.values()))
+        except RequestError as error:
+            yield error  # said, not raised: Serve would put it into the log as an accident
+            return
+        mine = dict(zip(jobs, handles, strict=True))
+        self._handles |= mine
+        keys = list(jobs)
+        try:
+            yield None
+            async for position, event in _unblocked(merge(handles)):
+                yield keys[position], event
+        finally:
+            for key, handle in mine.items():
+                handle.cancel()  # does nothing to those that have ended
+                self._handles.pop(key, None)
+
+    def wish(self, wishes: Sequence[tuple[str, str]]) -> None:
+        """Pass wishes on to the jobs of these keys, see `Handle`; it knows its own alone."""
+        for key, wish in wishes:
+            if handle := self._handles.get(key):
+                self._worker.wish(handle, wish)
+
+
+def application(settings: Settings) -> serve.Application:
+    """The replicas as an application, for `serve run app.backends.replica:application` and the like."""
+    if settings.fewest == settings.most:
+        number: dict = {"num_replicas": settings.most}
+    else:
+        number = {
+            "autoscaling_config": AutoscalingConfig(
+                min_replicas=settings.fewest,
+                max_replicas=settings.most,
+                target_ongoing_requests=settings.requests,
+            )
+        }
+    deployment = serve.deployment(
+        **number,
+        ray_actor_options={"num_cpus": settings.cpus, "num_gpus": settings.gpus},
+        max_ongoing_requests=MOST_REQUESTS,
+        max_queued_requests=MOST_REQUESTS,
+        request_router_config={"request_router_class": ROUTER},
+        health_check_period_s=HEALTH_CHECK_PERIOD_S,
+        health_check_timeout_s=HEALTH_CHECK_TIMEOUT_S,
+        graceful_shutdown_timeout_s=FAREWELL_S,
+        max_constructor_retry_count=STARTS,
+        logging_config=LoggingConfig(log_level="WARNING"),
+    )(Replica)
+    return deployment.bind(settings.model, settings.device)
+
+
+async def _unblocked(items: Iterator[T]) -> AsyncIterator[T]:
+    """The items of an iterator that blocks, which a thread of its own runs to the end."""
+    loop = asyncio.get_running_loop()
+    queue: asyncio.Queue[tuple[T] | None] = asyncio.Queue()
+
+    def run() -> None:
+        with suppress(RuntimeError):  # the loop has ended, and with it whoever listens
+            for item in items:
+                loop.call_soon_threadsafe(queue.put_nowait, (item,))
+            loop.call_soon_threadsafe(queue.put_nowait, None)
+
+    threading.Thread(target=run, name="stream", daemon=True).start()
+    while boxed := await queue.get():
+        yield boxed[0]
