@@ -1,8 +1,8 @@
 """Train the UNet: `python -m checkpoints.recipe.train_unet`.
 
-Noise prediction on cached latents with SD's betas, min-SNR weighting (Hang et al. 2023, γ = 5), captions
-drawn anew for every sample and dropped for one in ten, so that the unconditional model is there for guidance.
-The exponential moving average of the weights is what ships.
+Noise prediction on cached latents with SD's betas, min-SNR weighting (Hang et al. 2023, γ = 5), more samples
+from the middle of the schedule, captions drawn anew for every sample and dropped for one in ten, so that the
+unconditional model is there for guidance. The exponential moving average of the weights is what ships.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ def make_unet() -> UNet2DConditionModel:
         in_channels=16,
         out_channels=16,
         block_out_channels=(96, 192, 256),
-        layers_per_block=1,
+        layers_per_block=(2, 1, 1),  # what is small in the picture is drawn at full resolution
         down_block_types=("DownBlock2D", "CrossAttnDownBlock2D", "CrossAttnDownBlock2D"),
         up_block_types=("CrossAttnUpBlock2D", "CrossAttnUpBlock2D", "UpBlock2D"),
         cross_attention_dim=128,
@@ -78,6 +78,47 @@ def cache_latents(work: Path, count: int, device: torch.device, batch: int = 32)
     return latents
 
 
+def deepened(shallow: UNet2DConditionModel) -> UNet2DConditionModel:
+    """`make_unet()` that computes what `shallow` does, which lacks the second layer at full resolution.
+
+    A new residual block adds nothing at first: its last convolution is zero, and where it narrows (in the way
+    up, where it is shown a skip connection too) its shortcut passes on the state and not the skip. The last
+    block of the way up moves one place on, since each has its own skip connection to read.
+    """
+    unet = make_unet()
+    first, middle, last = "down_blocks.0.resnets.1.", "up_blocks.2.resnets.1.", "up_blocks.2.resnets.2."
+    old = {
+        last + name.removeprefix(middle) if name.startswith(middle) else name: value
+        for name, value in shallow.state_dict().items()
+    }
+    missing, unexpected = unet.load_state_dict(old, strict=False)
+    if unexpected or not all(name.startswith((first, middle)) for name in missing):
+        raise ValueError("this UNet is not one that a layer at full resolution was added to; train from anew")
+    for block in (unet.down_blocks[0].resnets[1], unet.up_blocks[2].resnets[1]):
+        nn.init.zeros_(block.conv2.weight)
+        nn.init.zeros_(block.conv2.bias)
+        if block.conv_shortcut is not None:
+            nn.init.dirac_(block.conv_shortcut.weight)
+            nn.init.zeros_(block.conv_shortcut.bias)
+    return unet
+
+
+def start_from(folder: Path) -> UNet2DConditionModel:
+    """The network of `folder`, made as deep as `make_unet()`."""
+    unet = UNet2DConditionModel.from_pretrained(folder).float()
+    return deepened(unet) if unet.config.layers_per_block == 1 else unet
+
+
+def draw_timesteps(count: int) -> Tensor:
+    """Timesteps (count,), half of them even over the schedule, half logit-normal (Esser et al. 2024).
+
+    Both halves are stratified. Small things take shape in the middle of the schedule.
+    """
+    u = (torch.arange(count) + torch.rand(count)) / count
+    even, middle = u[::2], torch.special.ndtri(u[1::2]).sigmoid()
+    return (torch.cat([even, middle]) * 1000).long().clamp(0, 999)
+
+
 def min_snr_weight(alphas_cumprod: Tensor) -> Tensor:
     """Weight of the squared noise error at every timestep: min(SNR, γ) / SNR."""
     snr = alphas_cumprod / (1 - alphas_cumprod)
@@ -101,7 +142,7 @@ def main() -> None:
     alphas_cumprod = scheduler.alphas_cumprod.to(device)
     weights = min_snr_weight(alphas_cumprod)
     torch.manual_seed(0)
-    unet = UNet2DConditionModel.from_pretrained(args.init).float() if args.init else make_unet()
+    unet = start_from(args.init) if args.init else make_unet()
     unet.to(memory_format=torch.channels_last)
 
     def loss_fn(model: nn.Module, rng: np.random.Generator) -> tuple[Tensor, dict[str, float]]:
@@ -112,8 +153,7 @@ def main() -> None:
         ids = tokenizer(texts, padding="max_length", truncation=True, return_tensors="pt").input_ids
         with torch.no_grad():
             states = text_encoder(ids.to(device)).last_hidden_state
-        # Stratified timesteps: every batch covers the whole schedule.
-        t = ((torch.arange(args.batch) + torch.rand(args.batch)) / args.batch * 1000).long().to(device)
+        t = draw_timesteps(args.batch).to(device)
         noise = torch.randn(x0.shape).to(device)
         a = alphas_cumprod[t][:, None, None, None]
         noisy = (a.sqrt() * x0 + (1 - a).sqrt() * noise).contiguous(memory_format=torch.channels_last)

@@ -5,6 +5,7 @@ from itertools import pairwise
 import numpy as np
 import pytest
 import torch
+from diffusers import UNet2DConditionModel
 from torch import nn
 
 from checkpoints.recipe import data
@@ -13,7 +14,7 @@ from checkpoints.recipe.drawing import draw
 from checkpoints.recipe.fit import LossFn, MuonWithAdamW, fit, warmup_stable_decay
 from checkpoints.recipe.scenes import ATTRIBUTES, Scene, sample_scene
 from checkpoints.recipe.train_text import MAX_TOKENS, make_tokenizer
-from checkpoints.recipe.train_unet import min_snr_weight
+from checkpoints.recipe.train_unet import deepened, draw_timesteps, make_unet, min_snr_weight
 
 
 @pytest.fixture(scope="module")
@@ -183,3 +184,29 @@ def test_min_snr_weight_is_one_where_noise_rules_and_falls_where_signal_does() -
     weights = min_snr_weight(alphas_cumprod)
     assert torch.allclose(weights[2:], torch.ones(3))
     assert weights[0] < weights[1] < 1
+
+
+def test_a_deepened_network_computes_what_the_shallow_one_did_and_can_learn_more() -> None:
+    torch.manual_seed(0)
+    shallow = UNet2DConditionModel.from_config(make_unet().config, layers_per_block=1).eval()
+    deep = deepened(shallow).eval()
+    x, t, text = torch.randn(2, 16, 16, 16), torch.tensor([100, 700]), torch.randn(2, 64, 128)
+    with torch.no_grad():
+        assert torch.equal(shallow(x, t, text).sample, deep(x, t, text).sample)
+    deep(x, t, text).sample.square().mean().backward()
+    assert deep.down_blocks[0].resnets[1].conv2.weight.grad.abs().max() > 0
+
+
+def test_another_network_is_not_deepened() -> None:
+    other = UNet2DConditionModel.from_config(make_unet().config, layers_per_block=(3, 1, 1))
+    with pytest.raises(ValueError, match="train from anew"):
+        deepened(other)
+
+
+def test_timesteps_cover_the_schedule_and_most_of_them_its_middle() -> None:
+    torch.manual_seed(0)
+    t = draw_timesteps(100_000)
+    assert t.min() == 0 and t.max() == 999
+    shares = torch.histc(t.float(), 5, 0, 1000) / len(t)
+    assert shares[2] > shares[1] > shares[0] > 0.1
+    assert shares[2] > shares[3] > shares[4] > 0.1

@@ -55,25 +55,25 @@ def _draw_water_and_things(p: Painting, horizon: float, light_x: float | None) -
     """Lay the water, then stand everything else where the water leaves room, far things first."""
     side = p.rng.choice((-1, 1))
     house_x = SIZE / 2 + side * p.rng.uniform(30, 78)
-    house_y, house_h = horizon + p.rng.uniform(20, 34), p.rng.uniform(38, 46)
+    house_y, house_h = horizon + p.rng.uniform(26, 40), p.rng.uniform(52, 62)
     boat: tuple[float, float, float] | None = None
     far_row, near_row = horizon + p.rng.uniform(5, 12), p.rng.uniform(222, 240)
     if p.scene.water == "sea":
         tilt = p.rng.uniform(-12, 12)
         shore = 208 + tilt * (_X / SIZE - 0.5) + 5 * np.sin(2 * np.pi * (_X / 150 + p.rng.uniform()))
         land.draw_sea(p, horizon, shore, light_x)
-        house_y, house_h = float(shore[int(house_x)]) + p.rng.uniform(10, 18), p.rng.uniform(46, 54)
+        house_y, house_h = float(shore[int(house_x)]) + p.rng.uniform(12, 20), p.rng.uniform(56, 66)
         boat = (
             SIZE / 2 - side * p.rng.uniform(6, 70),
             horizon + p.rng.uniform(26, 44),
-            p.rng.uniform(36, 48),
+            p.rng.uniform(46, 58),
         )
         near_row = p.rng.uniform(236, 246)
     elif p.scene.water == "lake":
         centre = (SIZE / 2 - side * p.rng.uniform(0, 26), horizon + p.rng.uniform(46, 54))
         radii = (p.rng.uniform(84, 112), p.rng.uniform(25, 31))
-        house_y, house_h = horizon + p.rng.uniform(12, 17), p.rng.uniform(34, 40)
-        boat = (centre[0] + p.rng.uniform(-34, 34), centre[1] + p.rng.uniform(0, 10), p.rng.uniform(34, 42))
+        house_y, house_h = horizon + p.rng.uniform(12, 18), p.rng.uniform(46, 54)
+        boat = (centre[0] + p.rng.uniform(-34, 34), centre[1] + p.rng.uniform(0, 10), p.rng.uniform(42, 50))
         if p.scene.path == "path":
             land.draw_path(p, (house_x, house_y))
         land.draw_lake(p, centre, radii, light_x)
@@ -102,9 +102,9 @@ def _draw_plants_and_house(
     spots: list[tuple[float, float, float, float]] = []  # x, y, height, distance
     if p.scene.vegetation != "none":
         if p.scene.water != "sea":
-            for x in np.linspace(8, SIZE - 8, 11) + p.rng.uniform(-9, 9, 11):
+            for x in np.linspace(8, SIZE - 8, 9) + p.rng.uniform(-10, 10, 9):
                 if p.rng.random() < 0.62:
-                    spots.append((x, far_row + p.rng.uniform(0, 9), p.rng.uniform(24, 36), 0.42))
+                    spots.append((x, far_row + p.rng.uniform(0, 9), p.rng.uniform(30, 42), 0.42))
         edges = [
             p.rng.uniform(6, 46),
             p.rng.uniform(SIZE - 46, SIZE - 6),
@@ -114,7 +114,7 @@ def _draw_plants_and_house(
         count = int(p.rng.integers(3, 5)) if p.scene.water == "sea" else int(p.rng.integers(2, 5))
         for x in p.rng.permutation(edges)[:count]:
             spots.append((x, near_row + p.rng.uniform(-10, 10), p.rng.uniform(62, 86), 0.0))
-        spots = [s for s in spots if p.scene.building == "none" or abs(s[0] - x0) > (34 if s[3] == 0 else 26)]
+        spots = [s for s in spots if p.scene.building == "none" or abs(s[0] - x0) > (44 if s[3] == 0 else 36)]
     standing: list[tuple[float, things.Painter, float, float, float]] = []  # y, painter, x, height, distance
     if spots:
         plant, scale = things.PLANTS[p.scene.vegetation]
@@ -136,12 +136,12 @@ def _draw_weather(p: Painting, horizon: float) -> None:
     elif p.scene.weather == "rain":
         slant = p.rng.uniform(-0.32, 0.32)
         colour = mix(p.mood.sky[2], rgb("ffffff"), 0.55)
-        for x in np.linspace(0, SIZE, 10):
-            for y in np.linspace(0, SIZE - 20, 6):
+        for x in np.linspace(0, SIZE, 8):
+            for y in np.linspace(0, SIZE - 26, 5):
                 px, py = x + p.rng.uniform(-8, 8), y + p.rng.uniform(-12, 12)
-                p.canvas.line([(px, py), (px + slant * 20, py + 20)], colour, 2.0, 0.6)
+                p.canvas.line([(px, py), (px + slant * 26, py + 26)], colour, 2.6, 0.6)
     elif p.scene.weather == "snowfall":
-        for x in np.linspace(8, SIZE - 8, 8):
-            for y in np.linspace(8, SIZE - 8, 8):
-                r = p.rng.uniform(2.0, 3.8)
+        for x in np.linspace(10, SIZE - 10, 7):
+            for y in np.linspace(10, SIZE - 10, 7):
+                r = p.rng.uniform(2.8, 4.8)
                 p.canvas.disc(x + p.rng.uniform(-11, 11), y + p.rng.uniform(-11, 11), r, rgb("ffffff"), 0.92)

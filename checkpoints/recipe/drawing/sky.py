@@ -15,9 +15,9 @@ def draw_sky(p: Painting, horizon: float) -> None:
 
 
 def draw_stars(p: Painting, horizon: float) -> None:
-    for _ in range(int(p.rng.integers(26, 36))):
+    for _ in range(int(p.rng.integers(18, 26))):
         x, y = p.rng.uniform(4, SIZE - 4), p.rng.uniform(4, 0.72 * horizon)
-        r = p.rng.uniform(1.1, 1.9)
+        r = p.rng.uniform(1.6, 2.6)
         p.canvas.disc(x, y, 3 * r, rgb("9fb4ff"), 0.14)
         p.canvas.disc(x, y, r, rgb("fff8e0"))
 
@@ -26,23 +26,23 @@ def draw_light(p: Painting, skyline: np.ndarray) -> Spot | None:
     """Sun or moon, clear of the skyline (256 heights); returns where it stands, to light the rest."""
     if p.scene.light == "none":
         return None
-    x = p.rng.uniform(42, SIZE - 42)
-    r = p.rng.uniform(15, 21)
+    x = p.rng.uniform(48, SIZE - 48)
+    r = p.rng.uniform(22, 28)
     crest = skyline[int(x - r) : int(x + r)].min()
     if p.scene.light == "sun":
         low = p.scene.time in ("dawn", "sunset")
-        y = crest - p.rng.uniform(0.1, 1.1) * r if low else p.rng.uniform(26, 52)
-        y = min(max(y, 30), crest - 0.1 * r)
+        y = crest - p.rng.uniform(0.1, 1.1) * r if low else p.rng.uniform(34, 60)
+        y = min(max(y, 34), crest - 0.1 * r)
         disc, glow = {
             "dawn": (rgb("fff3cf"), rgb("fff0d2")),
             "day": (rgb("fff6c8"), rgb("fffbe4")),
             "sunset": (rgb("fff0b8"), rgb("ffd27a")),
         }[p.scene.time]
-        p.canvas.glow(x, y, 5.2 * r, glow, 0.75)
+        p.canvas.glow(x, y, 4.2 * r, glow, 0.75)
         p.canvas.disc(x, y, r, disc)
         return x, y
-    y = p.rng.uniform(28, max(34, crest - 2.2 * r))
-    p.canvas.glow(x, y, 3.6 * r, rgb("b9c8ff"), 0.5)
+    y = p.rng.uniform(34, max(40, crest - 1.8 * r))
+    p.canvas.glow(x, y, 3.0 * r, rgb("b9c8ff"), 0.5)
     if p.scene.light == "moon":
         p.canvas.disc(x, y, r, rgb("f7f2dc"))
         for dx, dy, size in ((-0.35, -0.2, 0.24), (0.3, 0.15, 0.18), (-0.05, 0.45, 0.15)):
@@ -124,28 +124,28 @@ def draw_meteor(p: Painting) -> None:
     turn = p.rng.choice((-1, 1))
     x, y, length = p.rng.uniform(80, 176), p.rng.uniform(34, 62), p.rng.uniform(58, 80)
     tail = (x - turn * 0.88 * length, y - 0.42 * length)
-    for width, alpha in ((5.0, 0.25), (2.8, 0.9)):
+    for width, alpha in ((9.0, 0.25), (5.0, 0.9)):
         p.canvas.polygon([tail, (x, y - width / 2), (x, y + width / 2)], rgb("eef2ff"), alpha)
-    p.canvas.disc(x, y, 5.5, rgb("dfe6ff"), 0.35)
-    p.canvas.disc(x, y, 3, rgb("ffffff"))
+    p.canvas.disc(x, y, 8.5, rgb("dfe6ff"), 0.35)
+    p.canvas.disc(x, y, 5, rgb("ffffff"))
 
 
 def draw_lightning(p: Painting, horizon: float) -> None:
     x, y = p.rng.uniform(60, 196), 40.0
     bolt = [(x, y)]
     while y < horizon - 8:
-        y += p.rng.uniform(13, 20)
-        x += p.rng.choice((-1, 1)) * p.rng.uniform(7, 13)
+        y += p.rng.uniform(18, 26)
+        x += p.rng.choice((-1, 1)) * p.rng.uniform(9, 15)
         bolt.append((x, min(y, horizon - 2)))
     p.canvas.glow(x, 0.6 * horizon, 62, rgb("e9e4ff"), 0.5)
-    p.canvas.line(bolt, rgb("cfc4ff"), 5.5, 0.5)
-    p.canvas.line(bolt, rgb("fffbe6"), 3.0)
+    p.canvas.line(bolt, rgb("cfc4ff"), 8.0, 0.5)
+    p.canvas.line(bolt, rgb("fffbe6"), 4.5)
 
 
 def draw_balloon(p: Painting, avoid: Spot | None) -> None:
-    r = p.rng.uniform(17, 23)
-    x, y = p.rng.uniform(34, SIZE - 34), p.rng.uniform(32, 66)
-    if avoid and abs(x - avoid[0]) < 54:
+    r = p.rng.uniform(24, 30)
+    x, y = p.rng.uniform(38, SIZE - 38), p.rng.uniform(34, 62)
+    if avoid and abs(x - avoid[0]) < 64:
         x = avoid[0] + 80 if avoid[0] < SIZE / 2 else avoid[0] - 80
     first, second = (("e8504a", "fbe3b4"), ("f2a33c", "fff1cf"), ("3f7fc4", "f6e7c2"), ("b657a8", "ffe2d0"))[
         p.rng.integers(4)
@@ -162,7 +162,7 @@ def draw_balloon(p: Painting, avoid: Spot | None) -> None:
             ],
             rgb(code) * bright,
         )
-    p.canvas.box(x - 4, y + 1.75 * r, x + 4, y + 1.75 * r + 6, rgb("7a4b2a") * bright)
+    p.canvas.box(x - 5, y + 1.72 * r, x + 5, y + 1.72 * r + 8, rgb("7a4b2a") * bright)
 
 
 def draw_birds(p: Painting, avoid: Spot | None) -> None:
@@ -173,11 +173,11 @@ def draw_birds(p: Painting, avoid: Spot | None) -> None:
     x0, y0 = p.rng.uniform(50, 206), p.rng.uniform(62, 92)
     if avoid and abs(x0 - avoid[0]) < 40:
         x0 = (avoid[0] + SIZE / 2) % SIZE
-    for i in range(int(p.rng.integers(4, 7))):
-        x, y = x0 + 24 * (i - 2) + p.rng.uniform(-6, 6), y0 + p.rng.uniform(-16, 14)
-        span = p.rng.uniform(8, 11)
+    for i in range(int(p.rng.integers(3, 6))):
+        x, y = x0 + 30 * (i - 2) + p.rng.uniform(-6, 6), y0 + p.rng.uniform(-16, 14)
+        span = p.rng.uniform(11, 14)
         wing = [
             (x + span * t, y - 0.55 * span * np.sin(np.pi * min(abs(t) * 1.1, 1)))
             for t in np.linspace(-1, 1, 9)
         ]
-        p.canvas.line(wing, colour, 2.2)
+        p.canvas.line(wing, colour, 3.0)

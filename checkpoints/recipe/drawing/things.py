@@ -191,18 +191,18 @@ def _windmill(p: Painting, x: float, y: float, h: float, d: float) -> None:
     )
     p.canvas.box(x - 0.06 * h, y - 0.2 * h, x + 0.06 * h, y, p.mood.shade(rgb("6b4630"), d))
     _window(p, x, y - 0.42 * h, 0.05 * h, 0.06 * h)
-    hub, turn = np.array([x, y - 0.72 * h]), p.rng.uniform(0, np.pi / 2)
+    hub, turn = np.array([x, y - 0.72 * h]), np.pi / 4 + p.rng.uniform(-0.2, 0.2)
     for a in turn + np.arange(4) * np.pi / 2:
         along, across = np.array([np.cos(a), np.sin(a)]), np.array([-np.sin(a), np.cos(a)])
         reach = 0.58 * h
         sail = [
             hub + 0.12 * reach * along,
             hub + reach * along,
-            hub + reach * along + 0.22 * reach * across,
-            hub + 0.2 * reach * along + 0.22 * reach * across,
+            hub + reach * along + 0.28 * reach * across,
+            hub + 0.2 * reach * along + 0.28 * reach * across,
         ]
         p.canvas.polygon(sail, p.mood.shade(rgb("fbf8f0"), 0.5 * d), 0.94)
-        p.canvas.line([hub, hub + reach * along], p.mood.shade(rgb("5c4636"), d), 1.8)
+        p.canvas.line([hub, hub + reach * along], p.mood.shade(rgb("5c4636"), d), 2.6)
     p.canvas.disc(hub[0], hub[1], 0.05 * h, p.mood.shade(rgb("4a382c"), d))
 
 
@@ -284,7 +284,7 @@ def draw_sailboat(p: Painting, x: float, y: float, h: float) -> None:
 def draw_flowers(p: Painting, top: float) -> None:
     """A meadow in flower: one or two colours, larger toward the viewer."""
     choice = p.rng.permutation(["f25c6e", "fbe14f", "f5f0fa", "b77be0", "ff9d4f"])[:2]
-    for _ in range(34):
+    for _ in range(26):
         y = top + (252 - top) * p.rng.uniform(0, 1) ** 0.7
-        x, r = p.rng.uniform(0, 256), 2.1 + 2.4 * (y - top) / (256 - top)
+        x, r = p.rng.uniform(0, 256), 3.0 + 3.0 * (y - top) / (256 - top)
         p.canvas.disc(x, y, r, rgb(choice[p.rng.integers(2)]) * (0.35 + 0.65 * p.mood.light))
