@@ -6,11 +6,10 @@ in are the scheduler that hands out GPUs, which the package asks over HTTP, and 
 
 import base64
 import json
-import os
-import signal
+import multiprocessing
 import threading
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from types import SimpleNamespace
@@ -56,11 +55,16 @@ class Scheduler:
     _idle: set[int] = field(default_factory=set)
     _lock: threading.Lock = field(default_factory=threading.Lock)
 
-    def kill(self, number: int = signal.SIGKILL) -> None:
-        """End all processes that have had a GPU, as ZeroGPU does with those that take too long."""
-        for pid in set(self.pids):
-            with suppress(ProcessLookupError):
-                os.kill(pid, number)
+    @property
+    def lent(self) -> int:
+        """How many GPUs have not come back."""
+        return len(self._busy)
+
+    def kill(self) -> None:
+        """End the processes of this one that have had a GPU, as ZeroGPU ends those that take too long."""
+        for process in multiprocessing.active_children():
+            if process.pid in self.pids:
+                process.kill()
 
     def answer(self, path: str, asked: dict[str, str]) -> Refusal:
         """The answer to one request of the package."""
