@@ -133,7 +133,7 @@ class ZeroGpu:
                 self._running[handle] = number = next(self._numbers) % SLOTS
                 self._cancelled[number] = 0
             self._threads.add(thread)
-        thread.start()
+            thread.start()
         return handles
 
     def cancel(self, owner: str) -> None:
