@@ -94,13 +94,18 @@ def _connect(address: str | None, folder: Path) -> None:
             f"Ray can't work in {folder}: the path is longer than {LONGEST_FOLDER} letters. Choose a shorter "
             "--data, such as /tmp/preview."
         )
-    ray.init(
-        "local",
-        **quiet,
-        include_dashboard=False,
-        object_store_memory=OBJECT_STORE_BYTES,
-        _temp_dir=str(folder),
-    )
+    try:
+        ray.init(
+            "local",
+            **quiet,
+            include_dashboard=False,
+            object_store_memory=OBJECT_STORE_BYTES,
+            _temp_dir=str(folder),
+        )
+    except Exception as error:  # Ray has no class of its own for this
+        raise ModelError(
+            f"Ray can't start on this machine ({first_line(error)}). Its logs are in {folder}."
+        ) from error
 
 
 def _deploy(folder: Path, device: str, replicas: int | None) -> DeploymentHandle:
