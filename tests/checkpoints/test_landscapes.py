@@ -12,6 +12,7 @@ import checkpoints
 from checkpoints.recipe.data import picture_of, to_pixels
 from solver import (
     ConsistencySolverScheduler,
+    LearnedSolver,
     Plan,
     SampleState,
     guided,
@@ -34,8 +35,9 @@ def pipe() -> DiffusionPipeline:
 
 
 def paint(pipe: DiffusionPipeline, prompt: str, seeds: list[int], steps: int, solver: str) -> torch.Tensor:
-    """Pictures in 0..1, (seeds, 3, 256, 256), by our own loop over a plan."""
-    plan = make_plan(solver, steps, pipe.scheduler)
+    """Pictures in 0..1, (seeds, 3, 256, 256), by our own loop; `consistency` is the shipped one."""
+    learned = LearnedSolver.load(FOLDER / "solver")
+    plan = make_plan(solver, steps, pipe.scheduler, learned=learned, guidance=GUIDANCE)
     noise = torch.stack([noise_for_seed(seed, (16, 16, 16)) for seed in seeds])
     with torch.inference_mode():
         states = torch.cat([pipe.encode_prompt(p, "cpu", 1, False)[0] for p in ("", prompt)])
