@@ -162,6 +162,7 @@ def first_painted(url: str) -> float | None:
         browser = playwright.chromium.launch(executable_path=browser_path, args=BROWSER_OPTIONS)
         page = browser.new_page()
         page.goto(url)
+        page.locator("#go").wait_for()  # the page comes in parts
         page.fill("#prompt input", EXAMPLES[0])
         times = [page.evaluate(PAINT_TIMER) for _ in range(4)]
         browser.close()
