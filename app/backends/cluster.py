@@ -2,12 +2,13 @@
 
 import logging
 import os
+import socket
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from app.models import ModelError
+from app.models import ModelError, load, pick_device
 
 try:
     import ray
@@ -26,6 +27,7 @@ from app.backends.replicas import Replicas, first_line
 NAME = "diffusion-preview"
 # How long replicas that are there already may take to say what they are.
 ANSWER_S = 60.0
+KNOCK_S = 5.0
 # Only pictures on their way go through it.
 OBJECT_STORE_BYTES = 150_000_000
 # Ray puts sockets there, with names of 64 letters, and the system allows 103 to 107 in all.
@@ -55,9 +57,9 @@ def start(
         if NAME in serve.status().applications:
             calls = serve.get_app_handle(NAME)
         else:
-            calls = _deploy(folder.resolve(), device, replicas)
             if address:
                 stop = _delete
+            calls = _deploy(folder.resolve(), device, replicas)
         facts = calls.facts.remote().result(timeout_s=ANSWER_S)
         if facts.name != folder.resolve().name:
             raise ModelError(
@@ -82,8 +84,9 @@ def _connect(address: str | None, folder: Path) -> None:
     logging.getLogger("ray.serve").setLevel(logging.ERROR)
     if address:
         try:
+            _knock(address)
             ray.init(address, **quiet)
-        except (ConnectionError, ValueError, RuntimeError) as error:
+        except (OSError, ValueError, RuntimeError) as error:
             raise ModelError(
                 f"There is no Ray cluster to join at {address} ({first_line(error)}). Start one with "
                 "`ray start --head`, or leave out --ray-address."
@@ -108,8 +111,17 @@ def _connect(address: str | None, folder: Path) -> None:
         ) from error
 
 
+def _knock(address: str) -> None:
+    """Raise OSError at once where nobody listens; Ray itself would try for minutes."""
+    host, _, port = address.rpartition(":")
+    if port.isdigit() and "/" not in host:
+        socket.create_connection((host, int(port)), KNOCK_S).close()
+
+
 def _deploy(folder: Path, device: str, replicas: int | None) -> DeploymentHandle:
     """Run the replicas, and wait until they are ready."""
+    if not (folder / "model_index.json").is_file():
+        load(folder, pick_device("cpu"))  # says here and now what replicas would find out in a minute
     resources = [node["Resources"] for node in ray.nodes() if node["Alive"]]
     gpus = int(sum(each.get("GPU", 0) for each in resources)) if device in ("auto", "cuda") else 0
     replicas = replicas or gpus or 1
@@ -134,7 +146,9 @@ def _deploy(folder: Path, device: str, replicas: int | None) -> DeploymentHandle
 
 
 def _delete() -> None:
-    serve.delete(NAME)
+    """Leave a cluster that goes on without us."""
+    if NAME in serve.status().applications:
+        serve.delete(NAME)
     ray.shutdown()
 
 

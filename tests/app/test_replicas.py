@@ -27,7 +27,7 @@ from app.job import Busy, Cancelled, Done, Failed, Job, Queued, Record, RequestE
 from app.models import ImageModel, ModelError
 from app.session import Session
 from app.worker import MOST_PICTURES, Worker
-from tests.app.conftest import make_job
+from tests.app.conftest import free_port, make_job
 from tests.app.test_worker import last, pixels
 
 
@@ -182,7 +182,9 @@ def test_no_request_is_lost_with_a_replica(replicas: Replicas, worker: Worker) -
     guess = replicas.submit(make_job(worker.model, kind="speculative", steps=10, owner="owner 0"))
     await_steps(handles)
     before = {each.process: each.ticks for each in counts()}
-    busy = [each.process for each in counts() if each.ticks > before[each.process]]
+    while not (busy := [each.process for each in counts() if each.ticks > before[each.process]]):
+        assert not all(handle.ended for handle in handles), "they were over before one could be killed"
+        time.sleep(0.02)
     os.kill(busy[0], signal.SIGKILL)
     guess.promote()
     ends = [last(handle) for handle in handles]
@@ -443,6 +445,8 @@ def test_what_is_wrong_is_said_in_words(
 ) -> None:
     with pytest.raises(ModelError, match="Choose a shorter --data"):
         start(tiny_folder, "cpu", tmp_path / ("long" * 20))
+    with pytest.raises(ModelError, match="no Ray cluster to join"):
+        start(tiny_folder, "cpu", tmp_path, address=f"127.0.0.1:{free_port()}")
     monkeypatch.setitem(sys.modules, "ray", None)
     monkeypatch.delitem(sys.modules, "app.backends.cluster")
     with pytest.raises(ModelError, match="pip install -r requirements-ray"):
