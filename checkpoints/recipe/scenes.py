@@ -93,7 +93,7 @@ def sample_scene(rng: np.random.Generator) -> Scene:
         "snow": lambda: pick(none=0.8, firs=2, leafy=0.6, blossom=0.3),
         "sand": lambda: pick(none=0.8, firs=0.2, leafy=0.3, blossom=0.2, palms=1.2, cacti=1.5),
     }[ground]()
-    building = pick(none=1.6, cabin=1, lighthouse=0.8, windmill=0.8, castle=0.8, tent=0.8)
+    building = pick(none=1.5, cabin=1, lighthouse=0.8, windmill=1, castle=1.3, tent=0.8)
     boat = pick(none=1, sailboat=1) if water in ("lake", "sea") else "none"
     weather = pick(calm=3, fog=0.8, rain=0.9, snowfall=1.6 if ground == "snow" else 0)
     clouds = (
@@ -102,7 +102,7 @@ def sample_scene(rng: np.random.Generator) -> Scene:
     if clouds == "overcast":
         light = stars = "none"
     elif dark:
-        light = pick(none=1, moon=1, crescent=1)
+        light = pick(none=0.8, moon=1, crescent=1.4)
         stars = pick(none=0.5, stars=1) if time == "night" else pick(none=1, stars=0.6)
     else:
         light, stars = pick(none=0.7, sun=1.6), "none"
@@ -111,8 +111,8 @@ def sample_scene(rng: np.random.Generator) -> Scene:
     else:
         feature = pick(none=2, balloon=1, rainbow=1)
     if clouds == "overcast":
-        feature = pick(none=1.4, lightning=1) if feature == "none" else feature
-    birds = pick(none=1.8, birds=1) if weather != "rain" else "none"
+        feature = pick(none=1, lightning=1.4) if feature == "none" else feature
+    birds = pick(none=1.4, birds=1) if weather != "rain" else "none"
     flowers = pick(none=1, flowers=1) if ground == "grass" else "none"
     path = pick(none=1, path=0.8) if water in ("none", "lake") else "none"
     return Scene(

@@ -9,6 +9,7 @@ from diffusers import UNet2DConditionModel
 from torch import nn
 
 from checkpoints.recipe import data
+from checkpoints.recipe.average import average
 from checkpoints.recipe.captions import caption, vocabulary
 from checkpoints.recipe.drawing import draw
 from checkpoints.recipe.fit import LossFn, MuonWithAdamW, fit, warmup_stable_decay
@@ -210,3 +211,19 @@ def test_timesteps_cover_the_schedule_and_most_of_them_its_middle() -> None:
     shares = torch.histc(t.float(), 5, 0, 1000) / len(t)
     assert shares[2] > shares[1] > shares[0] > 0.1
     assert shares[2] > shares[3] > shares[4] > 0.1
+
+
+def test_a_mean_of_networks_is_that_of_their_weights() -> None:
+    config = dict(
+        sample_size=8, in_channels=4, out_channels=4, block_out_channels=(8, 8), norm_num_groups=4,
+        down_block_types=("DownBlock2D", "DownBlock2D"), up_block_types=("UpBlock2D", "UpBlock2D"),
+        layers_per_block=1, mid_block_type=None,
+    )  # fmt: skip
+    one, other = UNet2DConditionModel(**config), UNet2DConditionModel(**config)
+    mean = average([one, other])
+    for name, value in mean.state_dict().items():
+        assert torch.allclose(value, (one.state_dict()[name] + other.state_dict()[name]) / 2)
+    wider = UNet2DConditionModel(**(config | {"block_out_channels": (8, 16)}))
+    for networks in ([], [one, wider]):
+        with pytest.raises(ValueError, match="built alike"):
+            average(networks)

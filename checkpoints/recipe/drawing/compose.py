@@ -14,7 +14,7 @@ _X = np.arange(SIZE + 1, dtype=float)
 
 
 def draw(scene: Scene, rng: np.random.Generator) -> np.ndarray:
-    """Draw one picture of the p.scene.
+    """Draw one picture of the scene.
 
     Layout, counts, sizes and tints come from `rng`; everything the scene names is in the picture, large
     enough to be recognised.
@@ -37,7 +37,7 @@ def draw(scene: Scene, rng: np.random.Generator) -> np.ndarray:
     if p.scene.feature == "rainbow":
         sky.draw_rainbow(p, horizon)
     if p.scene.feature == "meteor":
-        sky.draw_meteor(p)
+        sky.draw_meteor(p, light)
     if p.scene.feature == "lightning":
         sky.draw_lightning(p, horizon)
     land.draw_skyline(p, layers, horizon)

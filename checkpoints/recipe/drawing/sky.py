@@ -9,17 +9,22 @@ from checkpoints.recipe.drawing.painting import Painting
 
 Spot = tuple[float, float]
 
+STAR_FIELD = 32
+
 
 def draw_sky(p: Painting, horizon: float) -> None:
     p.canvas.gradient(0, horizon, p.mood.sky)
 
 
 def draw_stars(p: Painting, horizon: float) -> None:
-    for _ in range(int(p.rng.integers(18, 26))):
-        x, y = p.rng.uniform(4, SIZE - 4), p.rng.uniform(4, 0.72 * horizon)
-        r = p.rng.uniform(1.6, 2.6)
-        p.canvas.disc(x, y, 3 * r, rgb("9fb4ff"), 0.14)
-        p.canvas.disc(x, y, r, rgb("fff8e0"))
+    """Stars in every other field of a loose checkerboard, so that no two run into each other."""
+    rows = int(0.75 * horizon // STAR_FIELD)
+    for row in range(rows):
+        for column in range(row % 2, SIZE // STAR_FIELD, 2):
+            x, y = (STAR_FIELD * (i + p.rng.uniform(0.25, 0.75)) for i in (column, row))
+            r = p.rng.uniform(2.0, 3.2)
+            p.canvas.disc(x, y, 2.6 * r, rgb("9fb4ff"), 0.16)
+            p.canvas.disc(x, y, r, rgb("fff8e0"))
 
 
 def draw_light(p: Painting, skyline: np.ndarray) -> Spot | None:
@@ -48,13 +53,11 @@ def draw_light(p: Painting, skyline: np.ndarray) -> Spot | None:
         for dx, dy, size in ((-0.35, -0.2, 0.24), (0.3, 0.15, 0.18), (-0.05, 0.45, 0.15)):
             p.canvas.disc(x + dx * r, y + dy * r, size * r, rgb("dfd9c4"))
         return x, y
-    # A crescent is the disc minus a shifted disc, drawn as the polygon between their arcs.
-    turn = p.rng.choice((-1, 1))
+    # A crescent is the disc minus a flatter half of it, drawn as the polygon between their arcs.
     outer = np.linspace(-np.pi / 2, np.pi / 2, 40)
-    inner = outer[::-1]
-    shape = [(x + turn * r * np.cos(a), y + r * np.sin(a)) for a in outer]
-    shape += [(x + turn * 0.42 * r * np.cos(a), y + r * np.sin(a)) for a in inner]
-    p.canvas.polygon(shape, rgb("fbf3d0"))
+    shape = [(x + r * np.cos(a), y + 1.1 * r * np.sin(a)) for a in outer]
+    shape += [(x + 0.3 * r * np.cos(a), y + 1.1 * r * np.sin(a)) for a in outer[::-1]]
+    p.canvas.polygon([(px - 0.5 * r, py) for px, py in shape], rgb("fbf3d0"))
     return x, y
 
 
@@ -120,9 +123,12 @@ def draw_aurora(p: Painting, horizon: float) -> None:
         p.canvas.veil(0.72 * alpha * (y < horizon), rgb(code))
 
 
-def draw_meteor(p: Painting) -> None:
-    turn = p.rng.choice((-1, 1))
-    x, y, length = p.rng.uniform(80, 176), p.rng.uniform(34, 62), p.rng.uniform(58, 80)
+def draw_meteor(p: Painting, avoid: Spot | None) -> None:
+    """A falling star, clear of the moon."""
+    x, y, length = p.rng.uniform(70, 186), p.rng.uniform(38, 66), p.rng.uniform(54, 62)
+    if avoid and abs(x - avoid[0]) < 90:
+        x = min(avoid[0] + 100, 200) if avoid[0] < SIZE / 2 else max(avoid[0] - 100, 56)
+    turn = p.rng.choice((-1, 1)) if avoid is None else np.sign(avoid[0] - x)
     tail = (x - turn * 0.88 * length, y - 0.42 * length)
     for width, alpha in ((9.0, 0.25), (5.0, 0.9)):
         p.canvas.polygon([tail, (x, y - width / 2), (x, y + width / 2)], rgb("eef2ff"), alpha)
@@ -131,15 +137,15 @@ def draw_meteor(p: Painting) -> None:
 
 
 def draw_lightning(p: Painting, horizon: float) -> None:
-    x, y = p.rng.uniform(60, 196), 40.0
-    bolt = [(x, y)]
-    while y < horizon - 8:
-        y += p.rng.uniform(18, 26)
-        x += p.rng.choice((-1, 1)) * p.rng.uniform(9, 15)
-        bolt.append((x, min(y, horizon - 2)))
-    p.canvas.glow(x, 0.6 * horizon, 62, rgb("e9e4ff"), 0.5)
-    p.canvas.line(bolt, rgb("cfc4ff"), 8.0, 0.5)
-    p.canvas.line(bolt, rgb("fffbe6"), 4.5)
+    """One bolt from the clouds to the horizon, leaning either way."""
+    x, top, turn = p.rng.uniform(60, 196), 42.0, p.rng.choice((-1, 1))
+    height = horizon - 4 - top
+    bolt = [
+        (x + turn * across, top + share * height)
+        for across, share in ((12, 0), (-14, 0.55), (0, 0.55), (-10, 1), (20, 0.4), (6, 0.4), (26, 0))
+    ]
+    p.canvas.glow(x, top + 0.5 * height, 66, rgb("e9e4ff"), 0.55)
+    p.canvas.polygon(bolt, rgb("fff6c2"))
 
 
 def draw_balloon(p: Painting, avoid: Spot | None) -> None:
@@ -166,18 +172,18 @@ def draw_balloon(p: Painting, avoid: Spot | None) -> None:
 
 
 def draw_birds(p: Painting, avoid: Spot | None) -> None:
-    """A small flock of open wings; light on a dark sky, dark on a light one."""
+    """Two or three open pairs of wings; light on a dark sky, dark on a light one."""
     colour = (
         mix(p.mood.sky[1], rgb("ffffff"), 0.75) if p.mood.dark else mix(p.mood.sky[1], rgb("20222c"), 0.85)
     )
-    x0, y0 = p.rng.uniform(50, 206), p.rng.uniform(62, 92)
-    if avoid and abs(x0 - avoid[0]) < 40:
-        x0 = (avoid[0] + SIZE / 2) % SIZE
-    for i in range(int(p.rng.integers(3, 6))):
-        x, y = x0 + 30 * (i - 2) + p.rng.uniform(-6, 6), y0 + p.rng.uniform(-16, 14)
-        span = p.rng.uniform(11, 14)
+    x0, y0 = p.rng.uniform(66, 190), p.rng.uniform(58, 88)
+    if avoid and abs(x0 - avoid[0]) < 95:
+        x0 = min(avoid[0] + 100, 210) if avoid[0] < SIZE / 2 else max(avoid[0] - 100, 46)
+    for i in range(int(p.rng.integers(2, 4))):
+        x, y = x0 + 46 * (i - 1), y0 + (-14 if i == 1 else 8) + p.rng.uniform(-4, 4)
+        span = p.rng.uniform(18, 22)
         wing = [
-            (x + span * t, y - 0.55 * span * np.sin(np.pi * min(abs(t) * 1.1, 1)))
-            for t in np.linspace(-1, 1, 9)
+            (x + span * t, y - 0.6 * span * np.sin(np.pi * min(abs(t) * 1.1, 1)))
+            for t in np.linspace(-1, 1, 13)
         ]
-        p.canvas.line(wing, colour, 3.0)
+        p.canvas.line(wing, colour, 4.2)

@@ -207,27 +207,24 @@ def _windmill(p: Painting, x: float, y: float, h: float, d: float) -> None:
 
 
 def _castle(p: Painting, x: float, y: float, h: float, d: float) -> None:
-    h *= 1.25
-    wall, dim = _two_tone(p, rgb("b9b3b6"), d)
-    roof = p.mood.shade(rgb("4f6fae"), d)
+    h *= 1.5
+    wall, dim = _two_tone(p, rgb("c9c2c4"), d)
+    roof, gate = p.mood.shade(rgb("4f6fae"), d), p.mood.shade(rgb("4b3a34"), d)
 
     def tower(cx: float, half: float, top: float) -> None:
         p.canvas.box(cx - half, y - top, cx + half, y, wall)
-        p.canvas.box(cx + 0.25 * half, y - top, cx + half, y, dim)
+        p.canvas.box(cx + 0.3 * half, y - top, cx + half, y, dim)
         p.canvas.polygon(
-            [(cx - 1.35 * half, y - top), (cx, y - top - 2.3 * half), (cx + 1.35 * half, y - top)], roof
+            [(cx - 1.35 * half, y - top), (cx, y - top - 2.4 * half), (cx + 1.35 * half, y - top)], roof
         )
-        _window(p, cx, y - 0.8 * top, 0.22 * half, 0.06 * h)
+        _window(p, cx, y - 0.8 * top, 0.24 * half, 0.06 * h)
 
-    p.canvas.box(x - 0.42 * h, y - 0.42 * h, x + 0.42 * h, y, dim)
-    for i in range(5):
-        cx = x + (i - 2) * 0.17 * h
-        p.canvas.box(cx - 0.05 * h, y - 0.49 * h, cx + 0.05 * h, y - 0.4 * h, dim)
-    tower(x, 0.13 * h, 0.78 * h)
-    tower(x - 0.44 * h, 0.11 * h, 0.58 * h)
-    tower(x + 0.44 * h, 0.11 * h, 0.58 * h)
-    p.canvas.ellipse(x, y - 0.18 * h, 0.09 * h, 0.09 * h, p.mood.shade(rgb("4b3a34"), d))
-    p.canvas.box(x - 0.09 * h, y - 0.18 * h, x + 0.09 * h, y, p.mood.shade(rgb("4b3a34"), d))
+    p.canvas.box(x - 0.42 * h, y - 0.36 * h, x + 0.42 * h, y, dim)
+    tower(x - 0.4 * h, 0.13 * h, 0.5 * h)
+    tower(x + 0.4 * h, 0.13 * h, 0.5 * h)
+    tower(x, 0.17 * h, 0.66 * h)
+    p.canvas.ellipse(x, y - 0.2 * h, 0.09 * h, 0.09 * h, gate)
+    p.canvas.box(x - 0.09 * h, y - 0.2 * h, x + 0.09 * h, y, gate)
 
 
 def _tent(p: Painting, x: float, y: float, h: float, d: float) -> None:
