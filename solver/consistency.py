@@ -14,6 +14,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
+
 from solver.classical import probed_plan
 from solver.grids import TimeGrid, time_grid
 from solver.plan import Plan
@@ -32,10 +34,12 @@ class LearnedSolver:
         tables: at most one plan for each number of steps, one evaluation a step, from unit noise in the
             network's scaling to σ = 0. They bring their own grid.
         policy: writes the plan for the other numbers of steps that it was trained for.
+        schedule: the noise schedule that it was learned on, where that is known.
     """
 
     tables: Sequence[Plan] = ()
     policy: Policy | None = None
+    schedule: NoiseSchedule | None = None
 
     def __post_init__(self) -> None:
         steps = [table.steps for table in self.tables]
@@ -80,6 +84,34 @@ class LearnedSolver:
             return self.policy.plan(schedule, grid, guidance, keep_grid=True)
         return untrained_plan(schedule, grid)
 
+    def mismatch(self, schedule: NoiseSchedule, guidance: float | None = None) -> str:
+        """What differs between where this was learned and where it is to be used, in words; "" if nothing.
+
+        A warning, not an error: rows carry over to like schedules, at a cost that only measuring tells.
+        """
+        known, reasons = self.schedule, []
+        if known is not None and known.is_flow != schedule.is_flow:
+            reasons.append(f"a {_kind(known)} model, and this is a {_kind(schedule)} one")
+        elif known is not None:
+            if known.prediction_type != schedule.prediction_type:
+                reasons.append(
+                    f"a network that predicts {known.prediction_type}, and this one predicts "
+                    f"{schedule.prediction_type}"
+                )
+            there, here = (s.sigma(np.linspace(0, s.num_train_timesteps - 1, 101)) for s in (known, schedule))
+            furthest = int(np.abs(there - here).argmax())
+            if abs(there - here)[furthest] > 1e-3:
+                reasons.append(
+                    f"another noise schedule: {furthest} % of the way to pure noise σ is "
+                    f"{there[furthest]:.3f} there and {here[furthest]:.3f} here"
+                )
+        if self.policy is not None and guidance is not None:
+            low, high = self.policy.guidance
+            if not low <= guidance <= high:
+                scales = f"{low:g}" if low == high else f"{low:g} to {high:g}"
+                reasons.append(f"guidance scales of {scales}, and {guidance:g} is asked for")
+        return "The solver was learned for " + "; and for ".join(reasons) + "." if reasons else ""
+
     @classmethod
     def load(cls, folder: str | Path) -> LearnedSolver:
         """Read `<model>/solver/`, which `ConsistencySolverScheduler.save_pretrained` wrote.
@@ -93,7 +125,12 @@ class LearnedSolver:
         return cls(
             tuple(map(Plan.from_dict, config.get("tables") or ())),
             Policy.load(Path(folder) / policy_file) if policy_file else None,
+            NoiseSchedule.from_config(config, mu=1.0),  # a mu shifts grids, not levels
         )
+
+
+def _kind(schedule: NoiseSchedule) -> str:
+    return "flow-matching" if schedule.is_flow else "variance-preserving"
 
 
 def untrained_plan(schedule: NoiseSchedule, grid: TimeGrid) -> Plan:

@@ -47,6 +47,8 @@ SEEDS_PER_PROMPT = 4
 """Previews of one prompt, among which somebody decides."""
 NFE = (4, 5, 6, 8, 10, 12, 15, 20)
 FINER_STEPS = 200
+LOWEST_SIGMA = 0.03
+"""At most so much noise may be left at the end of a plan; Stable Diffusion's lowest level has 0.0292."""
 
 Cell = dict[str, Tensor]
 """What was measured of one solver at one number of evaluations: a number per pair [n] for each measure, and
@@ -80,13 +82,17 @@ def learned(name: str, folder: Path, model: LatentDiffusion, guidance: float) ->
 def check_fair(plan: Plan, N: int, target: Plan) -> None:
     """Refuse a plan that does not share the target's noise and end, or takes other than N evaluations.
 
+    The published solver ends at its schedule's lowest level, and is judged by what is shown there.
+
     Raises:
         ValueError: says what differs.
     """
     if plan.nfe != N:
         raise ValueError(f"{plan.solver} takes {plan.nfe} evaluations where {N} are compared.")
     starts = (plan.timestep[0], plan.sigma[0]), (target.timestep[0], target.sigma[0])
-    if abs(starts[0][1] - starts[1][1]) > 1e-4 or plan.sigma[-1] != target.sigma[-1]:
+    if abs(plan.sigma[-1] - target.sigma[-1]) > LOWEST_SIGMA:
+        raise ValueError(f"{plan.solver} ends at σ = {plan.sigma[-1]:g}, its target at {target.sigma[-1]:g}.")
+    if abs(starts[0][1] - starts[1][1]) > 1e-4:
         raise ValueError(f"{plan.solver} runs from (t, σ) = {starts[0]}, its target from {starts[1]}.")
 
 

@@ -23,11 +23,13 @@ from solver.schedule import NoiseSchedule
 
 # Where the untrained policy starts: the classical solver, and what its rows combine.
 STARTS = {
+    "euler": "epsilon",  # Euler's method, which is DDIM; a velocity on a flow
     "ab": "epsilon",  # Adams-Bashforth for unequal steps, of the policy's order; a velocity on a flow
     "dpm2m": "epsilon",  # DPM-Solver-2M
     "dpm++2m": "sample",  # DPM-Solver++ 2M
     "unipc": "sample",  # UniPC
 }
+SEES = ("run", "step", "paper")
 MAX_ORDER = 32
 FREQUENCIES = 4
 
@@ -48,6 +50,15 @@ def waves(x: Tensor) -> Tensor:
     return torch.cat([angles.sin(), angles.cos()], dim=-1)
 
 
+def paper_values(decisions: int, bins: int) -> Tensor:
+    """What the paper's policy adds to Euler's weights 1, 0, 0, …: [decisions, bins], rising.
+
+    So the newest output weighs 1 to 3, the one before -2 to 0, all but the last of the others -1 to 1.
+    """
+    spans = [(0, 2), (-2, 0), *[(-1, 1)] * decisions][:decisions]
+    return torch.stack([torch.linspace(low, high, bins) for low, high in spans])
+
+
 class Policy(nn.Module):
     """(t[i], t[i+1], N, guidance) → row i of a linear multistep method of order m.
 
@@ -63,7 +74,10 @@ class Policy(nn.Module):
             flow) or x0 ("dpm++2m", "unipc").
         learns: some of "rows", "grid" and "times".
         free: whether rows need not sum to one.
-        sees: "run" for all four inputs, "step" for t[i] and t[i+1] alone, as in the paper.
+        sees: "run" for all four inputs, "step" for t[i] and t[i+1] alone. "paper" is the paper's policy as it
+            was published, with rows from "euler" and bins. It sees t[i] and t[i+1] bare, over T - 1;
+            its bins span the ranges of `paper_values` and are all alike to begin with; and its runs end at
+            the schedule's lowest level, which it sees as t = -1, rather than at σ = 0.
         bins: 0 for continuous actions, or the odd number of values that each decision chooses from.
         hidden: width of the two hidden layers.
         steps: the least and the largest N it was trained for; beyond them `LearnedSolver` does not ask it.
@@ -97,10 +111,17 @@ class Policy(nn.Module):
             raise ValueError(
                 f"Nothing called {unknown.pop()!r} can be learned; there is {', '.join(DECISIONS)}."
             )
-        if sees not in ("run", "step"):
-            raise ValueError(f"A policy sees the 'run' or the 'step', not {sees!r}.")
+        if sees not in SEES:
+            raise ValueError(f"A policy sees one of {', '.join(SEES)}, not {sees!r}.")
         if bins and (bins < 3 or bins % 2 == 0):
             raise ValueError(f"bins must be 0 or an odd number from 3 on, not {bins}.")
+        if sees == "paper" and not (
+            order > 1 and start == "euler" and {*learns} == {"rows"} and bins and not free
+        ):
+            raise ValueError(
+                "The paper's policy starts as euler and learns the rows alone, with bins, of order 2 or more "
+                "and not free."
+            )
         self.settings: dict[str, Any] = {
             "order": order,
             "start": start,
@@ -127,11 +148,14 @@ class Policy(nn.Module):
         last = nn.Linear(hidden, max(len(self.decisions), 1) * max(bins, 1))
         nn.init.zeros_(last.weight)
         nn.init.zeros_(last.bias)
-        inputs = 2 * FREQUENCIES * (4 if sees == "run" else 3) + (sees == "run")
+        inputs = {"run": 2 * FREQUENCIES * 4 + 1, "step": 2 * FREQUENCIES * 3, "paper": 2}[sees]
         self.mlp = nn.Sequential(
             nn.Linear(inputs, hidden), nn.ReLU(), nn.Linear(hidden, hidden), nn.ReLU(), last
         )
-        if bins:
+        if sees == "paper":
+            self.register_buffer("values", paper_values(rows, bins))
+            self.register_buffer("prior", torch.zeros(bins))
+        elif bins:
             at = torch.arange(bins) / (bins // 2) - 1
             self.register_buffer("values", torch.tensor(widths)[:, None] * at)
             # Before it has learned anything the middle value, which is the classical one, is the likeliest.
@@ -143,7 +167,7 @@ class Policy(nn.Module):
         """The distribution of the actions, of which `offsets` makes what is added to the classical solver.
 
         Args:
-            t, t_next: [R] timesteps, 0 to T; t_next is 0 for a step to the clean end.
+            t, t_next: [R] timesteps, 0 to T; t_next is 0 (for the paper's policy -1) for the last step.
             steps: [R] N.
             guidance: [R] guidance scale.
 
@@ -151,7 +175,10 @@ class Policy(nn.Module):
             Normal or Categorical over [R, len(self.decisions)].
         """
         T = self.num_train_timesteps
-        seen = [waves(t / T), waves(t_next / T), waves((t - t_next) / T)]
+        if self.sees == "paper":
+            seen = [torch.stack([t, t_next], dim=-1) / (T - 1)]
+        else:
+            seen = [waves(t / T), waves(t_next / T), waves((t - t_next) / T)]
         if self.sees == "run":
             seen += [waves(steps.log() / math.log(1000)), guidance.clamp(*self.guidance)[..., None] / 10]
         out = self.mlp(torch.cat(seen, dim=-1))
@@ -168,7 +195,8 @@ class Policy(nn.Module):
         Args:
             guidance: [B].
         """
-        now = torch.tensor(np.append(grid[0], 0.0), dtype=torch.float32, device=guidance.device)
+        end = -1.0 if self.sees == "paper" else 0.0
+        now = torch.tensor(np.append(grid[0], end), dtype=torch.float32, device=guidance.device)
         B, N = len(guidance), len(now) - 1
         steps = torch.full((B, N), float(N), device=guidance.device)
         return self(
@@ -208,7 +236,7 @@ class Policy(nn.Module):
         Raises:
             ValueError: ε on a flow.
         """
-        if self.start == "ab" and schedule.is_flow:
+        if self.start in ("ab", "euler") and schedule.is_flow:
             return "flow_prediction"
         if STARTS[self.start] == "epsilon" and schedule.is_flow:
             raise ValueError("A flow does not know the noise at its start; use a policy that combines x0.")
@@ -243,7 +271,8 @@ class Policy(nn.Module):
                 end = float(schedule.log_snr(0.0 if not schedule.is_flow else 1.0))
                 log_snr = torch.cat([log_snr[:, :1], log_snr[:, :1] + h.cumsum(dim=1)], dim=1).clamp(max=end)
             told = timestep(schedule, log_snr + rounding + decided.get("times", 0.0))
-        return multistep_tables(weights, self.read_as(schedule), schedule, log_snr, told)
+        end = float(schedule.log_snr(0.0)) if self.sees == "paper" else math.inf
+        return multistep_tables(weights, self.read_as(schedule), schedule, log_snr, told, end)
 
     @torch.no_grad()
     def plan(
@@ -296,6 +325,8 @@ def classical_weights(start: str, order: int, schedule: NoiseSchedule, grid: Tim
             [w / scale for w in row]
             for row, scale in zip(probed_plan(start, schedule, grid).b, B, strict=True)
         ]
+    elif start == "euler":
+        rows = [[1.0]] * (len(alpha) - 1)
     elif start == "ab":
         rows = variable_adams_bashforth(sigma if schedule.is_flow else sigma / alpha, order)
     else:

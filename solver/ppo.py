@@ -47,9 +47,9 @@ def rollouts(
     grid, schedule = task.grid(steps), task.model.schedule
     target = task.features(pairs.latents)
     actions, rewards = [], []
-    each = max(settings.rollouts_at_once // settings.group, 1)
-    for start in range(0, len(pairs), each):
-        which = [i for i in range(start, min(start + each, len(pairs))) for _ in range(settings.group)]
+    all_rollouts = [i for i in range(len(pairs)) for _ in range(settings.group)]
+    for start in range(0, len(all_rollouts), settings.rollouts_at_once):
+        which = all_rollouts[start : start + settings.rollouts_at_once]
         part = pairs.take(which)
         drawn = policy.distribution(grid, part.guidance.to(task.model.device)).sample()
         latents = task.latents(policy.tables(schedule, grid, policy.offsets(drawn)), part)

@@ -56,10 +56,10 @@ def tables_of(plan: Plan) -> Tables:
     return Tables(**{name: torch.tensor([value], dtype=torch.float64) for name, value in values.items()})
 
 
-def levels(schedule: NoiseSchedule, log_snr: Tensor) -> tuple[Tensor, Tensor]:
-    """(alpha, sigma) [B, N + 1] at N log-SNRs [B, N] and at the clean end; `NoiseSchedule.levels`."""
+def levels(schedule: NoiseSchedule, log_snr: Tensor, end: float = math.inf) -> tuple[Tensor, Tensor]:
+    """(alpha, sigma) [B, N + 1] at N log-SNRs [B, N] and at that of the end; `NoiseSchedule.levels`."""
     power = 1 if schedule.is_flow else 2
-    ends = torch.cat([log_snr, torch.full_like(log_snr[:, :1], math.inf)], dim=1)
+    ends = torch.cat([log_snr, torch.full_like(log_snr[:, :1], end)], dim=1)
     return torch.sigmoid(power * ends) ** (1 / power), torch.sigmoid(-power * ends) ** (1 / power)
 
 
@@ -75,7 +75,12 @@ def timestep(schedule: NoiseSchedule, log_snr: Tensor) -> Tensor:
 
 
 def multistep_tables(
-    weights: Tensor, read_as: str, schedule: NoiseSchedule, log_snr: Tensor, told: Tensor
+    weights: Tensor,
+    read_as: str,
+    schedule: NoiseSchedule,
+    log_snr: Tensor,
+    told: Tensor,
+    end: float = math.inf,
 ) -> Tables:
     """`multistep_plan` for a batch, differentiable in all its numbers.
 
@@ -84,8 +89,9 @@ def multistep_tables(
         read_as: what the rows combine.
         log_snr: [B, N], rising; where the ODE stands.
         told: [B, N] or [1, N], the timesteps that the network is told.
+        end: the log-SNR where the last row arrives; ∞ is the clean end, σ = 0.
     """
-    alpha, sigma = levels(schedule, log_snr)
+    alpha, sigma = levels(schedule, log_snr, end)
     A, B = transport(read_as, (told, alpha, sigma))
     p, r = coordinates(schedule.prediction_type, alpha[:, :-1], sigma[:, :-1])
     u, w = coordinates(read_as, 1.0, 0.0)

@@ -141,6 +141,23 @@ def noise_for_seed(seed: int, shape: Sequence[int]) -> Tensor:
     return torch.randn(tuple(shape), generator=torch.Generator("cpu").manual_seed(seed), dtype=torch.float32)
 
 
+def spherical_interpolation(one: Tensor, other: Tensor, amount: float) -> Tensor:
+    """From one noise towards another, along the great circle between them (Shoemake 1985), so that what lies
+    between has a noise's norm too.
+
+    Args:
+        one, other: of one sample each and one shape.
+        amount: 0 is `one` exactly, 1 is `other` exactly.
+    """
+    if amount in (0, 1):
+        return other if amount else one
+    cosine = torch.sum(one * other) / (one.norm() * other.norm())
+    angle = torch.arccos(cosine.clamp(-1, 1))
+    if torch.sin(angle) < 1e-6:  # the same noise, or its opposite: there is no one circle
+        return torch.lerp(one, other, amount)
+    return (torch.sin((1 - amount) * angle) * one + torch.sin(amount * angle) * other) / torch.sin(angle)
+
+
 def classifier_free_guidance(uncond: Tensor, cond: Tensor, scale: float | Tensor) -> Tensor:
     """uncond + scale · (cond - uncond), Ho & Salimans 2022 (their w is scale - 1).
 
@@ -149,7 +166,7 @@ def classifier_free_guidance(uncond: Tensor, cond: Tensor, scale: float | Tensor
         scale: one number, or one per sample [B].
     """
     if isinstance(scale, Tensor):
-        scale = scale.to(cond).reshape(-1, *[1] * (cond.dim() - 1))
+        scale = scale.to(cond.device, cond.dtype).reshape(-1, *[1] * (cond.dim() - 1))
     return uncond + scale * (cond - uncond)
 
 

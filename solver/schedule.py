@@ -136,6 +136,19 @@ class NoiseSchedule:
         return self.levels(self.log_snr(t))[1]
 
 
+def shift_for(config: Mapping[str, Any], tokens: int) -> float | None:
+    """The `mu` of `NoiseSchedule.from_config` for pictures of so many tokens; None where nothing shifts.
+
+    A line through two numbers of tokens, which the config names, as FLUX's and Stable Diffusion 3's pipelines
+    draw it.
+    """
+    if not config.get("use_dynamic_shifting"):
+        return None
+    few, many = config.get("base_image_seq_len", 256), config.get("max_image_seq_len", 4096)
+    low, high = config.get("base_shift", 0.5), config.get("max_shift", 1.15)
+    return low + (high - low) * (tokens - few) / (many - few)
+
+
 def _dynamic_shift(kind: str, mu: float) -> float:
     if kind not in ("exponential", "linear"):
         raise ValueError(f"Unknown time_shift_type {kind!r}; only exponential and linear are supported here.")

@@ -7,9 +7,11 @@ from functools import lru_cache
 from numbers import Integral
 from typing import Any
 
+import numpy as np
+
 from solver.classical import SOURCES, probed_plan
 from solver.consistency import LearnedSolver, untrained_plan
-from solver.grids import GRIDS, time_grid
+from solver.grids import GRIDS, TimeGrid, time_grid
 from solver.multistep import adams_bashforth_plan
 from solver.plan import Plan
 from solver.schedule import NoiseSchedule
@@ -62,6 +64,45 @@ def make_plan(
     return _make_plan(solver, steps, schedule, grid)
 
 
+def first_row(steps: int, strength: float, schedule: NoiseSchedule) -> int:
+    """The row at which image-to-image begins, 0 … steps, as the stock pipelines of the model's kind count it.
+
+    Args:
+        strength: 0 to 1, the share of the steps that is made.
+    """
+    made = min(steps * strength, steps)
+    return int(steps - made) if schedule.is_flow else steps - int(made)
+
+
+def plan_from(
+    first: int,
+    solver: str,
+    steps: int,
+    schedule: NoiseSchedule,
+    *,
+    learned: LearnedSolver | None = None,
+    guidance: float = 3.0,
+) -> Plan:
+    """The rest of a plan of `make_plan`, for a picture that was noised to the level of row `first`.
+
+    It stands on the same levels, and its rows need no outputs from before.
+
+    Raises:
+        ValueError: see `make_plan`; or no row is left.
+    """
+    whole = make_plan(solver, steps, schedule, learned=learned, guidance=guidance)
+    if first == 0:
+        return whole
+    if not 0 < first < steps:
+        raise ValueError(f"The first of {steps} rows is 0 to {steps - 1}, not {first}.")
+    if solver == "consistency":
+        levels = (whole.timestep, whole.alpha, whole.sigma)
+        rest = tuple(np.array(numbers[first:]) for numbers in levels)
+        return (learned or LearnedSolver()).plan_on(rest, schedule, guidance=guidance)  # type: ignore[arg-type]
+    t, alpha, sigma = time_grid("trailing", schedule, steps)
+    return _plan_on(solver, schedule, (t[first:], alpha[first:], sigma[first:]))
+
+
 def refuse_nonlinear(config: Mapping[str, Any]) -> None:
     """Raise ValueError where a scheduler's config asks for what no linear solver can do."""
     for setting in NONLINEAR:
@@ -77,7 +118,10 @@ _learned_plan = lru_cache(maxsize=64)(LearnedSolver.plan)
 
 @lru_cache(maxsize=256)
 def _make_plan(solver: str, steps: int, schedule: NoiseSchedule, grid: str) -> Plan:
-    levels = time_grid(grid, schedule, steps)
+    return _plan_on(solver, schedule, time_grid(grid, schedule, steps))
+
+
+def _plan_on(solver: str, schedule: NoiseSchedule, levels: TimeGrid) -> Plan:
     if solver == "consistency":
         return untrained_plan(schedule, levels)
     if solver in SOURCES:

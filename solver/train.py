@@ -25,7 +25,7 @@ from tqdm import tqdm
 from solver.diffusion import load_diffusion
 from solver.distill import distill
 from solver.pairs import Pairs, load_pairs
-from solver.policy import DECISIONS, MAX_ORDER, STARTS, Policy
+from solver.policy import DECISIONS, MAX_ORDER, SEES, STARTS, Policy
 from solver.ppo import PPOSettings, ppo
 from solver.rewards import make_reward
 from solver.scheduler import ConsistencySolverScheduler
@@ -173,7 +173,10 @@ def parser() -> argparse.ArgumentParser:
     policy.add_argument("--learns", nargs="*", choices=DECISIONS, default=["rows", "grid", "times"], help=" ")
     policy.add_argument("--free", action="store_true", help="rows need not sum to one")
     policy.add_argument(
-        "--sees", choices=("run", "step"), default="run", help="all inputs, or the paper's two"
+        "--sees",
+        choices=SEES,
+        default="run",
+        help="all inputs, t and t_next alone, or these as the published policy sees them",
     )
     policy.add_argument("--bins", type=int, default=0, help="values that a decision chooses from; 0: any")
     policy.add_argument("--hidden", type=int, default=128, help="width of the hidden layers")
@@ -184,9 +187,10 @@ def parser() -> argparse.ArgumentParser:
         ("minibatches", "parts of a pass"),
         ("clip", "of the ratio"),
         ("entropy", "weight of the bonus"),
+        ("rollouts_at_once", "as many as memory allows"),
     ):
         default = getattr(PPOSettings(), name)
-        algorithm.add_argument(f"--{name}", type=type(default), default=default, help=what)
+        algorithm.add_argument(f"--{name.replace('_', '-')}", type=type(default), default=default, help=what)
     parser.add_argument("--json", action="store_true", help="print the result as JSON")
     return parser
 
@@ -224,9 +228,8 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
             guidance=(float(pairs.guidance.min()), float(pairs.guidance.max())),
             num_train_timesteps=model.schedule.num_train_timesteps,
         )
-    settings = PPOSettings(
-        **{name: getattr(args, name) for name in ("group", "epochs", "minibatches", "clip", "entropy")}
-    )
+    chosen = ("group", "epochs", "minibatches", "clip", "entropy", "rollouts_at_once")
+    settings = PPOSettings(**{name: getattr(args, name) for name in chosen})
     best = train(
         policy.train().to(args.device),
         Task(model, reward, low_precision=not args.float32, checkpointed=not args.keep_activations),

@@ -37,7 +37,7 @@ def test_unfair_comparisons_are_refused():
     with pytest.raises(ValueError, match=r"runs from \(t, σ\)"):
         check_fair(make_plan("ddim", 6, S, grid="leading"), 6, TARGET)
     early = dataclasses.replace(make_plan("ddim", 6, S), sigma=(*make_plan("ddim", 6, S).sigma[:-1], 0.1))
-    with pytest.raises(ValueError, match="runs from"):
+    with pytest.raises(ValueError, match=r"ends at σ = 0\.1, its target at 0"):
         check_fair(early, 6, TARGET)
 
 

@@ -81,7 +81,7 @@ def test_batch_is_its_samples_alone(model):
     """Each with its own timestep and guidance, one of them without guidance."""
     x, t = model.noise([1, 2, 3]), torch.tensor([900.0, 500.5, 20.0])
     guidance, embeddings = torch.tensor([3.0, 1.0, 7.5]), model.encode([p.prompt for p in PROMPTS])
-    negatives = model.encode([""]).expand(3, -1, -1)
+    negatives = model.encode([""] * 3)
     with torch.no_grad():
         together = model.denoise(x, t, embeddings, negatives, guidance)
         for i in range(3):
@@ -92,7 +92,7 @@ def test_batch_is_its_samples_alone(model):
 
 def test_models_are_told_apart(model):
     fingerprint = model.fingerprint
-    weight = next(model.unet.parameters())
+    weight = next(model.network.parameters())
     weight.data += 1
     changed = model.fingerprint
     weight.data -= 1

@@ -14,6 +14,7 @@ from solver import (
     noise_for_seed,
     sample,
 )
+from solver.sampling import spherical_interpolation
 
 
 @pytest.mark.parametrize("solver", SOLVERS)
@@ -159,3 +160,16 @@ def test_import_is_light():
     )
     out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert out.stdout.strip() == "[]"
+
+
+@pytest.mark.parametrize("amount", [0.0, 0.1, 0.5, 0.9, 1.0])
+def test_noise_between_two_noises_is_noise(amount):
+    one, other = noise_for_seed(1, (16, 32, 32)), noise_for_seed(2, (16, 32, 32))
+    between = spherical_interpolation(one, other, amount)
+    assert abs(float(between.std()) - 1) < 0.02
+    turned = torch.arccos(torch.nn.functional.cosine_similarity(between.flatten(), one.flatten(), 0))
+    whole = torch.arccos(torch.nn.functional.cosine_similarity(other.flatten(), one.flatten(), 0))
+    assert abs(float(turned - amount * whole)) < 1e-2
+    if amount in (0, 1):
+        assert torch.equal(between, other if amount else one)
+    assert torch.allclose(spherical_interpolation(one, one, amount), one)
