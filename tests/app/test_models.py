@@ -55,7 +55,8 @@ def test_pictures_are_those_of_the_stock_pipeline(tiny_folder: Path, worker: Wor
 
 
 def test_what_is_known_of_a_model(model: ImageModel, tiny_folder: Path, copy: Path) -> None:
-    assert (model.facts.name, model.facts.size, model.latent_shape) == ("tiny", 64, (4, 8, 8))
+    assert (model.facts.name, model.facts.width, model.facts.height) == ("tiny", 64, 64)
+    assert model.latent_shape == (4, 8, 8)
     assert load(copy, CPU).facts.revision == model.facts.revision
     other = copy / "unet" / "diffusion_pytorch_model.safetensors"
     data = bytearray(other.read_bytes())
@@ -110,14 +111,14 @@ def test_missing_folders(tmp_path: Path) -> None:
 
 
 def test_the_shipped_model_says_how_to_get_it_back(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    monkeypatch.setattr("app.models.ROOT", tmp_path)
+    monkeypatch.setattr("app.models.loading.ROOT", tmp_path)
     with pytest.raises(ModelError, match="git checkout -- checkpoints/landscapes"):
         load(resolve("landscapes"), CPU)
 
 
 def test_other_kinds_of_models(copy: Path) -> None:
-    edit_json(copy / "model_index.json", _class_name="FluxPipeline")
-    with pytest.raises(ModelError, match="holds a FluxPipeline; this app runs: StableDiffusionPipeline"):
+    edit_json(copy / "model_index.json", _class_name="WanPipeline")
+    with pytest.raises(ModelError, match="holds a WanPipeline; this app runs: StableDiffusionPipeline"):
         load(copy, CPU)
 
 
@@ -180,8 +181,8 @@ def test_previews_follow_what_was_learned(learned: Path) -> None:
             job = make_job(model, model="copy", solver="consistency", steps=steps, guidance=4.0)
             done: Any = list(worker.submit(job).events())[-1]
             plan = make_plan("consistency", steps, model.schedule, learned=model.facts.learned, guidance=4.0)
-            denoise = model.denoiser([job.prompt], torch.tensor([4.0]))
-            latents = sample(plan, denoise, model.noise([job.seed]))
+            denoise = model.diffusion.denoiser([job.prompt], torch.tensor([4.0]))
+            latents = sample(plan, denoise, model.diffusion.noise([job.seed]))
             expected = np.asarray(model.pictures(latents)[0]).astype(int)
             assert np.abs(expected - np.asarray(done.picture)).max() <= 1
             assert (plan == make_plan("consistency", steps, model.schedule)) == same

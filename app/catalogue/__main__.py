@@ -1,0 +1,104 @@
+"""Print the models that have a name: python -m app.catalogue [--json]; fetch one: --fetch NAME"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+from app.catalogue.finding import fetch, find
+from app.catalogue.fitting import WEIGHT_BYTES, free_memory, row_needs
+from app.catalogue.solvers import solver_folder
+from app.catalogue.table import ROWS, ModelError, Row
+
+
+def describe(row: Row, device: str, free: int) -> dict[str, Any]:
+    """A row as people and programs want to know it, memory in bytes."""
+    return {
+        "name": row.name,
+        "source": row.source,
+        "pipeline": row.pipeline,
+        "sizes": row.sizes,
+        "guidance": row.guidance,
+        "guidance_kind": row.guidance_kind,
+        "steps": row.steps,
+        "decoder": row.decoder,
+        "published_solver": row.published_solver,
+        "licence": row.licence,
+        "gated": row.gated,
+        "memory": row_needs(row, device),
+        "memory_offloaded": row_needs(row, device, "model"),
+        "fits": row_needs(row, device) <= free,
+        "here": is_here(row),
+    }
+
+
+def is_here(row: Row) -> bool:
+    """Whether the model is on this machine, whole."""
+    try:
+        find(row.name, network=False)
+    except ModelError:
+        return False
+    return True
+
+
+def get(name: str) -> Path:
+    """Fetch a model, its decoder for sketches and its solver, as far as they are missing."""
+    found = find(name)
+    if found.row and found.row.decoder:
+        fetch(found.row.decoder, network=True, only=("config.json", "diffusion_pytorch_model.safetensors"))
+    solver_folder(found)
+    return found.path
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(prog="python -m app.catalogue", description=__doc__.split(":")[0] + ".")
+    parser.add_argument(
+        "--device",
+        choices=tuple(WEIGHT_BYTES),
+        help="whose memory is meant (cuda where there is one, else cpu)",
+    )
+    parser.add_argument(
+        "--fetch", metavar="NAME", help="download a model by name or hub id, with progress bars"
+    )
+    parser.add_argument("--json", action="store_true", help="print JSON")
+    arguments = parser.parse_args()
+    if arguments.fetch:
+        try:
+            folder = get(arguments.fetch)
+        except ModelError as error:
+            print(error, file=sys.stderr)
+            return 2
+        print(json.dumps({"folder": str(folder)}) if arguments.json else f"{arguments.fetch} is in {folder}")
+        return 0
+    import torch
+
+    device = arguments.device or ("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        free = free_memory(device)
+    except (RuntimeError, AssertionError):
+        print(f"This machine has no {device} device that PyTorch can use.", file=sys.stderr)
+        return 2
+    rows = [describe(row, device, free) for row in ROWS]
+    if arguments.json:
+        print(json.dumps({"device": device, "free": free, "models": rows}, indent=1))
+        return 0
+    columns = {"memory": "memory"} | ({} if device == "cpu" else {"memory_offloaded": "offloaded"})
+    heads = "".join(f"{head:>11}" for head in columns.values())
+    print(f"{'name':13}{'pixels':>10}{heads}  {'here':5}{'licence':40}source")
+    for row in rows:
+        needs = "".join(f"{row[key] / 2**30:>7.1f} GiB" for key in columns)
+        licence = row["licence"] + (", gated" if row["gated"] else "")
+        pixels = ", ".join(map(str, row["sizes"]))
+        print(
+            f"{row['name']:13}{pixels:>10}{needs}  "
+            f"{'yes' if row['here'] else 'no':5}{licence:40}{row['source']}"
+        )
+    print(f"\nMemory is for this machine's {device}, of which {free / 2**30:.1f} GiB are free now.")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,256 @@
+"""From what `--model` says to a folder on this machine, through the hub where that is asked for."""
+
+from __future__ import annotations
+
+import difflib
+import errno
+import os
+import re
+import shutil
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from app.catalogue.files import check_folder, count, read_header, read_index, refuse_pickle
+from app.catalogue.table import ROWS, ModelError, Row, row_of
+
+HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
+
+# Of a repository in the diffusers layout only what is read: no pickles, no second copies in other formats,
+# and not the single-file checkpoint that often lies beside the parts.
+INCLUDE = ("*.json", "*.txt", "*.model", "*/diffusion_pytorch_model*.safetensors", "*/model*.safetensors")
+EXCLUDE = ("*.fp16*", "*.bf16*", "*.non_ema*", "vae_1_0/*", "*.bin.index.json")
+CONFIGS = INCLUDE[:3]
+
+# What the names of tensors begin with in a single-file checkpoint: the denoiser's, and the text encoders'.
+DENOISER = ("model.diffusion_model.", "double_blocks.")
+TEXT = ("cond_stage_model.", "conditioner.", "text_encoders.")
+
+
+@dataclass(frozen=True)
+class Found:
+    """A model on this machine, all of whose files are there and whole.
+
+    Attributes:
+        name: for people and records: the row's name, the hub id, or the folder's or file's own.
+        path: a folder in the diffusers layout, or a single-file checkpoint.
+        pipeline: diffusers' class for it.
+        parts: numbers of weights by component; of a single file all under "checkpoint".
+        row: its row, where it has one.
+        configs: for a single file the folder with the configs that go with it.
+    """
+
+    name: str
+    path: Path
+    pipeline: str
+    parts: dict[str, int]
+    row: Row | None = None
+    configs: Path | None = None
+
+
+def is_local(model: str) -> bool:
+    """Whether `model` is in the repository or on the disk, so that nobody has to be asked for it."""
+    row = row_of(model)
+    return row.folder is not None if row else Path(model).expanduser().exists() or not HUB_ID.fullmatch(model)
+
+
+def find(model: str, *, network: bool = True, configs: Path | None = None) -> Found:
+    """The model that `model` means: a row's name, a folder, a `.safetensors` file, or a hub id.
+
+    What is in the hub's cache is taken from there; the rest is fetched, where `network` allows it and the
+    environment does not say HF_HUB_OFFLINE=1.
+
+    Args:
+        configs: for a single file, a folder in the diffusers layout whose configs and tokenizers go with it;
+            else those of the same model's row are taken from the hub.
+
+    Raises ModelError, in words and with the next step, when it can't be had or is not whole.
+    """
+    row, path = row_of(model), Path(model).expanduser()
+    if row and row.folder:
+        return _in_folder(row.name, row.folder, row)
+    if row is None and path.is_dir():
+        return _in_folder(path.resolve().name, path, None)
+    if row is None and path.is_file():
+        return _in_file(path, configs, network)
+    if row is None and not HUB_ID.fullmatch(model):
+        raise ModelError(_unknown(model))
+    source = row.source if row else model
+    name = row.name if row else source
+    folder = fetch(source, network=network, row=row)
+    try:
+        return _in_folder(name, folder, row)
+    except ModelError as error:
+        if not network:
+            raise ModelError(f"{error} Where there is a network: {command(source)}") from error
+    folder = fetch(source, network=network, row=row, cached=False)  # the cache may hold but a part
+    try:
+        return _in_folder(name, folder, row)
+    except ModelError as error:
+        raise ModelError(f"{error} Delete {folder.parents[1]} and start again.") from error
+
+
+def _in_folder(name: str, folder: Path, row: Row | None) -> Found:
+    try:
+        return Found(name, folder, read_index(folder)["_class_name"], check_folder(folder), row)
+    except ModelError as error:
+        if row and row.folder:
+            raise ModelError(
+                f"{error} It ships with the repository: get it back with `git checkout -- {row.source}`."
+            ) from error
+        raise
+
+
+def _unknown(model: str) -> str:
+    names = [row.name for row in ROWS]
+    near = difflib.get_close_matches(model.lower(), names, n=1, cutoff=0.4)
+    if os.sep in model or Path(model).suffix:
+        return f"There is no {model}. Check the path, or choose one of: {', '.join(names)}."
+    meant = f" Do you mean {near[0]}?" if near else ""
+    return (
+        f"There is no model {model}.{meant} Choose one of {', '.join(names)}; a folder in the diffusers "
+        "layout; a .safetensors file; or a hub id such as owner/model."
+    )
+
+
+def _in_file(path: Path, configs: Path | None, network: bool) -> Found:
+    refuse_pickle(path)
+    header = read_header(path)
+    row = _recognized(path, header)
+    if configs is None:
+        try:
+            configs = fetch(row.source, network=network, row=row, only=CONFIGS)
+        except ModelError as error:
+            raise ModelError(
+                f"{path.name} is a single-file checkpoint: its weights are here, but not the configs and "
+                f"tokenizers that go with them. Name a folder that has them with --configs. {error}"
+            ) from error
+    elif read_index(configs)["_class_name"] != row.pipeline:
+        raise ModelError(
+            f"{path.name} needs the configs of a {row.pipeline}, and {configs} has those of a "
+            f"{read_index(configs)['_class_name']}. Choose another --configs."
+        )
+    return Found(path.stem, path, row.pipeline, {"checkpoint": count(header)}, row, configs)
+
+
+def _recognized(path: Path, header: dict) -> Row:
+    """The row of the model that a single file holds, by the names and shapes of its tensors."""
+    import torch
+    from diffusers.loaders.single_file_utils import fetch_diffusers_config
+
+    tensors = {name: torch.empty(entry["shape"], device="meta") for name, entry in header.items()}
+    try:
+        row = row_of(fetch_diffusers_config(tensors)["pretrained_model_name_or_path"])
+    # The library raises whatever its guess runs into.
+    except Exception:
+        row = None
+    if row is None or not any(name.startswith(DENOISER) for name in tensors):
+        known = ", ".join(row.name for row in ROWS if not row.folder)
+        raise ModelError(f"{path} is no checkpoint of a model that is known here ({known}).")
+    if not any(name.startswith(TEXT) for name in tensors):
+        raise ModelError(
+            f"{path} holds the denoiser alone, without text encoders. Take the whole model: "
+            f"--model {row.name}"
+        )
+    return row
+
+
+def fetch(
+    source: str,
+    *,
+    network: bool,
+    row: Row | None = None,
+    only: tuple[str, ...] = INCLUDE,
+    cached: bool = True,
+) -> Path:
+    """The folder of a hub repository in the hub's cache, fetched into it where it is not there yet.
+
+    Args:
+        cached: whether what the cache takes for all of it is taken for all of it here.
+
+    Raises ModelError, in words and with the next step.
+    """
+    from huggingface_hub import constants, errors, snapshot_download
+
+    wanted: dict[str, Any] = {"allow_patterns": list(only), "ignore_patterns": list(EXCLUDE)}
+    try:
+        if cached:
+            return Path(snapshot_download(source, local_files_only=True, **wanted))
+    except errors.LocalEntryNotFoundError:
+        pass  # not there, or not all of it
+    except errors.HFValidationError as error:
+        raise ModelError(f"{source} is no hub id: {error}") from error
+    if not network or constants.is_offline_mode():
+        raise ModelError(
+            f"{source} is not in the hub's cache ({constants.HF_HUB_CACHE}), and the network is not used "
+            f"now. Fetch it where there is one: {command(source, only)}"
+        )
+    try:
+        files = snapshot_download(source, dry_run=True, **wanted)
+        _check_space(source, sum(file.file_size or 0 for file in files if file.will_download))
+        return Path(snapshot_download(source, **wanted))
+    except errors.GatedRepoError as error:
+        raise ModelError(_gated(source, row)) from error
+    except errors.DisabledRepoError as error:
+        raise ModelError(f"The hub has disabled {source}. Choose another model.") from error
+    except errors.RepositoryNotFoundError as error:
+        raise ModelError(_missing(source)) from error
+    except errors.HfHubHTTPError as error:
+        status = error.response.status_code
+        raise ModelError(f"The hub answered {status} for {source}. Try again in a few minutes.") from error
+    except OSError as error:
+        if error.errno == errno.ENOSPC:
+            raise ModelError(f"The disk became full while {source} was fetched. {_ELSEWHERE}") from error
+        raise ModelError(_unreachable(source, only)) from error
+    # Whatever a broken connection raises, in whichever library it broke.
+    except Exception as error:
+        if isinstance(error, ModelError):
+            raise
+        raise ModelError(_unreachable(source, only)) from error
+
+
+_ELSEWHERE = "Make room, or set HF_HOME to a folder on a larger disk."
+
+
+def command(source: str, only: tuple[str, ...] = INCLUDE) -> str:
+    """What fetches the same files by hand."""
+    patterns = [f'--include "{pattern}"' for pattern in only] + [f'--exclude "{p}"' for p in EXCLUDE]
+    return f"`hf download {source} {' '.join(patterns)}`"
+
+
+def _check_space(source: str, needed: int) -> None:
+    from huggingface_hub import constants
+
+    folder = Path(constants.HF_HUB_CACHE)
+    while not folder.exists():
+        folder = folder.parent
+    free = shutil.disk_usage(folder).free
+    if needed > free:
+        raise ModelError(
+            f"{source} needs {needed / 2**30:.1f} GiB in the hub's cache ({constants.HF_HUB_CACHE}), and "
+            f"{free / 2**30:.1f} GiB are free there. {_ELSEWHERE}"
+        )
+
+
+def _gated(source: str, row: Row | None) -> str:
+    licence = f" ({row.licence})" if row else ""
+    return (
+        f"{source} is gated: its licence{licence} has to be accepted first. Log in at "
+        f"https://huggingface.co/{source} and accept it, then run `hf auth login` here, or set HF_TOKEN."
+    )
+
+
+def _missing(source: str) -> str:
+    near = difflib.get_close_matches(source, [row.source for row in ROWS], n=1, cutoff=0.6)
+    meant = f" Do you mean {near[0]}?" if near else ""
+    return (
+        f"There is no folder {source} here and no such repository on the hub, or it is private.{meant} For a "
+        "private one run `hf auth login`, or set HF_TOKEN."
+    )
+
+
+def _unreachable(source: str, only: tuple[str, ...]) -> str:
+    return (
+        f"The hub can't be reached, and {source} is not all in its cache. Check the network and start again "
+        f"(what has come is kept), or fetch it where there is one: {command(source, only)}"
+    )

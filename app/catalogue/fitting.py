@@ -1,0 +1,99 @@
+"""How much memory a model needs, and whether a device has it: asked before anything is loaded."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Literal
+
+from app.catalogue.table import ROWS, ModelError, Row
+
+Offload = Literal["none", "model"]
+OFFLOADS: tuple[Offload, ...] = ("none", "model")
+
+# Bytes of a weight by device: float32 on a CPU, bfloat16 or float16 on the others.
+WEIGHT_BYTES = {"cpu": 4, "cuda": 2, "mps": 2}
+
+# An estimate of what decoding one picture takes, the largest thing beside the weights: an autoencoder's last
+# stage keeps about four maps of 256 channels at the picture's full size.
+MAPS, CHANNELS = 4, 256
+
+
+def memory_needed(
+    parts: Mapping[str, int], size: int, device: str = "cuda", offload: Offload = "none"
+) -> int:
+    """Bytes that a model needs on a device to make one picture after the other; more make larger batches.
+
+    The weights of all parts, or with offload "model" of the largest alone, since the others then wait in the
+    machine's memory; and, estimated, what decoding one picture takes.
+
+    Args:
+        parts: numbers of weights by component.
+        size: edge of the pictures in pixels.
+        device: cpu, cuda or mps.
+    """
+    weights = max(parts.values()) if offload == "model" and device != "cpu" else sum(parts.values())
+    return WEIGHT_BYTES[device] * (weights + MAPS * CHANNELS * size**2)
+
+
+def free_memory(device: str) -> int:
+    """Bytes that are free on a device now."""
+    import torch
+
+    if device == "cuda":
+        return torch.cuda.mem_get_info()[0]
+    if device == "mps":
+        return torch.mps.recommended_max_memory() - torch.mps.driver_allocated_memory()
+    import psutil
+
+    return psutil.virtual_memory().available
+
+
+def check_fits(
+    name: str,
+    parts: Mapping[str, int],
+    size: int,
+    device: str,
+    offload: Offload = "none",
+    free: int | None = None,
+) -> None:
+    """Raise ModelError, with the figures and with what would fit, where a model does not fit a device.
+
+    Args:
+        name: the model's, for people.
+        free: bytes; by default what is free now.
+    """
+    free = free_memory(device) if free is None else free
+    needed = memory_needed(parts, size, device, offload)
+    if needed <= free:
+        return
+    ways = []
+    if offload == "none" and device != "cpu" and memory_needed(parts, size, device, "model") <= free:
+        offloaded = _gib(memory_needed(parts, size, device, "model"))
+        ways.append(f"With --offload model it would fit, in {offloaded}, and be slower.")
+    if others := [row for row in fitting(device, free) if row.name != name]:
+        ways.append(f"These fit: {', '.join(f'{r.name} ({_gib(row_needs(r, device))})' for r in others)}.")
+    raise ModelError(
+        f"{name} needs {_gib(needed)} of memory on this {device} device, and {_gib(free)} are free. "
+        + (" ".join(ways) or "Close other programs, or take a larger machine.")
+    )
+
+
+def row_needs(row: Row, device: str, offload: Offload = "none") -> int:
+    """`memory_needed` for a row at its default size."""
+    return memory_needed(row_parts(row), row.sizes[0], device, offload)
+
+
+def row_parts(row: Row) -> Mapping[str, int]:
+    """Numbers of weights by component; an embedded model's are counted in its folder."""
+    from app.catalogue.files import check_folder
+
+    return check_folder(row.folder) if row.folder else row.parameters
+
+
+def fitting(device: str, free: int) -> list[Row]:
+    """The rows that fit into so many bytes."""
+    return [row for row in ROWS if row_needs(row, device) <= free]
+
+
+def _gib(size: int) -> str:
+    return f"{size / 2**30:.1f} GiB"

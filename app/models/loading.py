@@ -1,0 +1,282 @@
+"""How a folder in the diffusers layout becomes an `ImageModel`."""
+
+import hashlib
+import importlib
+import json
+from pathlib import Path
+from typing import Any
+
+import diffusers
+import torch
+import transformers
+
+from app.catalogue import ROWS, ModelError
+from app.catalogue.files import read_header, weight_files
+from app.models.facts import ModelFacts
+from app.models.model import ImageModel
+from app.safety import load_safety_checker
+from solver import LearnedSolver, NoiseSchedule, make_plan
+from solver.diffusion import FAMILIES, LatentDiffusion, assemble
+from solver.solvers import refuse_nonlinear
+
+ROOT = Path(__file__).resolve().parents[2]
+
+# Names that --model understands, and their folders in the repository; anything else is taken as a folder.
+CATALOGUE = {"landscapes": "checkpoints/landscapes"}
+
+# Classes are only ever taken from here, whatever a folder asks for.
+LIBRARIES = ("diffusers", "transformers", "checkpoints")
+DEVICES = ("auto", "cpu", "cuda", "mps")
+
+# Edges of the pictures that Stable Diffusion XL was trained for (Podell et al. 2023, appendix I), of 1024²
+# pixels or a little less; other models have the same shapes about their own size.
+BUCKETS = (
+    (1024, 1024), (1152, 896), (896, 1152), (1216, 832), (832, 1216), (1344, 768), (768, 1344),
+)  # fmt: skip
+# Models for smaller pictures make no sense of any size but their own.
+SMALLEST_OF_MANY = 512
+
+# What of a scheduler says on which noise levels, and for what, a network was trained.
+TRAINED_FOR = (
+    "prediction_type", "beta_schedule", "beta_start", "beta_end", "num_train_timesteps", "shift",
+    "use_dynamic_shifting",
+)  # fmt: skip
+
+
+def resolve(model: str) -> Path:
+    """The folder that `--model` means: a name from the catalogue, or a folder."""
+    return ROOT / CATALOGUE[model] if model in CATALOGUE else Path(model)
+
+
+def pick_device(name: str = "auto") -> torch.device:
+    """The device called `name`, one of DEVICES. Raises ModelError where this machine has none such."""
+    available = {"cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available(), "cpu": True}
+    if name == "auto":
+        name = next(device for device, there in available.items() if there)
+    if not available[name]:
+        others = ", ".join(device for device, there in available.items() if there)
+        raise ModelError(f"This machine has no {name} device that PyTorch can use. Available: {others}.")
+    return torch.device(name)
+
+
+def load(
+    folder: Path, device: torch.device, *, solver: Path | None = None, safety_checker: bool = True
+) -> ImageModel:
+    """The model in `folder`, in the diffusers layout of one of `FAMILIES`, read from disk alone.
+
+    In float32 on the CPU, else in bfloat16 where the device has it and in float16 where not; the autoencoder
+    in float32 where the rest would be in float16, in which Stable Diffusion XL's overflows.
+
+    Args:
+        solver: the folder of the learned solver; by default `folder/solver`, where there is one.
+        safety_checker: whether the model's own checker, where it comes with one, looks at the pictures.
+
+    Raises ModelError, in words, when the folder is missing, of another kind, incomplete or damaged.
+    """
+    index = _read_json(folder, "model_index.json")
+    for library in (diffusers, transformers):  # several bars of a tenth of a second each
+        library.utils.logging.disable_progress_bar()
+    pipeline = str(index.get("_class_name"))
+    if pipeline not in FAMILIES:
+        known = ", ".join(FAMILIES)
+        raise ModelError(f"{folder} holds a {pipeline}; this app runs: {known}. Choose another with --model.")
+    scheduler = _read_json(folder, "scheduler/scheduler_config.json")
+    family = FAMILIES[pipeline]
+    parts = {
+        name: _load_component(folder, name, index.get(name), device)
+        for name in family.needs
+        if name not in family.may_lack or None not in (index.get(name) or [None])
+    }
+    try:
+        diffusion = assemble(pipeline, parts, scheduler, index)
+    except ValueError as error:
+        raise ModelError(f"{folder} can't be used: {error}.") from error
+    try:
+        refuse_nonlinear(scheduler)
+        schedule = diffusion.schedule
+        make_plan("euler" if schedule.is_flow else "ddim", 1, schedule)
+    except ValueError as error:
+        raise ModelError(f"{folder}/scheduler can't be used: {error}") from error
+    _check_fit(folder, diffusion)
+    learned, warnings = _load_learned(solver, folder, schedule, scheduler)
+    facts = _facts(folder, pipeline, diffusion, schedule, learned, warnings)
+    safety = load_safety_checker(folder, device) if safety_checker else None
+    return ImageModel(diffusion, facts, safety=safety)
+
+
+def _facts(
+    folder: Path,
+    pipeline: str,
+    diffusion: LatentDiffusion,
+    schedule: NoiseSchedule,
+    learned: LearnedSolver,
+    warnings: tuple[str, ...],
+) -> ModelFacts:
+    _, height, width = (edge * diffusion.scale for edge in diffusion.latent_shape)
+    native = min(width, height)
+    many = native >= SMALLEST_OF_MANY
+    multiple = diffusion.multiple
+    sizes = {
+        (_rounded(w * native / 1024, multiple), _rounded(h * native / 1024, multiple)) for w, h in BUCKETS
+    }
+    row = next(row for row in ROWS if row.pipeline == pipeline)
+    kind = diffusion.guidance_kind
+    tokenizer = diffusion.tokenizer
+    return ModelFacts(
+        name=folder.resolve().name,
+        revision=_hash_weights(folder),
+        width=width,
+        height=height,
+        sizes=tuple(sorted(sizes, key=_by_shape)) if many else ((width, height),),
+        multiple=multiple,
+        smallest=_rounded(native / 2, multiple) if many else native,
+        largest=min(2048, 2 * native) if many else native,
+        place=str(diffusion.device),
+        max_prompt_tokens=diffusion.max_prompt_tokens - _framing_tokens(tokenizer),
+        guidance_kind=kind,
+        guidance=row.guidance if kind != "none" else 1.0,
+        guidance_limits=(1.0, 30.0) if kind != "none" else (1.0, 1.0),
+        full_steps=row.steps,
+        edits=diffusion.edits,
+        schedule=schedule,
+        tokenizer=tokenizer,
+        learned=learned,
+        scheduler_config=dict(diffusion.scheduler_config),
+        warnings=warnings,
+    )
+
+
+def _rounded(edge: float, multiple: int) -> int:
+    return max(multiple, round(edge / multiple) * multiple)
+
+
+def _by_shape(size: tuple[int, int]) -> tuple[float, bool]:
+    """The square first, then the others, the nearest to it before the rest."""
+    width, height = size
+    return max(width, height) / min(width, height), width < height
+
+
+def _framing_tokens(tokenizer: Any) -> int:
+    return tokenizer.num_special_tokens_to_add(pair=False)
+
+
+@torch.inference_mode()
+def _check_fit(folder: Path, diffusion: LatentDiffusion) -> None:
+    """Raise ModelError where the parts do not go with each other, tried on a tiny picture."""
+    channels, *_ = diffusion.latent_shape
+    x = torch.zeros(1, channels, 8, 8, device=diffusion.device)
+    try:
+        edge = diffusion.decode(x).shape[-1]
+        if edge != 8 * diffusion.scale:
+            raise ValueError(f"the vae makes {edge} pixels of 8 latents")
+        words = diffusion.encode([""])
+        diffusion.denoise(x, torch.tensor([500.0]), words, words, torch.tensor([1.0]))
+    except (RuntimeError, ValueError, TypeError) as error:
+        parts = " and the ".join(name for name in diffusion.needs if not name.startswith("tokenizer"))
+        raise ModelError(f"The {parts} in {folder} do not fit together ({_brief(error)}).") from error
+
+
+def _precision(device: torch.device, name: str) -> torch.dtype:
+    if device.type == "cpu":
+        return torch.float32
+    if device.type == "cuda" and torch.cuda.is_bf16_supported():
+        return torch.bfloat16
+    return torch.float32 if name == "vae" else torch.float16
+
+
+def _load_learned(
+    solver: Path | None, folder: Path, schedule: NoiseSchedule, scheduler: dict[str, Any]
+) -> tuple[LearnedSolver, tuple[str, ...]]:
+    """The solver in a folder, with warnings; one that has learned nothing where a model comes without."""
+    if solver is None and not (folder / "solver").is_dir():
+        return LearnedSolver(), ()
+    path = solver or folder / "solver"
+    if not path.is_dir():
+        raise ModelError(f"There is no solver folder {path}. Check --solver.")
+    try:
+        learned = LearnedSolver.load(path)
+        for steps in {table.steps for table in learned.tables} | {6}:
+            learned.plan(steps, schedule)
+        config = json.loads((path / "scheduler_config.json").read_text(encoding="utf-8"))
+        warnings = tuple(
+            f"The solver in {path} was trained for another model: its {name} is {config[name]}, and the "
+            f"model's is {scheduler[name]}. Previews may be worse than with no trained solver at all."
+            for name in TRAINED_FOR
+            if name in config and name in scheduler and config[name] != scheduler[name]
+        )
+    # What a damaged file raises depends on where the damage is.
+    except Exception as error:
+        raise ModelError(f"{path} can't be used ({_brief(error)}). {_advice(folder)}") from error
+    return learned, warnings
+
+
+def _load_component(folder: Path, name: str, source: Any, device: torch.device) -> Any:
+    try:
+        library, class_name = source
+    except (TypeError, ValueError):
+        raise ModelError(f"{folder}/model_index.json names no {name}. {_advice(folder)}") from None
+    if library not in LIBRARIES:
+        raise ModelError(f"{folder} wants its {name} from {library}; only {', '.join(LIBRARIES)} are used.")
+    cls = getattr(importlib.import_module(library), str(class_name), None)
+    if cls is None:
+        raise ModelError(f"{library} has no {class_name}, which {folder} wants as its {name}.")
+    if not (folder / name).is_dir():
+        raise ModelError(f"{folder} lacks its {name}: there is no such folder in it. {_advice(folder)}")
+    try:
+        if name.startswith("tokenizer"):
+            return cls.from_pretrained(folder / name, local_files_only=True)
+        for path in weight_files(folder / name):
+            read_header(path)
+        part, report = cls.from_pretrained(
+            folder / name,
+            local_files_only=True,
+            use_safetensors=True,
+            torch_dtype=_precision(device, name),
+            output_loading_info=True,
+        )
+    # What a damaged file raises depends on where the damage is.
+    except Exception as error:
+        words = str(error) if isinstance(error, ModelError) else _brief(error) + "."
+        raise ModelError(f"{folder / name} can't be read: {words} {_advice(folder)}") from error
+    if report["missing_keys"]:
+        raise ModelError(f"{folder / name} lacks {len(report['missing_keys'])} weights. {_advice(folder)}")
+    part.to(device).eval().requires_grad_(False)
+    if name == "unet" and device.type == "cuda":
+        part.to(memory_format=torch.channels_last)
+    return part
+
+
+def _read_json(folder: Path, name: str) -> dict[str, Any]:
+    if not folder.is_dir():
+        raise ModelError(f"There is no model folder {folder}. {_advice(folder)}")
+    try:
+        content = json.loads((folder / name).read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise ModelError(f"{folder} is no model in the diffusers layout: it has no {name}.") from None
+    except (OSError, ValueError) as error:
+        raise ModelError(f"{folder / name} can't be read ({_brief(error)}). {_advice(folder)}") from error
+    if not isinstance(content, dict):
+        raise ModelError(f"{folder / name} is not what a diffusers model has there. {_advice(folder)}")
+    return content
+
+
+def _hash_weights(folder: Path) -> str:
+    digest = hashlib.sha256()
+    for path in sorted(folder.rglob("*.safetensors")):
+        digest.update(path.relative_to(folder).as_posix().encode())
+        with path.open("rb") as file:
+            digest.update(hashlib.file_digest(file, "sha256").digest())
+    return digest.hexdigest()
+
+
+def _advice(folder: Path) -> str:
+    for path in CATALOGUE.values():
+        if folder.resolve() == ROOT / path:
+            return f"It ships with the repository: get it back with `git checkout -- {path}`."
+    return "Check --model, or get the folder again."
+
+
+def _brief(error: BaseException) -> str:
+    """The first line of an error, short enough for one sentence."""
+    line = next(iter(str(error).strip().splitlines()), "") or type(error).__name__
+    return line.rstrip(".") if len(line) <= 120 else line[:117] + "…"

@@ -1,0 +1,89 @@
+"""A model that makes pictures, with what is known of it."""
+
+from collections import OrderedDict
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+import torch
+from PIL import Image
+
+from app.models.facts import ModelFacts
+from app.safety import SafetyChecker
+from solver import NoiseSchedule
+from solver.diffusion import Conditions, LatentDiffusion
+
+REMEMBERED_PROMPTS = 256
+
+
+@dataclass(frozen=True, eq=False)
+class ImageModel:
+    """A text-to-image latent diffusion model, ready to run on one device.
+
+    remembered: conditions of recent prompts, by whether they are negative, and the prompt. safety: what looks
+    at its pictures before they are shown, if anything does.
+    """
+
+    diffusion: LatentDiffusion
+    facts: ModelFacts
+    remembered: OrderedDict[tuple[bool, str], Conditions] = field(default_factory=OrderedDict, repr=False)
+    safety: SafetyChecker | None = field(default=None, repr=False)
+
+    @property
+    def device(self) -> torch.device:
+        """Where it runs."""
+        return self.diffusion.device
+
+    @property
+    def schedule(self) -> NoiseSchedule:
+        """See `ModelFacts`."""
+        return self.facts.schedule
+
+    @property
+    def latent_shape(self) -> tuple[int, int, int]:
+        """(channels, height, width) of the latents of a picture of the default size."""
+        return self.diffusion.latent_shape
+
+    def shape_of(self, width: int, height: int) -> tuple[int, int, int]:
+        """The latents of a picture of so many pixels, see `LatentDiffusion.shape_of`."""
+        return self.diffusion.shape_of(width, height)
+
+    @torch.inference_mode()
+    def encode_each(self, prompts: Sequence[str], *, negative: bool = False) -> list[Conditions]:
+        """Conditions of one sample for each prompt, as the stock pipeline makes them.
+
+        Recent ones are remembered, and all others are made in one call. For one thread at a time.
+        """
+        new = [prompt for prompt in dict.fromkeys(prompts) if (negative, prompt) not in self.remembered]
+        if new:
+            encoded = self.diffusion.encode(new, negative=negative)
+            for i, prompt in enumerate(new):
+                self.remembered[negative, prompt] = encoded[i : i + 1]
+        for prompt in prompts:
+            self.remembered.move_to_end((negative, prompt))
+        each = [self.remembered[negative, prompt] for prompt in prompts]
+        while len(self.remembered) > REMEMBERED_PROMPTS:
+            self.remembered.popitem(last=False)
+        return each
+
+    def encode(self, prompts: Sequence[str], *, negative: bool = False) -> Conditions:
+        """The same for all prompts at once."""
+        return Conditions.cat(self.encode_each(prompts, negative=negative))
+
+    @torch.inference_mode()
+    def denoise(
+        self,
+        x: torch.Tensor,
+        timesteps: torch.Tensor,
+        prompts: Conditions,
+        negatives: Conditions,
+        guidance: torch.Tensor,
+    ) -> torch.Tensor:
+        """See `LatentDiffusion.denoise`."""
+        return self.diffusion.denoise(x, timesteps, prompts, negatives, guidance)
+
+    @torch.inference_mode()
+    def pictures(self, latents: torch.Tensor) -> list[Image.Image]:
+        """Latents [B, C, H, W] as B RGB pictures."""
+        decoded = self.diffusion.decode(latents.to(self.device)).float()
+        levels = (decoded * 255).round().clamp(0, 255).to(torch.uint8)
+        return [Image.fromarray(array) for array in levels.permute(0, 2, 3, 1).cpu().numpy()]

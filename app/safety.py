@@ -1,0 +1,80 @@
+"""The safety checker that comes with Stable Diffusion: what it flags is held back, in words.
+
+It compares a picture with seventeen concepts that its makers keep to themselves, and often errs. It is on
+where a model brings one; whoever runs the app can turn it off.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from PIL import Image
+
+from app.catalogue.files import read_header, weight_files
+from app.catalogue.table import ModelError
+from app.job import Failed
+
+HELD_BACK = Failed(
+    "This picture is not shown: the safety checker that comes with the model took it for one that is not "
+    "safe to show. It often errs. Take another seed, or other words."
+)
+_OFF = "Get the folder again, or start with --no-safety-checker."
+
+
+@dataclass(frozen=True, eq=False)
+class SafetyChecker:
+    """diffusers' checker and the processor that prepares pictures for it, on one device."""
+
+    checker: Any
+    processor: Any
+
+    @torch.inference_mode()
+    def flagged(self, pictures: Sequence[Image.Image]) -> list[bool]:
+        """Which of these RGB pictures it takes for unsafe to show."""
+        if not pictures:
+            return []
+        pixels = self.processor(list(pictures), return_tensors="pt").pixel_values
+        # It would paint what it flags black; so it gets stand-ins, and the pictures stay as they are.
+        stand_ins = [np.zeros(1) for _ in pictures]
+        _, flags = self.checker(
+            clip_input=pixels.to(self.checker.device, self.checker.dtype), images=stand_ins
+        )
+        return [bool(flag) for flag in flags]
+
+
+def load_safety_checker(
+    folder: Path, device: torch.device | str = "cpu", dtype: torch.dtype = torch.float32
+) -> SafetyChecker | None:
+    """The checker that the model in `folder` comes with, or None where it comes without one.
+
+    Raises ModelError, in words, where the model names one that is missing or damaged.
+    """
+    index = json.loads((folder / "model_index.json").read_text(encoding="utf-8"))
+    if None in (index.get("safety_checker") or [None]):
+        return None
+    for name in ("safety_checker", "feature_extractor"):
+        if not (folder / name).is_dir():
+            raise ModelError(f"{folder} should have a safety checker, but there is no folder {name}. {_OFF}")
+    for path in weight_files(folder / "safety_checker"):
+        read_header(path)
+    from diffusers.pipelines.stable_diffusion.safety_checker import StableDiffusionSafetyChecker
+    from transformers import CLIPImageProcessor
+
+    try:
+        checker, report = StableDiffusionSafetyChecker.from_pretrained(
+            folder / "safety_checker", local_files_only=True, dtype=dtype, output_loading_info=True
+        )
+        processor = CLIPImageProcessor.from_pretrained(folder / "feature_extractor", local_files_only=True)
+    # What a damaged file raises depends on where the damage is.
+    except Exception as error:
+        raise ModelError(f"The safety checker in {folder} can't be read. {_OFF}") from error
+    if report["missing_keys"]:
+        missing = len(report["missing_keys"])
+        raise ModelError(f"The safety checker in {folder} lacks {missing} of its weights. {_OFF}")
+    return SafetyChecker(checker.to(device).eval().requires_grad_(False), processor)
