@@ -1,0 +1,264 @@
+"""User studies, from the file that describes one to the report: python -m app.study COMMAND
+
+A log is an SQLite file, a postgresql:// URL, a .jsonl file, or parquet. Everything here is done at a command
+line; nothing of it can be reached through the page.
+"""
+
+import argparse
+import json
+import sys
+from collections import Counter
+from collections.abc import Callable, Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from tqdm import tqdm
+
+from app.study.definition import EXAMPLE, StudyError, read_study
+from app.study.design import trials
+from app.study.store import StoreError, append_all, open_store
+
+
+class CommandError(ValueError):
+    """What was asked for can't be done; the message says why."""
+
+
+def check(options: argparse.Namespace) -> dict[str, Any]:
+    """Say whether a study file is in order, and what a participant would do."""
+    study = read_study(options.study)
+    return {
+        "title": study.title,
+        "digest": study.digest,
+        "trials": [
+            {"position": each.position, "condition": each.condition.id, "task": each.task.id}
+            for each in trials(study, options.place)
+        ],
+    }
+
+
+def export(options: argparse.Namespace) -> dict[str, Any]:
+    """Write a log as JSON lines (.jsonl) or parquet (.parquet)."""
+    from app.study.reading import read_log, write_jsonl, write_parquet
+
+    writers = {".jsonl": write_jsonl, ".parquet": write_parquet}
+    if options.out.suffix not in writers:
+        raise CommandError(f"--out must end in .jsonl or .parquet, not {options.out.suffix or 'nothing'}.")
+    log = read_log(options.log)
+    options.out.parent.mkdir(parents=True, exist_ok=True)
+    return {"written": writers[options.out.suffix](log.events, options.out), **asdict(log.faults)}
+
+
+def import_(options: argparse.Namespace) -> dict[str, Any]:
+    """Take the events of one log into another; those that are there already are left as they are."""
+    from app.study.reading import read_log
+
+    log = read_log(options.source)
+    return {"read": append_all(_opened(options), log.events)}
+
+
+def withdraw(options: argparse.Namespace) -> dict[str, Any]:
+    """Delete all that there is of the participant with a withdrawal code."""
+    from app.study.events import participant_of
+    from app.study.pictures import delete_pictures
+
+    participant = participant_of(options.code)
+    count = _opened(options, must_exist=True).withdraw(participant)
+    if not count:
+        raise CommandError("Nobody in this log has that code. It has 20 letters and digits.")
+    return {"events": count, "pictures": delete_pictures(options.log, participant)}
+
+
+def prune(options: argparse.Namespace) -> dict[str, Any]:
+    """Delete participants whose last event is older than a study's retention_days, or than --days."""
+    from app.study.pictures import delete_orphans
+
+    days = options.days if options.days is not None else read_study(options.study).retention_days
+    store = _opened(options, must_exist=True)
+    return {"events": store.prune(days), "pictures": delete_orphans(options.log, store)}
+
+
+def status(options: argparse.Namespace) -> dict[str, Any]:
+    """Say what a log holds."""
+    from app.study.reading import read_log
+
+    log = read_log(options.log)
+    kinds = Counter(event.kind for event in log.events)
+    return {
+        "participants": len({event.participant for event in log.events}),
+        "finished": kinds["session_end"],
+        "events": len(log.events),
+        "kinds": dict(kinds),
+        "faults": asdict(log.faults),
+    }
+
+
+def report(options: argparse.Namespace) -> dict[str, Any]:
+    """Write the report of a log: a page, and tables."""
+    from app.study.reading import read_log
+    from app.study.report import ReportError, write_report
+
+    study = read_study(options.study)
+    try:
+        found = write_report(study, read_log(options.log), options.out, options.level)
+    except ReportError as error:
+        raise CommandError(str(error)) from error
+    return {
+        "report": str(options.out / "report.html"),
+        "participants": found.analysed,
+        "simulated": found.simulated,
+        "ratios": {f"{each.of} / {each.over}": asdict(each.paired) for each in found.ratios},
+        "warnings": found.warnings,
+    }
+
+
+def power(options: argparse.Namespace) -> dict[str, Any]:
+    """Say how many participants find a ratio of times, by the paired t test."""
+    from app.study.power import needed
+
+    try:
+        return asdict(needed(options.ratio, options.spread, options.power, options.alpha))
+    except ValueError as error:
+        raise CommandError(str(error)) from error
+
+
+def simulate(options: argparse.Namespace) -> dict[str, Any]:
+    """Simulate studies with a known effect, and say how often the primary interval holds it."""
+    from app.study.simulation import Truth, coverage
+
+    study, rows = read_study(options.study), []
+    for count in options.participants:
+        if count < 2 or options.studies < 1:
+            raise CommandError("--participants takes numbers from 2, and --studies from 1.")
+        steps = coverage(study, count, options.studies, Truth(ratio=options.ratio), options.seed)
+        for row in tqdm(steps, total=options.studies, desc=f"{count} participants", unit="study"):
+            last = row
+        rows.append(asdict(last))
+    return {"simulated studies": rows}
+
+
+def participants(options: argparse.Namespace) -> dict[str, Any]:
+    """Let programs take part through the running app, and report how long they took. No person takes part."""
+    from app.study.participants import run
+
+    if options.prompts < 5 or options.prompts % 5:
+        raise CommandError("--prompts takes a multiple of 5, for there are five conditions.")
+    try:
+        return run(options)
+    except ValueError as error:
+        raise CommandError(str(error)) from error
+
+
+def _opened(options: argparse.Namespace, must_exist: bool = False) -> Any:
+    if must_exist and "://" not in options.log and not Path(options.log).exists():
+        raise StoreError(f"there is no log {options.log}.")
+    store = open_store(options.log)
+    dataset = getattr(options, "dataset", None)
+    if not dataset:
+        return store
+    from app.study.hub import HubStore
+
+    return HubStore(store, dataset)
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="python -m app.study", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
+
+    def command(name: str, run: Callable[[argparse.Namespace], Any]) -> argparse.ArgumentParser:
+        words = (run.__doc__ or "").strip()
+        made = commands.add_parser(name, help=words.splitlines()[0], description=words)
+        made.set_defaults(run=run)
+        made.add_argument("--json", action="store_true", help="answer with JSON")
+        return made
+
+    def log(made: argparse.ArgumentParser) -> None:
+        made.add_argument("log", metavar="LOG", help="SQLite file, postgresql:// URL, .jsonl or parquet")
+
+    def study(made: argparse.ArgumentParser) -> None:
+        made.add_argument(
+            "--study", type=Path, default=EXAMPLE, metavar="FILE", help="the study's file (the example)"
+        )
+
+    def dataset(made: argparse.ArgumentParser) -> None:
+        made.add_argument("--dataset", metavar="OWNER/NAME", help="and from this dataset on the Hub, too")
+
+    made = command("check", check)
+    made.add_argument("study", type=Path, nargs="?", default=EXAMPLE, help="the study's file (the example)")
+    made.add_argument("--place", type=int, default=0, metavar="N", help="whose trials to show (%(default)s)")
+    log(command("status", status))
+    made = command("export", export)
+    log(made)
+    made.add_argument("--out", type=Path, required=True, metavar="FILE", help="a .jsonl or .parquet file")
+    made = command("import", import_)
+    log(made)
+    made.add_argument("source", metavar="SOURCE", help="the log whose events are taken in")
+    made = command("withdraw", withdraw)
+    log(made)
+    made.add_argument("code", metavar="CODE", help="as told on the study's last page")
+    dataset(made)
+    made = command("prune", prune)
+    log(made)
+    study(made)
+    made.add_argument("--days", type=float, metavar="N", help="instead of the file's retention_days")
+    dataset(made)
+    made = command("report", report)
+    log(made)
+    study(made)
+    made.add_argument("--out", type=Path, required=True, metavar="DIR", help="the report's folder")
+    made.add_argument("--level", type=float, default=0.95, metavar="P", help="of intervals (%(default)s)")
+    made = command("power", power)
+    made.add_argument("--ratio", type=float, default=1.85, help="of times, to be found (%(default)s)")
+    made.add_argument(
+        "--spread", type=float, default=0.6,
+        help="standard deviation between participants of the log of their ratio (%(default)s)",
+    )  # fmt: skip
+    made.add_argument("--power", type=float, default=0.8, help="chance of finding it (%(default)s)")
+    made.add_argument("--alpha", type=float, default=0.05, help="two-sided (%(default)s)")
+    made = command("simulate", simulate)
+    study(made)
+    made.add_argument("--studies", type=int, default=500, metavar="N", help="(%(default)s)")
+    made.add_argument("--participants", type=int, nargs="+", default=[12, 24], metavar="N", help="(12 24)")
+    made.add_argument("--ratio", type=float, default=0.54, help="the true one (%(default)s)")
+    made.add_argument("--seed", type=int, default=0, help="(%(default)s)")
+    made = command("participants", participants)
+    made.add_argument("--url", default="http://127.0.0.1:7860", help="the running app (%(default)s)")
+    made.add_argument("--count", type=int, metavar="N", help="participants (a complete design)")
+    made.add_argument("--prompts", type=int, default=20, metavar="N", help="a multiple of 5 (%(default)s)")
+    made.add_argument("--look", type=float, default=0.4, metavar="S", help="per picture (%(default)s)")
+    made.add_argument("--out", type=Path, required=True, metavar="DIR", help="for log and report")
+    return parser
+
+
+def _show(told: dict[str, Any], indent: str = "") -> None:
+    for name, value in told.items():
+        rows = value if isinstance(value, list) else [value] if isinstance(value, dict) else None
+        if rows is None:
+            print(f"{indent}{name}: {value}")
+            continue
+        print(f"{indent}{name}:" if rows else f"{indent}{name}: none")
+        for row in rows:
+            if isinstance(row, dict):
+                print(indent + "  " + "  ".join(f"{part}={each}" for part, each in row.items()))
+            else:
+                print(f"{indent}  {row}")
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    options = _parser().parse_args(arguments)
+    try:
+        told = options.run(options)
+    except (StudyError, StoreError, CommandError, PermissionError) as error:
+        sys.exit(str(error))
+    except KeyboardInterrupt:
+        sys.exit(130)
+    if options.json:
+        print(json.dumps(told, indent=1, ensure_ascii=False))
+    else:
+        _show(told)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,273 @@
+"""What a table of trials says: times, their ratio, ratings, and how sure that is.
+
+Times are compared as logarithms, participant by participant, so that a result is a ratio. A trial that was
+given up or timed out counts with the time cap: its time is at least that, and no condition gains by it.
+"""
+
+from __future__ import annotations
+
+import math
+import warnings
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from scipy import stats
+
+RESAMPLES = 5000
+SEED = 0
+UNFINISHED = ("gave_up", "timed_out")
+
+
+@dataclass(frozen=True)
+class Interval:
+    """An estimate and its interval."""
+
+    value: float
+    low: float
+    high: float
+
+
+@dataclass(frozen=True)
+class Ratio:
+    """Time in one condition ÷ time in another, by three roads.
+
+    paired: Student's t on per-participant mean logarithms, the primary one. mixed: a linear mixed model with
+    effects of participant and task, None where it does not converge. bootstrap: over participants.
+    p: of the paired t test; d: its effect, mean ÷ standard deviation of the differences (Cohen's d_z).
+    """
+
+    of: str
+    over: str
+    participants: int
+    paired: Interval
+    mixed: Interval | None
+    bootstrap: Interval
+    p: float
+    d: float
+    p_holm: float = math.nan
+
+
+@dataclass(frozen=True)
+class RatingChange:
+    """A rating in one condition minus in another, on per-participant means.
+
+    effect: the matched-pairs rank-biserial correlation, −1 … 1; p: of the Wilcoxon signed-rank test. mean: of
+    the differences, with its interval. no_worse_p: one-sided t test against −margin; no_worse: whether the
+    lower end of the two-sided interval lies above −margin.
+    """
+
+    question: str
+    of: str
+    over: str
+    participants: int
+    mean: Interval
+    effect: float
+    p: float
+    margin: float
+    no_worse_p: float
+    no_worse: bool
+    p_holm: float = math.nan
+
+
+def exclude(table: pd.DataFrame) -> tuple[pd.DataFrame, dict[str, int]]:
+    """The trials that are analysed, and how many were left out by each rule, applied in this order."""
+    left_out = {}
+    rules = (
+        ("practice trials", table["practice"]),
+        ("trials of participants who did not finish", ~table["finished"]),
+        ("trials without an end in the log", table["outcome"] == "left"),
+        (
+            "trials with the page hidden for more than half of the time",
+            table["hidden_s"] > table["seconds"] / 2,
+        ),
+    )
+    gone = pd.Series(False, index=table.index)
+    for words, rule in rules:
+        left_out[words] = int((rule.astype(bool) & ~gone).sum())
+        gone |= rule.astype(bool)
+    return table[~gone].reset_index(drop=True), left_out
+
+
+def counted_seconds(table: pd.DataFrame) -> pd.Series:
+    """The seconds that a trial counts with: its own, or the cap where it was not ended well."""
+    unfinished = table["outcome"].isin(UNFINISHED)
+    return table["seconds"].where(~unfinished, table["cap_s"]).clip(lower=0.05)
+
+
+def log_means(table: pd.DataFrame) -> pd.DataFrame:
+    """Mean logarithm of seconds, participants × conditions."""
+    seconds = np.log(counted_seconds(table))
+    return seconds.groupby([table["participant"], table["condition"]]).mean().unstack()
+
+
+def geometric_mean(table: pd.DataFrame, condition: str, level: float) -> Interval:
+    """Of the seconds of a condition, with Student's interval over participants; NaN where it has none."""
+    values = log_means(table)[condition].dropna().to_numpy()
+    return _exp(mean_interval(values, level))
+
+
+def mean_interval(values: np.ndarray, level: float) -> Interval:
+    """The mean with Student's t interval; infinite with fewer than two values."""
+    mean = float(np.mean(values)) if len(values) else math.nan
+    if len(values) < 2:
+        return Interval(mean, -math.inf, math.inf)
+    half = stats.t.ppf((1 + level) / 2, len(values) - 1) * np.std(values, ddof=1) / math.sqrt(len(values))
+    return Interval(mean, mean - float(half), mean + float(half))
+
+
+def time_ratio(table: pd.DataFrame, of: str, over: str, level: float = 0.95, full: bool = True) -> Ratio:
+    """Time with `of` ÷ time with `over`; with `full` also by the mixed model and the bootstrap.
+
+    Raises ValueError where fewer than two participants have both.
+    """
+    means = log_means(table)
+    if of not in means or over not in means:
+        raise ValueError(f"Nobody has finished trials of both {of} and {over}.")
+    d = (means[of] - means[over]).dropna().to_numpy()
+    if len(d) < 2:
+        raise ValueError(f"Comparing {of} with {over} needs at least two participants with both.")
+    spread = float(np.std(d, ddof=1))
+    p = float(stats.ttest_1samp(d, 0).pvalue) if spread > 0 else math.nan
+    none = Interval(math.nan, math.nan, math.nan)
+    return Ratio(
+        of,
+        over,
+        len(d),
+        _exp(mean_interval(d, level)),
+        _mixed_ratio(table, of, over, level) if full else None,
+        _exp(bootstrap_mean(d, level)) if full else none,
+        p,
+        float(np.mean(d)) / spread if spread > 0 else math.nan,
+    )
+
+
+def bootstrap_mean(values: np.ndarray, level: float) -> Interval:
+    """The mean with its bias-corrected and accelerated interval over resampled participants (Efron 1987)."""
+    if np.ptp(values) == 0:
+        return Interval(float(values[0]), float(values[0]), float(values[0]))
+    result = stats.bootstrap(
+        (values,), np.mean, n_resamples=RESAMPLES, confidence_level=level, rng=np.random.default_rng(SEED)
+    ).confidence_interval
+    return Interval(float(np.mean(values)), float(result.low), float(result.high))
+
+
+def _mixed_ratio(table: pd.DataFrame, of: str, over: str, level: float) -> Interval | None:
+    """log seconds ~ condition + position, with random intercepts of participants and of tasks (crossed)."""
+    import statsmodels.formula.api as smf
+
+    both = table[table["condition"].isin([of, over])].copy()
+    both["log_s"] = np.log(counted_seconds(both))
+    both["treated"] = (both["condition"] == of).astype(float)
+    both["position"] = both["position"].astype(float)
+    both["everything"] = 1
+    parts = {"participant": "0 + C(participant)", "task": "0 + C(task)"}
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of a variance at its bound: no effect of tasks, say
+        try:
+            model = smf.mixedlm(
+                "log_s ~ treated + position", both, groups="everything", re_formula="0", vc_formula=parts
+            )
+            fit = model.fit(reml=True, method=["lbfgs", "powell"])
+        except (np.linalg.LinAlgError, ValueError):
+            return None
+    value, error = float(fit.params["treated"]), float(fit.bse["treated"])
+    if not (math.isfinite(value) and math.isfinite(error)) or not fit.converged:
+        return None
+    half = float(stats.norm.ppf((1 + level) / 2)) * error
+    return _exp(Interval(value, value - half, value + half))
+
+
+def rating_change(
+    table: pd.DataFrame, question: str, of: str, over: str, margin: float, level: float = 0.95
+) -> RatingChange:
+    """How a rating differs between two conditions. Raises ValueError as `time_ratio`."""
+    column = f"rating_{question}"
+    rated = table[["participant", "condition", column]].dropna()
+    means = rated.groupby(["participant", "condition"])[column].mean().unstack()
+    if of not in means or over not in means or len(d := (means[of] - means[over]).dropna().to_numpy()) < 2:
+        raise ValueError(f"Comparing “{question}” of {of} and {over} needs two participants with both.")
+    mean = mean_interval(d, level)
+    spread = float(np.std(d, ddof=1))
+    worse = (float(np.mean(d)) + margin) / (spread / math.sqrt(len(d))) if spread > 0 else math.inf
+    if spread == 0 and np.mean(d) <= -margin:
+        worse = -math.inf
+    p = float(stats.wilcoxon(d).pvalue) if np.any(d != 0) else 1.0
+    no_worse_p = float(stats.t.sf(worse, len(d) - 1))
+    no_worse = bool(no_worse_p < (1 - level) / 2)
+    return RatingChange(question, of, over, len(d), mean, rank_biserial(d), p, margin, no_worse_p, no_worse)
+
+
+def rank_biserial(differences: np.ndarray) -> float:
+    """Matched-pairs rank-biserial correlation: (positive − negative ranks) ÷ all, without zeros
+    (Kerby 2014)."""
+    d = differences[differences != 0]
+    if len(d) == 0:
+        return 0.0
+    ranks = stats.rankdata(np.abs(d))
+    return float((ranks[d > 0].sum() - ranks[d < 0].sum()) / ranks.sum())
+
+
+def holm(ps: Sequence[float]) -> list[float]:
+    """Holm's (1979) adjusted p values; NaN stays, and counts for nothing."""
+    adjusted = [math.nan] * len(ps)
+    known = [place for place in sorted(range(len(ps)), key=lambda i: ps[i]) if not math.isnan(ps[place])]
+    highest = 0.0
+    for rank, place in enumerate(known):
+        highest = max(highest, min(1.0, (len(known) - rank) * ps[place]))
+        adjusted[place] = highest
+    return adjusted
+
+
+def survival(table: pd.DataFrame, condition: str) -> tuple[Any, float]:
+    """Kaplan and Meier's curve of the share not yet satisfied, and its median in seconds.
+
+    Trials that were given up or timed out are censored when they ended.
+    """
+    from lifelines import KaplanMeierFitter
+
+    rows = table[table["condition"] == condition]
+    fitter = KaplanMeierFitter(label=condition)
+    fitter.fit(rows["seconds"], event_observed=rows["outcome"] == "satisfied")
+    return fitter, float(fitter.median_survival_time_)
+
+
+def hazard_ratio(table: pd.DataFrame, of: str, over: str, level: float) -> tuple[Interval, float] | None:
+    """How much sooner trials end satisfied (Cox; above 1: sooner with `of`), and its p value.
+
+    Errors are clustered by participant. None where too few ended, or all at once.
+    """
+    from lifelines import CoxPHFitter
+    from lifelines.exceptions import ConvergenceError
+
+    both = table[table["condition"].isin([of, over])]
+    rows = pd.DataFrame(
+        {
+            "seconds": both["seconds"].clip(lower=1e-3).astype(float),
+            "done": (both["outcome"] == "satisfied").astype(int),
+            "treated": (both["condition"] == of).astype(int),
+            "participant": both["participant"],
+        }
+    )
+    if rows.groupby("treated")["done"].sum().min() < 2:
+        return None
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # lifelines of pandas, and of what the check below finds
+        try:
+            fit = CoxPHFitter(alpha=1 - level).fit(rows, "seconds", "done", cluster_col="participant")
+        except (ConvergenceError, np.linalg.LinAlgError, ValueError):
+            return None
+    low, high = np.exp(fit.confidence_intervals_.loc["treated"].to_numpy())
+    value = float(fit.hazard_ratios_["treated"])
+    if not 1e-3 < value < 1e3:
+        return None
+    return Interval(value, float(low), float(high)), float(fit.summary.loc["treated", "p"])
+
+
+def _exp(interval: Interval) -> Interval:
+    values = []
+    for each in (interval.value, interval.low, interval.high):
+        values.append(math.exp(each) if each < 700 else math.inf)
+    return Interval(*values)

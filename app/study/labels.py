@@ -1,0 +1,53 @@
+"""The words of the study's own pages, by language; the texts of a study file are its own."""
+
+_ENGLISH = {
+    "agree": "I have read this and want to take part",
+    "keep_words": "What I write in my own words may be kept, too",
+    "start": "Start",
+    "practice": "Practice",
+    "trial": "Picture {place} of {count}",
+    "task": "Make a picture of this",
+    "goal": "Make this picture; the words are up to you",
+    "how": "Look at the pictures. If none is right, ask for others. When one is, say so.",
+    "satisfied": "I am satisfied with this picture",
+    "give_up": "I give up",
+    "time_out": "The time for this picture is over.",
+    "pick_first": "Open the picture that you are satisfied with first.",
+    "rate": "About this picture",
+    "rate_all": "Please answer each question.",
+    "next": "Continue",
+    "closing": "A last few questions",
+    "closing_note": "Leave out what you would rather not answer.",
+    "thanks": "Thank you!",
+    "code": "This is your withdrawal code. Whoever runs the study deletes all that you did when you name it. "
+    "Nobody can look it up, so please write it down.",
+    "over": "This study has ended here. Thank you!",
+    "again": "This page is out of date. Please load it again.",
+    "left": "{seconds} s left",
+}
+_GERMAN = {
+    "agree": "Ich habe dies gelesen und möchte teilnehmen",
+    "keep_words": "Auch was ich in eigenen Worten schreibe, darf aufbewahrt werden",
+    "start": "Beginnen",
+    "practice": "Übung",
+    "trial": "Bild {place} von {count}",
+    "task": "Machen Sie hiervon ein Bild",
+    "goal": "Machen Sie dieses Bild; die Worte wählen Sie selbst",
+    "how": "Ist keines der Bilder das richtige, holen Sie andere. Ist eines es, sagen Sie es.",
+    "satisfied": "Mit diesem Bild bin ich zufrieden",
+    "give_up": "Ich gebe auf",
+    "time_out": "Die Zeit für dieses Bild ist um.",
+    "pick_first": "Öffnen Sie zuerst das Bild, mit dem Sie zufrieden sind.",
+    "rate": "Zu diesem Bild",
+    "rate_all": "Bitte beantworten Sie jede Frage.",
+    "next": "Weiter",
+    "closing": "Noch einige Fragen",
+    "closing_note": "Lassen Sie aus, was Sie nicht beantworten möchten.",
+    "thanks": "Vielen Dank!",
+    "code": "Dies ist Ihr Widerrufscode. Wer die Studie leitet, löscht alles von Ihnen, wenn Sie ihn nennen. "
+    "Niemand kann ihn nachschlagen; bitte schreiben Sie ihn auf.",
+    "over": "Diese Studie ist hier zu Ende. Vielen Dank!",
+    "again": "Diese Seite ist veraltet. Bitte laden Sie sie neu.",
+    "left": "noch {seconds} s",
+}
+LABELS = {"en": _ENGLISH, "de": _GERMAN}

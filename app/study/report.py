@@ -1,0 +1,295 @@
+"""The report of a study: one HTML page, and the tables behind it as CSV and parquet."""
+
+import json
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass, replace
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import jinja2
+import pandas as pd
+
+from app.study import plots
+from app.study.analysis import (
+    Interval,
+    RatingChange,
+    Ratio,
+    exclude,
+    geometric_mean,
+    hazard_ratio,
+    holm,
+    log_means,
+    rating_change,
+    survival,
+    time_ratio,
+)
+from app.study.definition import Study
+from app.study.outcomes import trial_table
+from app.study.reading import Faults, Log
+
+TEMPLATE = Path(__file__).with_name("report.html.jinja")
+
+
+class ReportError(ValueError):
+    """A log that no report can be made of, in words."""
+
+
+@dataclass(frozen=True)
+class ConditionRow:
+    """One condition: trials and how they ended, times, and tries until satisfied."""
+
+    name: str
+    participants: int
+    trials: int
+    satisfied: int
+    gave_up: int
+    timed_out: int
+    seconds: Interval
+    median: float
+    tries: float
+    first_try: float
+    queue_s: float
+    compute_s: float
+    think_s: float
+
+
+@dataclass(frozen=True)
+class Hazard:
+    """See `app.study.analysis.hazard_ratio`."""
+
+    of: str
+    over: str
+    ratio: Interval
+    p: float
+    p_holm: float = math.nan
+
+
+@dataclass(frozen=True)
+class Findings:
+    """All that the report says in numbers."""
+
+    title: str
+    digest: str
+    level: float
+    simulated: bool
+    began: int
+    finished: int
+    analysed: int
+    excluded: dict[str, int]
+    faults: Faults
+    versions: int
+    conditions: list[ConditionRow]
+    ratios: list[Ratio]
+    ratings: list[RatingChange]
+    hazards: list[Hazard]
+    warnings: list[str]
+
+
+def find(study: Study, log: Log, level: float = 0.95) -> tuple[Findings, pd.DataFrame, pd.DataFrame]:
+    """The findings, all trials, and those that were analysed.
+
+    Raises ReportError, in words, where there is nothing to analyse.
+    """
+    mine = [event for event in log.events if event.study == study.digest]
+    versions = len({event.study for event in log.events})
+    every = trial_table(mine)
+    if every.empty:
+        other = " It holds events of another version of the study file." if log.events else ""
+        raise ReportError(f"The log holds no trial of this study.{other}")
+    table, excluded = exclude(every)
+    if table.empty:
+        raise ReportError("No trial of this study is left after exclusions: nobody has finished yet.")
+    sessions = {event.session for event in mine if event.kind == "session"}
+    finished = {event.session for event in mine if event.kind == "session_end"}
+    names = [each.id for each in study.conditions if (table["condition"] == each.id).any()]
+    warnings: list[str] = []
+    control = study.analysis.control
+    others = sorted((each for each in names if each != control), key=lambda n: n != study.analysis.treatment)
+    ratios = _told(warnings, others, lambda name: time_ratio(table, name, control, level))
+    ratings: list[RatingChange] = []
+    for question in study.ratings:
+        if f"rating_{question.id}" in table:
+            ratings += _told(
+                warnings, others, partial(_rating, table, question.id, control, study.analysis.margin, level)
+            )
+    hazards = []
+    for name in others:
+        found = hazard_ratio(table, name, control, level)
+        if found:
+            hazards.append(Hazard(name, control, *found))
+    people = table["participant"].nunique()
+    _warn(warnings, study, table, people, log.faults, versions, ratios)
+    findings = Findings(
+        title=study.title,
+        digest=study.digest,
+        level=level,
+        simulated=bool(every["simulated"].any()),
+        began=len(sessions),
+        finished=len(finished & sessions),
+        analysed=people,
+        excluded=excluded,
+        faults=log.faults,
+        versions=versions,
+        conditions=[_condition(table, name, level) for name in names],
+        ratios=_corrected(ratios),
+        ratings=_corrected(ratings),
+        hazards=_corrected(hazards),
+        warnings=warnings,
+    )
+    return findings, every, table
+
+
+def write_report(study: Study, log: Log, out: Path, level: float = 0.95) -> Findings:
+    """Write report.html, trials.csv, trials.parquet, conditions.csv and findings.json into a folder."""
+    findings, every, table = find(study, log, level)
+    out.mkdir(parents=True, exist_ok=True)
+    every = every.assign(analysed=every["trial"].isin(set(table["trial"])))
+    every.to_csv(out / "trials.csv", index=False)
+    every.to_parquet(out / "trials.parquet", index=False)
+    rows = [_flat(asdict(each)) for each in findings.conditions]
+    pd.DataFrame(rows).to_csv(out / "conditions.csv", index=False)
+    text = json.dumps(_plain(asdict(findings)), indent=1, ensure_ascii=False)
+    (out / "findings.json").write_text(text + "\n", encoding="utf-8")
+    (out / "report.html").write_text(_page(study, findings, table), encoding="utf-8")
+    return findings
+
+
+def _condition(table: pd.DataFrame, name: str, level: float) -> ConditionRow:
+    rows = table[table["condition"] == name]
+    satisfied = rows[rows["outcome"] == "satisfied"]
+    return ConditionRow(
+        name,
+        rows["participant"].nunique(),
+        len(rows),
+        len(satisfied),
+        int((rows["outcome"] == "gave_up").sum()),
+        int((rows["outcome"] == "timed_out").sum()),
+        geometric_mean(table, name, level),
+        survival(table, name)[1],
+        float(satisfied["tries"].mean()),
+        float((satisfied["tries"] == 1).mean()),
+        *(float(rows[part].mean()) for part in ("queue_s", "compute_s", "think_s")),
+    )
+
+
+def _rating(
+    table: pd.DataFrame, question: str, over: str, margin: float, level: float, of: str
+) -> RatingChange:
+    return rating_change(table, question, of, over, margin, level)
+
+
+def _told(warnings: list[str], names: Sequence[str], compare: Callable[[str], Any]) -> list[Any]:
+    made = []
+    for name in names:
+        try:
+            made.append(compare(name))
+        except ValueError as error:
+            warnings.append(str(error))
+    return made
+
+
+def _corrected(rows: list[Any]) -> list[Any]:
+    """The rows with Holm's p values, over this family of comparisons."""
+    adjusted = holm([row.p for row in rows])
+    return [replace(row, p_holm=p) for row, p in zip(rows, adjusted, strict=True)]
+
+
+def _warn(
+    warnings: list[str],
+    study: Study,
+    table: pd.DataFrame,
+    people: int,
+    faults: Faults,
+    versions: int,
+    ratios: Sequence[Ratio],
+) -> None:
+    least = study.analysis.least_participants
+    if people < least:
+        warnings.append(
+            f"{people} participants were analysed, and the study file asks for {least}. Intervals this wide "
+            "settle little; p values of so few mean little."
+        )
+    if versions > 1:
+        warnings.append(f"The log holds events of {versions} studies; only those of this file were used.")
+    for words, count in (("events could not be read", faults.unreadable + faults.torn + faults.newer),
+                         ("times a server's clock jumped", faults.jumps)):  # fmt: skip
+        if count:
+            warnings.append(f"{count} {words}; see the log's condition below.")
+    capped = (table["outcome"] != "satisfied").mean()
+    if capped > 0.2:
+        warnings.append(
+            f"{capped:.0%} of the trials did not end satisfied and count with the time cap, so the ratios of "
+            "times lean towards 1. Read the hazard ratios first."
+        )
+    held = table.drop_duplicates("participant")["place"].value_counts()
+    if len(held) and held.max() > held.min() + 1:
+        warnings.append("The orders are not balanced: some were followed by more participants than others.")
+    for ratio in ratios:
+        if ratio.mixed is None:
+            warnings.append(
+                f"The mixed model of {ratio.of} and {ratio.over} did not converge and is left out."
+            )
+    means = log_means(table)
+    if means.isna().any().any():
+        warnings.append("Some participants lack trials of a condition; each comparison uses those with both.")
+
+
+def _flat(row: dict[str, Any]) -> dict[str, Any]:
+    flat: dict[str, Any] = {}
+    for name, value in row.items():
+        if isinstance(value, dict):
+            flat |= {f"{name}_{part}": each for part, each in value.items()}
+        else:
+            flat[name] = value
+    return flat
+
+
+def _plain(value: Any) -> Any:
+    """For JSON, which knows neither infinity nor NaN."""
+    if isinstance(value, dict):
+        return {name: _plain(each) for name, each in value.items()}
+    if isinstance(value, list | tuple):
+        return [_plain(each) for each in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
+
+
+def _page(study: Study, findings: Findings, table: pd.DataFrame) -> str:
+    names = [row.name for row in findings.conditions]
+    drawn = {
+        "times": plots.times_plot(table, names, {row.name: row.seconds for row in findings.conditions}),
+        "survival": plots.survival_plot(table, names),
+        "parts": plots.parts_plot(table, names),
+    }
+    if findings.ratios:
+        drawn["ratios"] = plots.ratios_plot(findings.ratios)
+        drawn["residuals"] = plots.residuals_plot(table, findings.ratios[0].of, findings.ratios[0].over)
+    answers = [
+        plots.ratings_plot(table, names, question.id, question.points)
+        for question in study.ratings
+        if f"rating_{question.id}" in table
+    ]
+    environment = jinja2.Environment(autoescape=True, trim_blocks=True, lstrip_blocks=True)
+    environment.filters |= {"number": _number, "interval": _interval, "p": _p}
+    template = environment.from_string(TEMPLATE.read_text(encoding="utf-8"))
+    return template.render(study=study, found=findings, drawn=drawn, answers=answers)
+
+
+def _number(value: float, digits: int = 2) -> str:
+    return f"{value:.{digits}f}" if math.isfinite(value) else "–"
+
+
+def _interval(interval: Interval | None, digits: int = 2) -> str:
+    if interval is None or not math.isfinite(interval.value):
+        return "–"
+    low, high = (
+        f"{each:.{digits}f}" if math.isfinite(each) else "?" for each in (interval.low, interval.high)
+    )
+    return f"{interval.value:.{digits}f} [{low}, {high}]"
+
+
+def _p(value: float) -> str:
+    if math.isnan(value):
+        return "–"
+    return "< 0.001" if value < 0.001 else f"{value:.3f}"

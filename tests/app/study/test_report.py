@@ -1,0 +1,250 @@
+"""The statistics agree with published examples and with what was put in; the report says what it must."""
+
+import json
+import math
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+from lifelines.datasets import load_waltons
+from scipy import stats
+
+from app.study import analysis, events
+from app.study.__main__ import main
+from app.study.analysis import holm, mean_interval, rank_biserial, time_ratio
+from app.study.definition import EXAMPLE, Study, read_study
+from app.study.enrolment import enrol
+from app.study.events import Event
+from app.study.outcomes import trial_table
+from app.study.power import needed, power_of, simulate_power
+from app.study.reading import clean
+from app.study.report import ReportError, find
+from app.study.simulation import Truth, coverage, simulated_trials
+from app.study.store import open_store
+
+# Student (1908), The probable error of a mean: extra hours of sleep of ten patients with two drugs.
+SLEEP = (
+    [0.7, -1.6, -0.2, -1.2, -0.1, 3.4, 3.7, 0.8, 0.0, 2.0],
+    [1.9, 0.8, 1.1, 0.1, -0.1, 4.4, 5.5, 1.6, 4.6, 3.4],
+)
+
+
+def sleep_table() -> pd.DataFrame:
+    rows = [
+        {"participant": str(who), "condition": drug, "task": "t", "position": place,
+         "seconds": math.exp(hours),
+         "outcome": "satisfied", "cap_s": 1000.0, "rating_q": hours}
+        for place, (drug, column) in enumerate(zip("ab", SLEEP, strict=True))
+        for who, hours in enumerate(column)
+    ]  # fmt: skip
+    return pd.DataFrame(rows)
+
+
+def test_students_sleep_data() -> None:
+    """t = −4.0621, p = 0.002833, interval of the mean difference −2.4599 … −0.7001 (R's help of t.test)."""
+    ratio = time_ratio(sleep_table(), "a", "b", full=False)
+    logs = [math.log(each) for each in (ratio.paired.low, ratio.paired.value, ratio.paired.high)]
+    assert logs == pytest.approx([-2.4598858, -1.58, -0.7001142], abs=1e-6)
+    assert ratio.p == pytest.approx(0.002833, abs=1e-6)
+    assert ratio.d * math.sqrt(10) == pytest.approx(-4.0621, abs=1e-4)
+
+
+def test_ratings_of_the_sleep_data() -> None:
+    """All nine differences that are not zero have one sign, so the effect is −1, and p about 2/2⁹."""
+    change = analysis.rating_change(sleep_table(), "q", "a", "b", margin=0.5)
+    assert change.effect == -1 and change.mean.value == pytest.approx(-1.58)
+    assert change.p == pytest.approx(2 / 2**9, abs=0.006)
+    assert not change.no_worse
+    assert analysis.rating_change(sleep_table(), "q", "b", "a", margin=0.5).no_worse
+
+
+def test_no_worse_is_what_the_interval_says() -> None:
+    rng = np.random.default_rng(1)
+    for _ in range(50):
+        table = sleep_table()
+        table["rating_q"] = rng.normal(4, 1, len(table))
+        change = analysis.rating_change(table, "q", "a", "b", margin=0.7)
+        assert change.no_worse == (change.mean.low > -0.7)
+
+
+def test_waltons_flies() -> None:
+    """lifelines documents a median of 56 for all of these flies, and that the group miR-137 dies sooner."""
+    flies = load_waltons()
+    table = pd.DataFrame(
+        {
+            "condition": flies["group"],
+            "seconds": flies["T"].astype(float),
+            "outcome": np.where(flies["E"] == 1, "satisfied", "timed_out"),
+            "participant": [str(i) for i in range(len(flies))],
+        }
+    )
+    assert analysis.survival(table.assign(condition="all"), "all")[1] == 56
+    found = analysis.hazard_ratio(table, "miR-137", "control", 0.95)
+    assert found and found[0].low > 1 and found[1] < 1e-6
+
+
+def test_holm_by_hand() -> None:
+    assert holm([0.01, 0.04, 0.03, 0.005]) == pytest.approx([0.03, 0.06, 0.06, 0.02])
+    assert holm([0.5, math.nan, 0.9])[0] == 1.0 and math.isnan(holm([math.nan])[0])
+
+
+def test_rank_biserial_by_hand() -> None:
+    assert rank_biserial(np.array([1.0, 2, -3, 4, 0])) == pytest.approx((7 - 3) / 10)
+    assert rank_biserial(np.zeros(3)) == 0
+
+
+def test_the_mixed_model_and_the_bootstrap_find_what_was_put_in() -> None:
+    study = read_study(EXAMPLE)
+    truth = Truth(ratio=0.5, effect=0.05, noise=0.2)
+    table = simulated_trials(study, 16, truth, np.random.default_rng(3))
+    ratio = time_ratio(table, "consistency", "full")
+    for interval in (ratio.paired, ratio.mixed, ratio.bootstrap):
+        assert interval and interval.low < 0.5 < interval.high and interval.high / interval.low < 1.9
+    assert 1 / time_ratio(table, "full", "consistency", full=False).paired.value == pytest.approx(
+        ratio.paired.value
+    )
+
+
+def test_the_primary_interval_covers_and_too_narrow_a_one_would_not() -> None:
+    *_, last = coverage(read_study(EXAMPLE), 12, 60, Truth())
+    assert last.coverage >= 0.95 - 4 * math.sqrt(0.95 * 0.05 / 60)
+    assert abs(math.log(last.mean_ratio / 0.54)) < 0.1
+
+
+def test_give_ups_count_with_the_cap_and_are_censored() -> None:
+    table = sleep_table()
+    table.loc[table["condition"] == "a", "outcome"] = "gave_up"
+    assert (analysis.counted_seconds(table)[:10] == 1000).all()
+    assert analysis.survival(table, "a")[1] == math.inf
+    assert analysis.hazard_ratio(table, "a", "b", 0.95) is None
+
+
+def test_power_is_that_of_statsmodels_and_of_simulation() -> None:
+    from statsmodels.stats.power import TTestPower
+
+    theirs = TTestPower().power(math.log(1.85) / 0.8, 14, 0.05)
+    assert power_of(14, 1.85, 0.8) == pytest.approx(theirs, abs=1e-6)
+    found = needed(1.85, 0.8)
+    assert power_of(found.participants - 1, 1.85, 0.8) < 0.8 <= found.power
+    assert abs(found.simulated - found.power) < 5 * found.error
+    assert power_of(20, 1 / 1.85, 0.8) == pytest.approx(power_of(20, 1.85, 0.8))
+    assert simulate_power(10, 1.0, 0.5)[0] == pytest.approx(0.05, abs=0.02)
+
+
+@pytest.mark.parametrize("bad", [(1.0, 0.5), (-2, 0.5), (1.5, 0), (1.0001, 5.0)])
+def test_power_of_nonsense(bad: tuple[float, float]) -> None:
+    with pytest.raises(ValueError, match=r"ratio must|spread must|more than"):
+        needed(*bad)
+
+
+def test_intervals_of_hardly_anything_are_infinite() -> None:
+    assert mean_interval(np.array([1.0]), 0.95).high == math.inf
+    with pytest.raises(ValueError, match="at least two"):
+        time_ratio(sleep_table()[lambda t: t["participant"] == "0"], "a", "b")
+
+
+def timeline(study: Study, store, spans: dict[str, float], finish: bool = True) -> None:
+    """One participant, whose trials take so long by condition: 1 s waiting, 2 s computing, then thinking."""
+    from app.study.design import trials
+
+    who, clock = enrol(store, study), [1000.0]
+
+    def note(body: events.Body, trial: str, after: float) -> None:
+        clock[0] += after
+        event = Event(who.participant, who.session, body, trial, study=study.digest, monotonic=clock[0])
+        store.append(event)
+
+    for number, trial in enumerate(trials(study, who.place)):
+        name, seconds = f"{who.session} {number}", spans[trial.condition.id]
+        note(
+            events.TrialStart(
+                trial.condition.id, trial.task.id, trial.position, trial.practice, False, 600.0
+            ),
+            name,
+            1,
+        )
+        note(events.Submit("r", "preview", [1, 2], 4, "ddim", "tiny", 3.0), name, 0)
+        note(events.ComputeStart("r", "cpu", 2), name, 1)
+        note(events.ComputeEnd("r", "done"), name, 2)
+        note(events.Submit("g", "speculative", [1], 4, "ddim", "tiny", 3.0), name, 0)
+        end = events.GiveUp(True) if seconds >= 600 else events.Satisfied(1)
+        note(end, name, seconds - 3)
+        note(events.RatingGiven("satisfaction", 5), name, 30)
+    if finish:
+        note(events.SessionEnded(), "", 1)
+
+
+def test_queue_compute_and_thinking_are_told_apart(study: Study, tmp_path: Path) -> None:
+    store = open_store(str(tmp_path / "log"))
+    timeline(study, store, {"full": 20.0, "quick": 600.0})
+    table = trial_table(clean(store.lines()).events)
+    rows = table[~table["practice"]].set_index("condition")
+    assert rows.loc["full", ["seconds", "queue_s", "compute_s", "think_s"]].tolist() == pytest.approx(
+        [20, 1, 2, 17]
+    )
+    assert rows.loc["full", "outcome"] == "satisfied" and rows.loc["quick", "outcome"] == "timed_out"
+    assert rows["tries"].tolist() == [1, 1] and rows["rating_satisfaction"].tolist() == [5, 5]
+
+
+def test_the_report_command_end_to_end(study: Study, study_file: Path, tmp_path: Path, capsys) -> None:
+    log = str(tmp_path / "log.sqlite")
+    store = open_store(log)
+    for person in range(5):
+        timeline(study, store, {"full": 20.0 + person, "quick": 10.0 + 2 * person}, finish=person != 4)
+    store.close()
+    main(["report", log, "--study", str(study_file), "--out", str(tmp_path / "out"), "--json"])
+    told = json.loads(capsys.readouterr().out)
+    d = np.log([(10 + 2 * k) / (20 + k) for k in range(4)])
+    assert told["participants"] == 4
+    assert told["ratios"]["quick / full"]["value"] == pytest.approx(math.exp(d.mean()))
+    page = (tmp_path / "out" / "report.html").read_text()
+    assert "5 participants began, 4 finished" in " ".join(page.split())
+    assert page.count("<svg") >= 5 and "http://" not in page.replace("http://www.w3.org", "").replace(
+        "http://purl", ""
+    ).replace("http://creative", "")
+    assert "trials of participants who did not finish<td>2" in page
+    assert "Simulated" not in page
+    table = pd.read_parquet(tmp_path / "out" / "trials.parquet")
+    assert len(table) == len(pd.read_csv(tmp_path / "out" / "trials.csv")) == 15
+    assert table["analysed"].sum() == 8
+    json.loads((tmp_path / "out" / "findings.json").read_text())
+
+
+def test_the_report_warns_of_few_and_labels_the_simulated(study: Study, tmp_path: Path) -> None:
+    store = open_store(str(tmp_path / "log"))
+    for _ in range(2):
+        timeline(study, store, {"full": 20.0, "quick": 15.0})
+    found = find(study, clean(store.lines()))[0]
+    assert any("asks for 4" in words for words in found.warnings)
+    with pytest.raises(ReportError, match="no trial"):
+        find(study, clean([]))
+
+
+def test_commands_delete_export_and_import(study: Study, tmp_path: Path, capsys) -> None:
+    log = str(tmp_path / "log.sqlite")
+    store = open_store(log)
+    who, other = enrol(store, study), enrol(store, study)
+    main(["export", log, "--out", str(tmp_path / "e.jsonl"), "--json"])
+    main(["import", str(tmp_path / "copy.sqlite"), str(tmp_path / "e.jsonl"), "--json"])
+    capsys.readouterr()
+    main(["withdraw", log, who.code, "--json"])
+    assert json.loads(capsys.readouterr().out)["events"] == 1
+    main(["status", log, "--json"])
+    assert json.loads(capsys.readouterr().out)["participants"] == 1
+    main(["status", str(tmp_path / "copy.sqlite"), "--json"])
+    assert json.loads(capsys.readouterr().out)["participants"] == 2
+    main(["prune", log, "--days", "0", "--json"])
+    assert json.loads(capsys.readouterr().out)["events"] == 1
+    for wrong in (["withdraw", log, other.code], ["report", log, "--out", str(tmp_path / "r")],
+                  ["status", str(tmp_path / "none")], ["export", log, "--out", "x.txt"]):  # fmt: skip
+        with pytest.raises(SystemExit) as refused:
+            main(wrong)
+        assert isinstance(refused.value.code, str) and "Traceback" not in refused.value.code
+
+
+def test_a_normal_sample_has_students_interval() -> None:
+    values = np.array([1.0, 2, 3, 4])
+    theirs = stats.ttest_1samp(values, 0).confidence_interval(0.9)
+    mine = mean_interval(values, 0.9)
+    assert (mine.low, mine.high) == pytest.approx((theirs.low, theirs.high))

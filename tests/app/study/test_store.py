@@ -1,0 +1,212 @@
+"""The log keeps what it was given, whoever is killed, and gives each place to one participant."""
+
+import os
+import pwd
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections import Counter
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from app.study import events
+from app.study.definition import Study
+from app.study.design import places
+from app.study.enrolment import enrol
+from app.study.store import SqlStore, StoreError, open_store
+
+ROOT = Path(__file__).parents[3]
+WRITER = """
+import sys
+from app.study.events import Event, Hover
+from app.study.store import open_store
+store = open_store(sys.argv[1])
+for number in range(int(sys.argv[2])):
+    store.append(Event(sys.argv[3], "s", Hover(number)))
+    print(number, flush=True)
+"""
+JOINER = """
+import sys
+from pathlib import Path
+from app.study.definition import read_study
+from app.study.enrolment import enrol
+from app.study.store import open_store
+store = open_store(sys.argv[1])
+study = read_study(Path(sys.argv[2]))
+for _ in range(int(sys.argv[3])):
+    enrol(store, study)
+"""
+
+
+def start(program: str, *arguments: str) -> subprocess.Popen[str]:
+    return subprocess.Popen([sys.executable, "-c", program, *arguments], cwd=ROOT, text=True, stdout=-1)
+
+
+def postgres_programs() -> Path | None:
+    found = sorted(Path("/usr/lib/postgresql").glob("*/bin/initdb"))
+    return found[-1].parent if found else None
+
+
+@pytest.fixture(scope="module")
+def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """A PostgreSQL server of our own, run by an ordinary user; gives its URL."""
+    programs = postgres_programs()
+    if programs is None:
+        reason = "PostgreSQL is not installed (on Debian: apt install postgresql)"
+        if os.environ.get("REQUIRE_POSTGRES"):
+            pytest.fail(reason)
+        pytest.skip(reason)
+    folder = Path("/tmp") / f"preview-postgres-{os.getpid()}"  # others cannot enter pytest's folders
+    folder.mkdir()
+    user: str | None = None
+    if os.getuid() == 0:  # the server refuses to be root
+        user = next(each.pw_name for each in pwd.getpwall() if each.pw_name in ("postgres", "nobody"))
+        os.chown(folder, pwd.getpwnam(user).pw_uid, -1)
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    data = folder / "data"
+    subprocess.run(
+        [programs / "initdb", "-D", data, "-U", "study", "-A", "trust", "-E", "UTF8", "--no-sync"],
+        check=True, user=user, cwd=folder, stdout=subprocess.DEVNULL,
+    )  # fmt: skip
+    process = subprocess.Popen(
+        [programs / "postgres", "-D", data, "-h", "127.0.0.1", "-p", str(port), "-k", folder],
+        user=user, cwd=folder, stderr=subprocess.DEVNULL,
+    )  # fmt: skip
+    url = f"postgresql://study@127.0.0.1:{port}/postgres"
+    try:
+        for _ in range(300):
+            try:
+                open_store(url).close()
+                break
+            except StoreError:
+                time.sleep(0.2)
+        yield url
+    finally:
+        process.send_signal(signal.SIGINT)
+        process.wait(60)
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+@pytest.fixture(params=["sqlite", "postgres"])
+def log(request: pytest.FixtureRequest, tmp_path: Path) -> str:
+    if request.param == "sqlite":
+        return str(tmp_path / "log.sqlite")
+    url: str = request.getfixturevalue("server")
+    store = open_store(url)
+    with store._engine.begin() as connection:
+        connection.exec_driver_sql("DELETE FROM events")
+    store.close()
+    return url
+
+
+@pytest.fixture
+def store(log: str) -> Iterator[SqlStore]:
+    store = open_store(log)
+    yield store
+    store.close()
+
+
+def test_what_is_appended_is_read_back_once(store: SqlStore) -> None:
+    made = [events.Event("p", "s", events.Hover(n), trial="t", browser_ms=n / 3) for n in range(5)]
+    for event in [*made, made[2]]:
+        store.append(event)
+    assert [events.read(line) for line in store.lines()] == [(event, events.VERSION) for event in made]
+
+
+def test_two_processes_write_and_a_killed_one_loses_at_most_the_event_in_flight(
+    log: str, store: SqlStore
+) -> None:
+    killed, other = start(WRITER, log, "100000", "a"), start(WRITER, log, "40", "b")
+    assert killed.stdout and other.stdout
+    told = [killed.stdout.readline() for _ in range(30)]
+    killed.kill()
+    told += killed.stdout.readlines()
+    assert killed.wait() == -signal.SIGKILL and other.wait() == 0
+    found = [events.read(line)[0] for line in store.lines()]
+    seeds = [event.body.seed for event in found if event.participant == "a"]  # type: ignore[attr-defined]
+    whole = [int(line) for line in told if line.endswith("\n")]
+    assert seeds == list(range(len(seeds)))
+    assert len(whole) <= len(seeds) <= len(whole) + 1
+    assert sum(event.participant == "b" for event in found) == 40
+    store.append(events.Event("a", "s", events.Cancel()))
+
+
+def test_places_are_given_once_to_processes_that_join_together(
+    log: str, store: SqlStore, study: Study, study_file: Path
+) -> None:
+    each = 2 * places(study)
+    joining = [start(JOINER, log, str(study_file), str(each)) for _ in range(2)]
+    assert [process.wait() for process in joining] == [0, 0]
+    held = Counter(events.read(line)[0].body.place for line in store.lines())  # type: ignore[attr-defined]
+    assert set(held.values()) == {4} and len(held) == places(study)
+
+
+def test_threads_join_together(store: SqlStore, study: Study) -> None:
+    with ThreadPoolExecutor(8) as pool:
+        joined = list(pool.map(lambda _: enrol(store, study), range(2 * places(study))))
+    assert set(Counter(each.place for each in joined).values()) == {2}
+    assert len({each.participant for each in joined}) == len({each.session for each in joined}) == len(joined)
+
+
+def test_who_drops_out_gives_their_place_away(store: SqlStore, study: Study) -> None:
+    first = enrol(store, study, now=1_000_000.0)
+    assert enrol(store, study, now=1_000_010.0).place != first.place
+    later = [enrol(store, study, now=1_900_000.0).place for _ in range(places(study))]
+    assert first.place in later and len(set(later)) == places(study)
+
+
+def test_who_has_finished_keeps_their_place(store: SqlStore, study: Study) -> None:
+    first = enrol(store, study, now=1_000_000.0)
+    store.append(events.Event(first.participant, first.session, events.SessionEnded(), study=study.digest))
+    later = [enrol(store, study, now=1_900_000.0).place for _ in range(places(study) - 1)]
+    assert first.place not in later
+
+
+def test_withdrawal_by_code_deletes_that_participant_alone(store: SqlStore, study: Study) -> None:
+    mine, other = enrol(store, study), enrol(store, study)
+    assert mine.code not in "".join(store.lines())
+    written = mine.code.upper().replace("-", " ")
+    assert store.withdraw(events.participant_of("wrong")) == 0
+    assert store.withdraw(events.participant_of(written)) == 1
+    assert [events.read(line)[0].participant for line in store.lines()] == [other.participant]
+
+
+def test_nothing_of_a_withdrawn_participant_is_left_in_the_file(tmp_path: Path, study: Study) -> None:
+    path = tmp_path / "log.sqlite"
+    store = open_store(str(path))
+    mine = enrol(store, study)
+    assert any(mine.participant.encode() in each.read_bytes() for each in tmp_path.iterdir())
+    store.withdraw(mine.participant)
+    assert not any(mine.participant.encode() in each.read_bytes() for each in tmp_path.iterdir())
+    store.close()
+
+
+def test_pruning_deletes_whole_participants_by_their_last_event(store: SqlStore) -> None:
+    old = events.Event("old", "s", events.Cancel(), utc=time.time() - 40 * 86_400)
+    back = replace(old, participant="back", id="1" * 32)
+    for event in (old, back, events.Event("back", "s", events.Cancel())):
+        store.append(event)
+    assert store.prune(30) == 1
+    assert {events.read(line)[0].participant for line in store.lines()} == {"back"}
+
+
+def test_a_log_that_cannot_be_opened_says_so_without_its_password(tmp_path: Path) -> None:
+    with pytest.raises(StoreError, match="can't be opened") as refused:
+        open_store("postgresql://me:hush@127.0.0.1:1/none")
+    assert "hush" not in str(refused.value)
+    with pytest.raises(StoreError, match="neither a path nor"):
+        open_store("mysql://x")
+    (tmp_path / "file").write_text("no database, but long enough to be looked at" * 100)
+    with pytest.raises(StoreError, match="not a database"):
+        open_store(str(tmp_path / "file"))
+    with pytest.raises(StoreError, match="can't be made"):
+        open_store(str(tmp_path / "file" / "log.sqlite"))
