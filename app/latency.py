@@ -63,7 +63,9 @@ def measure_worker(model: ImageModel, repeats: int) -> Iterator[Figure]:
     worker = Worker(model)
 
     def job(kind: str, seed: int, steps: int, solver: str) -> Job:
-        return Job(kind, EXAMPLES[0], seed, steps, model.facts.name, model.facts.size, solver=solver)  # type: ignore[arg-type]
+        facts = model.facts
+        size = facts.width, facts.height
+        return Job(kind, EXAMPLES[0], seed, steps, facts.name, *size, solver=solver)  # type: ignore[arg-type]
 
     def previews() -> None:
         jobs = [job("preview", seed, PREVIEW_STEPS, "consistency") for seed in range(PREVIEWS)]
@@ -83,7 +85,7 @@ def measure_parts(model: ImageModel, repeats: int, previews_s: float) -> Iterato
     """One step's denoiser call, one picture's decoding, and the solver's arithmetic in all the previews."""
     plan = make_plan("consistency", PREVIEW_STEPS, model.schedule, learned=model.facts.learned)
     prompts = model.encode([EXAMPLES[0]] * PREVIEWS)
-    negatives = model.encode([""] * PREVIEWS)
+    negatives = model.encode([""] * PREVIEWS, negative=True)
     guidance = torch.full((PREVIEWS,), 3.0)
     noises = [noise_for_seed(seed, model.latent_shape).to(model.device) for seed in range(PREVIEWS)]
     denoising, arithmetic = [], []
@@ -138,7 +140,7 @@ def running_app(model: str, device: str) -> Iterator[tuple[subprocess.Popen[byte
             [*command, "--model", model, "--device", device], cwd=ROOT, stdout=subprocess.DEVNULL
         )
         try:
-            while not answers(url):
+            while not answers(f"{url}readyz"):
                 if process.poll() is not None or time.perf_counter() - began > START_LIMIT_S:
                     raise SystemExit("The app did not start; what it said is above.")
                 time.sleep(0.05)

@@ -12,11 +12,13 @@ from app.job import KINDS, Kind
 
 # A tick of previews that leaves no preview waiting may take this much longer to carry refinements along.
 CARRYING = 0.25
-# After so long without a step a refinement goes along in any case, so that no flood of previews starves it.
+# After so long without a step a picture goes along in any case, so that no flood of previews starves it.
 PATIENCE_S = 1.0
+# A preview is late when it takes more than so many times what its steps take in full batches.
+LATE = 1.8
 # Unless it is favoured, a speculative refinement is taken this far: most are wasted, and what is left
 # is quick to do.
-SPECULATED_SHARE = 0.6
+SPECULATED_SHARE = 0.75
 
 
 @dataclass(frozen=True)
@@ -54,6 +56,7 @@ class Ticket:
     calls from noise to picture. steps_left: those it still needs. rows: batch rows of one such call (two with
     classifier-free guidance). shape: what must be equal within a batch, such as the model and the latent
     shape. favoured: see `Handle.favour`. idle_s: how long ago its last step was, or its arrival.
+    age_s: how long ago it arrived.
     """
 
     number: int
@@ -66,6 +69,7 @@ class Ticket:
     shape: Hashable = None
     favoured: bool = False
     idle_s: float = 0.0
+    age_s: float = 0.0
 
     @property
     def ready(self) -> bool:
@@ -75,12 +79,13 @@ class Ticket:
         return self.steps - self.steps_left < SPECULATED_SHARE * self.steps
 
 
-def line_up(tickets: Sequence[Ticket], policy: Policy) -> list[Ticket]:
+def line_up(tickets: Sequence[Ticket], policy: Policy, costs: Costs) -> list[Ticket]:
     """The tickets in the order in which they are served.
 
-    In order of arrival, or previews before refinements before speculation. Within a kind owners take turns,
-    request by request, so one person's eight grids don't hold up another's first; speculation is served to
-    all alike, the favoured first and those with the fewest steps made next.
+    In order of arrival, or previews before refinements before speculation. Previews that need not be LATE go
+    before those that must: else, with too many of them, all would be. Then owners take turns, request by
+    request, so one person's eight grids don't hold up another's first; speculation is served to all alike,
+    the favoured first and those with the fewest steps made next.
     """
     if not policy.by_kind:
         return sorted(tickets, key=lambda t: t.number)
@@ -90,11 +95,13 @@ def line_up(tickets: Sequence[Ticket], policy: Policy) -> list[Ticket]:
         if (t.kind, t.owner, t.request) not in turns:
             turns[t.kind, t.owner, t.request] = asked[t.kind, t.owner]
             asked[t.kind, t.owner] += 1
+    step_s = costs.tick(costs.knee)
 
     def rank(t: Ticket) -> tuple:
         if t.kind == "speculative":
             return (KINDS.index(t.kind), not t.favoured, t.steps - t.steps_left, t.number)
-        return (KINDS.index(t.kind), turns[t.kind, t.owner, t.request], t.number)
+        late = t.kind == "preview" and t.age_s + t.steps_left * step_s > LATE * t.steps * step_s
+        return (KINDS.index(t.kind), late, turns[t.kind, t.owner, t.request], t.number)
 
     return sorted(tickets, key=rank)
 
@@ -109,8 +116,9 @@ def choose(
     """The tickets of the next tick; none when there is nothing to do.
 
     The first in line decides shape and kind, and those of its kind go along as far as the batch reaches.
-    With previews goes one refinement that has lost its patience and, where no preview is left waiting, others
-    while they lengthen the tick by no more than CARRYING. Speculation goes alone.
+    With previews go one other preview and one refinement that have lost their patience and, where no preview
+    is left waiting, more refinements while they lengthen the tick by no more than CARRYING. Speculation goes
+    alone.
 
     running: the numbers of the last tick's tickets. most_rows: where memory is short, fewer than the knee.
     """
@@ -119,7 +127,7 @@ def choose(
         begun = [t for t in ready if t.number in running]
         if begun:
             return begun
-    line = line_up(ready, policy)
+    line = line_up(ready, policy, costs)
     if not line:
         return []
     first = line[0]
@@ -127,7 +135,7 @@ def choose(
     chosen = _fill(fitting, min(most_rows or costs.knee, costs.knee))
     if policy.every_step and policy.by_kind and first.kind == "preview":
         refinements = [t for t in line if t.kind == "refine" and t.shape == first.shape]
-        chosen += _carried(refinements, chosen, costs, most_rows, all_in=len(chosen) == len(fitting))
+        chosen += _carried(fitting[len(chosen) :], refinements, chosen, costs, most_rows)
     return chosen
 
 
@@ -150,7 +158,7 @@ def forecast(
     and what was asked for together is done together. No picture is faster than its own steps one by one.
     pace: how much longer than `costs` say things take at present.
     """
-    line = line_up(tickets, policy)
+    line = line_up(tickets, policy, costs)
     together: Counter[tuple[Hashable, Kind]] = Counter()
     for t in line:
         together[t.shape, t.kind] += t.rows
@@ -194,22 +202,26 @@ def _fill(line: Sequence[Ticket], room: int) -> list[Ticket]:
 
 
 def _carried(
+    waiting: Sequence[Ticket],
     refinements: Sequence[Ticket],
     previews: Sequence[Ticket],
     costs: Costs,
     most_rows: int | None,
-    all_in: bool,
 ) -> list[Ticket]:
-    """The refinements that go along with the previews of a tick, see `choose`; `all_in` if no other waits."""
-    impatient = [t for t in refinements if t.idle_s > PATIENCE_S][:1]
-    others = [t for t in refinements if t not in impatient]
+    """Those that go along with the previews of a tick, see `choose`; `waiting` are the previews left out."""
+    impatient = [t for kind in (waiting, refinements) for t in _impatient(kind)[:1]]
+    others = [] if waiting else [t for t in refinements if t not in impatient]
     rows = sum(t.rows for t in previews)
     longest_s = (1 + CARRYING) * costs.tick(rows)
     carried: list[Ticket] = []
     for t in impatient + others:
         rows += t.rows
-        in_time = all_in and costs.tick(rows) <= longest_s
+        in_time = costs.tick(rows) <= longest_s
         if not (in_time or t in impatient) or rows > (most_rows or rows):
             break
         carried.append(t)
     return carried
+
+
+def _impatient(tickets: Sequence[Ticket]) -> list[Ticket]:
+    return [t for t in tickets if t.idle_s > PATIENCE_S]

@@ -29,10 +29,10 @@ class Guesses:
             return cls()
         return cls(dict(zip(refinements, handles, strict=True)))
 
-    def favour(self, seed: object) -> None:
-        """Somebody points at the picture of this seed: it is the likely one."""
+    def favour(self, preview: Job) -> None:
+        """Somebody points at this preview: it is the likely one."""
         for job, handle in self._handles.items():
-            if job.seed == seed:
+            if (job.seed, job.variation) == (preview.seed, preview.variation):
                 handle.favour()
 
     def take(self, refinement: Job) -> Handle | None:

@@ -3,6 +3,7 @@
 import asyncio
 import os
 import threading
+import time
 from collections import Counter
 from collections.abc import AsyncGenerator, AsyncIterator, Iterator, Mapping, Sequence
 from contextlib import suppress
@@ -27,6 +28,8 @@ POLICY = POLICIES["speculative"]
 MOST_REQUESTS = 2 * MOST_PICTURES
 HEALTH_CHECK_PERIOD_S = 5.0
 HEALTH_CHECK_TIMEOUT_S = 30.0
+# The jobs of a page that has not been heard for so long are given up: it must have died.
+SILENCE_S = 45.0
 # A replica that is to end may finish this long what it has; what is left is made by others.
 FAREWELL_S = 20.0
 # A model that can't be loaded is tried this often before the deployment is called a failure.
@@ -71,7 +74,8 @@ class Replica:
 
     def __init__(self, model: str, device: str) -> None:
         self._worker = Worker(load(resolve(model), pick_device(device)), POLICY)
-        self._handles: dict[str, Handle] = {}
+        self._handles: dict[str, tuple[str, Handle]] = {}  # by the jobs' keys, with whose they are
+        self._heard: dict[str, float] = {}  # when each page last was
 
     def facts(self) -> ModelFacts:
         """What there is to know of the model."""
@@ -83,23 +87,25 @@ class Replica:
 
     def check_health(self) -> None:
         """Asked by Serve now and then; a replica that raises here is replaced."""
+        self._forget_the_silent()
         if not self._worker.healthy:
             raise RuntimeError("Several steps in a row have failed: the device seems to be broken.")
         if not self._worker._thread.is_alive():
             raise RuntimeError("The worker's thread has ended.")
 
-    async def stream(self, jobs: Mapping[str, Job]) -> AsyncGenerator[Said, None]:
-        """Make jobs that belong together, by keys of the caller's choice; see `Said`.
+    async def stream(self, page: str, jobs: Mapping[str, Job]) -> AsyncGenerator[Said, None]:
+        """Make a page's jobs that belong together, by keys of its choice; see `Said`.
 
-        A caller that goes away, or cancels this, takes its jobs along at their next step.
+        When this is cancelled, or nothing is heard of the page for SILENCE_S, they end at their next step.
         """
+        self._heard[page] = time.monotonic()
         try:
             handles = self._worker.submit_all(list(jobs.values()))
         except RequestError as error:
             yield error  # said, not raised: Serve would put it into the log as an accident
             return
         mine = dict(zip(jobs, handles, strict=True))
-        self._handles |= mine
+        self._handles |= {key: (page, handle) for key, handle in mine.items()}
         keys = list(jobs)
         try:
             yield None
@@ -110,11 +116,19 @@ class Replica:
                 handle.cancel()  # does nothing to those that have ended
                 self._handles.pop(key, None)
 
-    def wish(self, wishes: Sequence[tuple[str, str]]) -> None:
-        """Pass wishes on to the jobs of these keys, see `Handle`; it knows its own alone."""
+    def hear(self, page: str, wishes: Sequence[tuple[str, str]]) -> None:
+        """A sign of life, with what is wished for jobs by their keys, where they are here; see `Handle`."""
+        self._heard[page] = time.monotonic()
         for key, wish in wishes:
-            if handle := self._handles.get(key):
-                self._worker.wish(handle, wish)
+            if key in self._handles:
+                self._worker.wish(self._handles[key][1], wish)
+
+    def _forget_the_silent(self) -> None:
+        now = time.monotonic()
+        self._heard = {page: heard for page, heard in self._heard.items() if now - heard < SILENCE_S}
+        for page, handle in self._handles.values():
+            if page not in self._heard:
+                handle.cancel()
 
 
 def application(settings: Settings) -> serve.Application:

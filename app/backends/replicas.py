@@ -27,6 +27,8 @@ log = logging.getLogger(__name__)
 PAUSES_S = (0.2, 1, 2, 4, 8, 15)
 # Whom no replica takes within this time is told to come back.
 ACCEPT_S = 15.0
+# Replicas hear of this page so often.
+BEAT_S = 10.0
 # Nothing that goes wrong may hold up wishes, or the end, for longer.
 WISH_S = CLOSING_S = 10.0
 
@@ -62,6 +64,8 @@ class Replicas:
         self._tasks: dict[Handle, _Task] = {}
         self._running: set[asyncio.Task[None]] = set()
         self._unsent: list[tuple[str, str]] = []
+        self._page = secrets.token_hex(8)
+        self._loop.call_soon_threadsafe(self._begin, self._beat())
         threading.Thread(target=self._loop.run_forever, name="replicas", daemon=True).start()
 
     def submit(self, job: Job) -> Handle:
@@ -133,19 +137,26 @@ class Replicas:
         self._begin(self._send_unsent())
 
     async def _send_unsent(self) -> None:
-        """Tell all replicas the wishes that have come up since.
-
-        All, because which of them has the job is known to the router alone, and changes with their number.
-        """
         wishes, self._unsent = self._unsent, []
-        if not wishes:
-            return
+        if wishes:
+            await self._tell_all(wishes)
+
+    async def _beat(self) -> None:
+        while True:
+            await self._tell_all([])
+            await asyncio.sleep(BEAT_S)
+
+    async def _tell_all(self, wishes: list[tuple[str, str]]) -> None:
+        """Tell all replicas that this page lives, and what it wishes.
+
+        All, because which of them has a job is known to the router alone, and changes with their number.
+        """
         try:
-            await self._calls.broadcast("wish", wishes).results_async(
+            await self._calls.broadcast("hear", self._page, wishes).results_async(
                 timeout_s=WISH_S, return_exceptions=True
             )
-        except Exception as error:  # where a replica is gone, they are said again to the next
-            log.warning("Wishes did not reach the replicas: %s", first_line(error))
+        except Exception as error:  # where a replica is gone, wishes are said again to the next
+            log.info("The replicas could not be told: %s", first_line(error))
 
     async def _see_through(self, handles: Sequence[Handle], accepted: Future[None]) -> None:
         """Have jobs made, and made again where a replica dies over them, until their handles have ended.
@@ -201,7 +212,7 @@ class Replicas:
         """
         jobs = {key: task.handle.job for key, task in left.items()}
         owner = next(iter(jobs.values())).owner
-        stream: Any = self._calls.stream.options(stream=True, session_id=owner).remote(jobs)
+        stream: Any = self._calls.stream.options(stream=True, session_id=owner).remote(self._page, jobs)
         try:
             async for said in stream:
                 match said:

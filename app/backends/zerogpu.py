@@ -25,9 +25,10 @@ except ImportError:
 from app.costs import Costs
 from app.handle import Handle, merge
 from app.job import Cancelled, Event, Failed, Job, RequestError
-from app.models import TOKENIZING, ImageModel, ModelFacts, load, pick_device
+from app.models import ImageModel, ModelFacts, load, pick_device
 from app.scheduling import POLICIES
 from app.worker import UNHEALTHY_FAILURES, Worker
+from solver.diffusion import TOKENIZING
 
 log = logging.getLogger(__name__)
 

@@ -52,7 +52,7 @@ class RealClock:
         facts, (solver, steps) = self._worker.facts, SOLVERS[kind]
         prompt = EXAMPLES[seeds[0] // 1000 % len(EXAMPLES)]
         jobs = [
-            Job(kind, prompt, seed, steps, facts.name, facts.size, solver=solver, owner=owner)
+            Job(kind, prompt, seed, steps, facts.name, facts.width, facts.height, solver=solver, owner=owner)
             for seed in seeds
         ]
         try:

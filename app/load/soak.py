@@ -135,7 +135,17 @@ def _submit(
     seed = rng.randrange(2**31)
     try:
         jobs = [
-            Job(kind, prompt, seed + i, steps, facts.name, facts.size, solver=solver, owner=owner)  # type: ignore[arg-type]
+            Job(
+                kind,  # type: ignore[arg-type]
+                prompt,
+                seed + i,
+                steps,
+                facts.name,
+                facts.width,
+                facts.height,
+                solver=solver,
+                owner=owner,
+            )
             for i in range(4)
         ]
         handles = worker.submit_all(jobs)

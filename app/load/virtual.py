@@ -22,6 +22,7 @@ class _Making:
     ticket: Ticket
     ended: Callable[[Picture, Ending], None]
     stepped: float
+    arrived: float
     cancelled: bool = False
     guessed: int = 0
 
@@ -56,7 +57,7 @@ class VirtualClock:
         numbers = [next(self._order) for _ in seeds]
         for number in numbers:
             ticket = Ticket(number, request, kind, owner, steps, steps, ROWS)
-            self._making[number] = _Making(ticket, ended, self.now)
+            self._making[number] = _Making(ticket, ended, self.now, self.now)
         if not self._has_room(numbers):
             for number in numbers:
                 del self._making[number]
@@ -81,7 +82,8 @@ class VirtualClock:
         while self.now < until:
             self._drop_cancelled()
             tickets = [
-                replace(making.ticket, idle_s=self.now - making.stepped) for making in self._making.values()
+                replace(making.ticket, idle_s=self.now - making.stepped, age_s=self.now - making.arrived)
+                for making in self._making.values()
             ]
             batch = choose(tickets, self._policy, self._costs, self._running)
             self._running = frozenset(t.number for t in batch)

@@ -97,26 +97,28 @@ def test_batches_are_of_one_shape_and_end_at_the_knee(policy: Policy) -> None:
 
 def test_previews_before_refinements_before_speculation() -> None:
     for seed in range(50):
-        kinds = [KINDS.index(t.kind) for t in line_up(crowd(seed), STEP_PRIORITY)]
+        kinds = [KINDS.index(t.kind) for t in line_up(crowd(seed), STEP_PRIORITY, COSTS)]
         assert kinds == sorted(kinds)
 
 
 def test_everybody_is_in_line_once() -> None:
     for seed in range(50):
         tickets = crowd(seed)
-        assert sorted(t.number for t in line_up(tickets, STEP_PRIORITY)) == sorted(t.number for t in tickets)
+        assert sorted(t.number for t in line_up(tickets, STEP_PRIORITY, COSTS)) == sorted(
+            t.number for t in tickets
+        )
 
 
 def test_owners_take_turns_grid_by_grid() -> None:
     many = [ticket(number, owner="many", request=number // 4) for number in range(12)]
     few = [ticket(12 + number, owner="few", request=9) for number in range(4)]
-    owners = [t.owner for t in line_up([*many, *few], STEP_PRIORITY)]
+    owners = [t.owner for t in line_up([*many, *few], STEP_PRIORITY, COSTS)]
     assert owners == ["many"] * 4 + ["few"] * 4 + ["many"] * 8
 
 
 def test_in_order_of_arrival_nobody_is_preferred() -> None:
     tickets = [ticket(2), ticket(1, "refine", left=40), ticket(3, "speculative", left=40)]
-    assert [t.number for t in line_up(tickets, POLICIES["step-fifo"])] == [1, 2, 3]
+    assert [t.number for t in line_up(tickets, POLICIES["step-fifo"], COSTS)] == [1, 2, 3]
 
 
 def test_fifo_runs_one_request_to_its_end() -> None:
@@ -165,6 +167,25 @@ def test_one_that_has_lost_its_patience_goes_along_in_any_case() -> None:
     batch = choose([waiting[0], impatient, waiting[2], *previews], STEP_PRIORITY, COSTS)
     assert [t for t in batch if t.kind == "refine"] == [impatient]
     assert choose([impatient, ticket(0)], STEP_PRIORITY, COSTS, most_rows=2) == [ticket(0)]
+
+
+def test_previews_that_can_be_in_time_go_before_those_that_can_not() -> None:
+    late = [replace(ticket(n, request=0), age_s=60.0) for n in range(4)]
+    fresh = [ticket(10 + n, owner=str(n)) for n in range(10)]
+    assert [t.number for t in line_up([*late, *fresh], STEP_PRIORITY, COSTS)[-4:]] == [0, 1, 2, 3]
+    batch = choose([*late, *fresh], STEP_PRIORITY, COSTS)
+    assert batch == fresh[:8]
+    impatient = replace(late[2], idle_s=PATIENCE_S + 0.1)
+    batch = choose([*late[:2], impatient, *late[3:], *fresh], STEP_PRIORITY, COSTS)
+    assert batch == [*fresh[:8], impatient], "the flood does not starve it"
+    refinement = ticket(30, "refine", left=40)
+    assert line_up([refinement, *late], STEP_PRIORITY, COSTS)[-1] == refinement
+
+
+def test_one_that_is_nearly_done_is_not_late_where_a_new_one_is() -> None:
+    waited_s = 1.5 * 6 * COSTS.tick(COSTS.knee)
+    waited = [replace(ticket(n, left=left), age_s=waited_s) for n, left in ((0, 6), (1, 1))]
+    assert [t.number for t in line_up(waited, STEP_PRIORITY, COSTS)] == [1, 0]
 
 
 def test_refinements_end_under_an_endless_flood_of_previews() -> None:

@@ -26,11 +26,14 @@ from app import handlers
 from app.backends import on_zerogpu, zerogpu
 from app.backends.zerogpu import COSTS, LONGEST_S, START_S, ZeroGpu
 from app.handle import Handle
-from app.handlers import Settings
+from app.handlers import Form, Studio
+from app.history import History
 from app.job import LAST_EVENTS, Cancelled, Done, Event, Failed, Queued, RequestError, Step
-from app.models import TOKENIZING, ImageModel
+from app.live import Sketches
+from app.models import ImageModel
 from app.session import Session
 from app.worker import UNHEALTHY_FAILURES, Worker
+from solver.diffusion import TOKENIZING
 from tests.app import space as spaces_and_gpus
 from tests.app.conftest import free_port, make_job
 from tests.app.space import Refusal, Scheduler, become_space, scheduler, token_of, visitor
@@ -381,17 +384,19 @@ def test_a_fork_waits_for_whoever_reads_a_prompt() -> None:
     reader.join()
 
 
-def test_the_page_works_over_it(backend: ZeroGpu) -> None:
-    session = Session()
-    form = Settings(
-        "snowy mountains", "", 4, 4, 3.0, "consistency", random_seeds=False, seed=10, full_steps=8
-    )
-    grid = list(handlers.show_previews(backend, session, form, "me"))[-1]
-    assert grid and [(tile["seed"], tile["ready"]) for tile in grid["tiles"]] == [
+def test_the_page_works_over_it(backend: ZeroGpu, tmp_path: Path) -> None:
+    session, studio = Session(History(tmp_path).shelf("0" * 64)), Studio(backend, Sketches())
+    form = Form("snowy mountains", "", 4, 4, 3.0, "consistency", random_seeds=False, seed=10, full_steps=8)
+    handlers.preview(studio, session, form)
+    session.settle()
+    assert session.grid
+    assert [(tile.job.seed, bool(tile.name)) for tile in session.grid.tiles] == [
         (seed, True) for seed in range(10, 14)
     ]
-    stage = list(handlers.refine(backend, session, 12, {"grid": grid["id"], "seed": 12}))[-1]
-    assert stage and (stage["state"], stage["percent"], stage["seed"]) == ("done", 100, 12)
+    handlers.refine(studio, session, {"grid": session.grid.id, "seed": 12}, 12)
+    session.settle()
+    stage = session.stage
+    assert stage and (stage.state, stage.percent, stage.job.seed) == ("done", 100, 12)
 
 
 @pytest.mark.parametrize("installed", [True, False])
@@ -455,7 +460,8 @@ def test_app_py_on_a_space(tiny_folder: Path, model: ImageModel, tmp_path: Path)
             worker = Worker(model, costs=COSTS)
             for file, seed in zip(files, range(3, 7), strict=True):
                 expected = last(worker.submit(make_job(model, seed=seed, steps=6)))
-                assert np.abs(levels(Image.open(file)) - levels(expected.picture)).max() <= 1
+                difference = np.abs(levels(Image.open(file)) - levels(expected.picture))
+                assert difference.mean() <= 1 and difference.max() <= 8, "bfloat16 there, float32 here"
             worker.close()
             assert handing_out.started and len(handing_out.schedules) == 1
         finally:
