@@ -1,18 +1,31 @@
-# The app on a CPU, as an ordinary user, on port 7860. What it writes goes to /data.
-FROM python:3.12-slim
+# The app as an ordinary user on port 7860, on a GPU where there is one and on the CPU otherwise. What it
+# writes goes to /data.
+#
+#   docker build -t diffusion-preview .
+#   docker run -p 7860:7860 -v preview:/data --stop-timeout 30 diffusion-preview        # add --gpus all for a GPU
+#
+# PyTorch comes from pip's own index, with CUDA. For a CPU, where it is much smaller, or for another CUDA, name
+# PyTorch's index for that: docker build --build-arg TORCH_INDEX=ADDRESS .
+ARG PYTHON=3.12
+FROM python:${PYTHON}-slim
+ARG TORCH_INDEX=""
 
 RUN useradd --create-home --uid 1000 app && mkdir /data && chown app:app /data
-USER app
+USER 1000
 WORKDIR /home/app/diffusion-preview
-ENV PATH=/home/app/.local/bin:$PATH PYTHONUNBUFFERED=1
+ENV PATH=/home/app/venv/bin:$PATH PYTHONUNBUFFERED=1 PYTHONDONTWRITEBYTECODE=1
 
-# Requirements first: editing the code does not install them again.
-COPY --chown=app:app requirements.txt .
-RUN pip install --user --no-cache-dir -r requirements.txt
-COPY --chown=app:app . .
+# From what changes least to what changes most: PyTorch, the other requirements, the app with its model.
+COPY --chown=app:app requirements.txt ./
+RUN python3 -m venv /home/app/venv \
+    && grep '^torch==' requirements.txt > /tmp/torch.txt \
+    && pip install --no-cache-dir ${TORCH_INDEX:+--index-url "$TORCH_INDEX"} -r /tmp/torch.txt
+RUN pip install --no-cache-dir -r requirements.txt
+COPY --chown=app:app . ./
 
+ENV DIFFUSION_PREVIEW_HOST=0.0.0.0 DIFFUSION_PREVIEW_PORT=7860 DIFFUSION_PREVIEW_DATA=/data
 VOLUME /data
 EXPOSE 7860
-HEALTHCHECK --interval=30s --start-period=60s \
-    CMD ["python", "-c", "import urllib.request; urllib.request.urlopen('http://127.0.0.1:7860/')"]
-CMD ["python", "app.py", "--host", "0.0.0.0", "--port", "7860", "--data", "/data"]
+HEALTHCHECK --interval=30s --timeout=5s --start-period=120s --retries=3 \
+    CMD ["python", "-m", "app.operations.healthy"]
+CMD ["python", "app.py"]

@@ -1,6 +1,7 @@
 # make app     set everything up and start the app on http://127.0.0.1:7860
 # make test    set everything up and run the tests
 # make lint    style;  make types    type checks;  make clean    forget the set-up
+# make audit   known vulnerabilities of the pinned packages (asks a service)
 #
 # Another Python:       make app PYTHON=/path/to/python3.12
 # Options for the app:  make app ARGS="--port 8000 --device cpu"
@@ -14,7 +15,7 @@ export PIP_DISABLE_PIP_VERSION_CHECK := 1
 # The first of these that starts and is new enough; PYTHON= names another.
 CANDIDATES := $(if $(PYTHON),$(PYTHON),python3.11 python3.12 python3.13 python3)
 
-.PHONY: app test lint types clean
+.PHONY: app test lint types audit clean
 .DEFAULT_GOAL := app
 
 app: $(VENV)/.ready
@@ -29,8 +30,14 @@ lint: $(VENV)/.ready-dev
 types: $(VENV)/.ready-dev
 	$(BIN)/mypy .
 
+# In an environment of its own: what it needs is nothing that the app needs.
+audit: $(BIN)/python
+	@test -x $(VENV)-audit/bin/pip-audit || { $(BIN)/python -m venv $(VENV)-audit && \
+	    $(VENV)-audit/bin/python -m pip install --quiet pip-audit==2.10.1; }
+	@$(BIN)/python scripts/audit.py $(VENV)-audit/bin/pip-audit $(ARGS)
+
 clean:
-	rm -rf $(VENV) .pip-cache build .pytest_cache .ruff_cache .mypy_cache
+	rm -rf $(VENV) $(VENV)-audit .pip-cache build .pytest_cache .ruff_cache .mypy_cache
 
 # The stamps are touched last, so an install that was cut off is done again.
 $(VENV)/.ready: requirements.txt $(BIN)/python

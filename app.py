@@ -1,75 +1,29 @@
 """Start the app: python app.py, then open http://127.0.0.1:7860."""
 
-import argparse
 import os
 import socket
 import sys
+from functools import partial
 from pathlib import Path
 
-from app.backends import BACKENDS, start
+from app import auth
+from app.catalogue import is_local
+from app.operations.logs import start_logging
+from app.settings import Settings, describe, read
 
 
-def parse_arguments() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(
-        prog="python app.py",
-        description="Quick previews of a prompt; pick one, and only that one is finished.",
-    )
-    parser.add_argument(
-        "--host",
-        default=os.environ.get("GRADIO_SERVER_NAME", "127.0.0.1"),  # a Space sets it
-        help="address to listen on; 0.0.0.0 for other machines too (%(default)s)",
-    )
-    parser.add_argument("--port", type=int, default=7860, help="port to listen on (%(default)s)")
-    parser.add_argument(
-        "--model",
-        default="landscapes",
-        help="a shipped model by name, or a folder in the diffusers layout (%(default)s)",
-    )
-    parser.add_argument(
-        "--device",
-        default="auto",
-        choices=("auto", "cpu", "cuda", "mps"),
-        help="where to compute (%(default)s)",
-    )
-    parser.add_argument(
-        "--backend",
-        default="auto",
-        choices=("auto", *BACKENDS),
-        help="what makes the pictures; auto is zerogpu on a ZeroGPU Space, else local (%(default)s)",
-    )
-    parser.add_argument(
-        "--replicas",
-        type=int,
-        metavar="N",
-        help="with --backend ray: how many workers (one per GPU, or one)",
-    )
-    parser.add_argument(
-        "--ray-address",
-        metavar="ADDRESS",
-        help="with --backend ray: a running cluster to join, such as auto (a new one on this machine)",
-    )
-    parser.add_argument(
-        "--data",
-        type=Path,
-        default=Path("data"),
-        metavar="DIR",
-        help="all that is written goes here (%(default)s)",
-    )
-    arguments = parser.parse_args()
-    if arguments.backend != "ray" and (arguments.replicas is not None or arguments.ray_address):
-        parser.error("--replicas and --ray-address go with --backend ray")
-    if arguments.replicas is not None and arguments.replicas < 1:
-        parser.error("--replicas must be 1 or more")
-    return arguments
+def prepare_environment(data: Path, model: str) -> None:
+    """Keep the libraries off the network and their files below `data`; they read this when imported.
 
-
-def prepare_environment(data: Path) -> None:
-    """Keep the libraries off the network and their files below `data`; they read this when imported."""
+    A model of the hub alone may be fetched: into the hub's own cache, where what was fetched before also
+    lies, and with the login that is kept there.
+    """
     os.environ["GRADIO_TEMP_DIR"] = str(data / "gradio")
     os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"
-    os.environ["HF_HOME"] = str(data / "huggingface")
     os.environ["MPLCONFIGDIR"] = str(data / "matplotlib")
-    os.environ["HF_HUB_OFFLINE"] = "1"
+    if is_local(model):
+        os.environ["HF_HOME"] = str(data / "huggingface")
+        os.environ["HF_HUB_OFFLINE"] = "1"
     os.environ["TRANSFORMERS_VERBOSITY"] = os.environ["DIFFUSERS_VERBOSITY"] = "error"
 
 
@@ -80,43 +34,79 @@ def check_address(host: str, port: int) -> None:
         probe.bind((host, port))
 
 
+def check(settings: Settings) -> dict[str, auth.Hashed]:
+    """Try all that can be tried before the long loading, and make the folders; gives those who may log in.
+
+    Raises ValueError, in words.
+    """
+    data = settings.data.resolve()
+    try:
+        (data / "gradio" / "pictures").mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise ValueError(
+            f"nothing can be written to {data} ({error.strerror}). Choose another --data."
+        ) from error
+    places = [(settings.host, settings.port, "--port or --host")]
+    if settings.metrics_port:
+        places.append((settings.metrics_host, settings.metrics_port, "--metrics-port or --metrics-host"))
+    for host, port, flags in places:
+        try:
+            check_address(host, port)
+        except (OSError, OverflowError) as error:
+            raise ValueError(f"can't listen on {host}:{port} ({error}). Choose another {flags}.") from error
+    return auth.read(settings.auth) if settings.auth else {}
+
+
 def refuse(reason: object) -> int:
     """Say why the app can't start; gives the exit code."""
-    print(f"Can't start: {reason}", file=sys.stderr)
+    lines = str(reason).splitlines()
+    print(
+        "\n  ".join(["Can't start:", *lines]) if len(lines) > 1 else f"Can't start: {reason}", file=sys.stderr
+    )
     return 2
 
 
 def main() -> int:
-    arguments = parse_arguments()
-    host, port, data = arguments.host, arguments.port, arguments.data.resolve()
-    prepare_environment(data)
-    pictures = data / "gradio" / "pictures"
     try:
-        pictures.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        return refuse(f"nothing can be written to {data} ({error.strerror}). Choose another --data.")
-    try:
-        check_address(host, port)
-    except (OSError, OverflowError) as error:
-        return refuse(f"can't listen on {host}:{port} ({error}). Choose another --port or --host.")
-    print(f"Loading {arguments.model} …", flush=True)
+        settings = read(sys.argv[1:])
+        users = check(settings)
+    except ValueError as error:
+        return refuse(error)
+    data = settings.data.resolve()
+    prepare_environment(data, settings.model)
+    start_logging(settings.log_format, settings.log_level)
+    print(f"Settings: {describe(settings)}", flush=True)
+    print(f"Loading {settings.model} …", flush=True)
 
     # Imported only now: these take seconds, and --help should not.
+    from app.backends import loads_beside, start
+    from app.backends.loading import Loading
     from app.models import ModelError, resolve
+    from app.operations import service
     from app.ui import build_page, launch_page
 
     options = {}
-    if arguments.backend == "ray":
-        options = {"data": data, "replicas": arguments.replicas, "address": arguments.ray_address}
+    if settings.backend == "ray":
+        options = {"data": data, "replicas": settings.replicas, "address": settings.ray_address}
+    load = partial(start, settings.backend, resolve(settings.model), settings.device, **options)
     try:
-        worker = start(arguments.backend, resolve(arguments.model), arguments.device, **options)
+        backend = Loading(load) if loads_beside(settings.backend) else load()
     except ModelError as error:
         return refuse(error)
-    page = build_page(worker, pictures)
-    url = launch_page(page, host, port)
+    stop = service.Stop()
+    front = service.front(settings, backend)
+    page = build_page(front, data)
+    url = launch_page(page, settings.host, settings.port, **service.launch_options(settings, front, users))
+    if isinstance(backend, Loading):
+        print(f"The page is at {url}, and the model on its way", flush=True)
+        try:
+            service.count_ticks(backend.wait(), front.metrics)
+        except ModelError as error:
+            page.close(verbose=False)
+            return refuse(error)
     print(f"Ready: {url} (Ctrl+C stops it)", flush=True)
-    page.block_thread()
-    worker.close()
+    stop.wait()
+    service.end(page, front, settings.grace)
     return 0
 
 

@@ -33,9 +33,16 @@ def add_endpoints(worker: Backend, pictures: Path) -> None:
         solver: str = "consistency",
         request: gr.Request | None = None,
     ) -> tuple[list[FileData], list[dict[str, Any]]]:
-        """Previews of a prompt: PNG files, and for each how it was made.
+        """Quick previews of a prompt: PNG files, and for each how it was made. Refine the one you like best.
 
-        A seed of -1 draws fresh seeds; from any other on, the grid has seed, seed + 1, and so on.
+        Args:
+            prompt: what to see
+            negative_prompt: what should not be in the pictures
+            count: how many previews, 1 to 8
+            steps: solver steps, 1 to 100; few are enough for a preview
+            guidance: how literally to take the prompt, 1 to 30
+            seed: of the first preview, the others follow it; -1 draws fresh seeds
+            solver: the learned one, consistency, or a classical one such as unipc
         """
         with _errors_in_words():
             seeds = _seeds(seed, int(check_number("count", count)))
@@ -52,7 +59,16 @@ def add_endpoints(worker: Backend, pictures: Path) -> None:
         solver: str = "dpm++2m",
         request: gr.Request | None = None,
     ) -> tuple[FileData, dict[str, Any]]:
-        """The full-step picture of a prompt and a seed: a PNG file, and how it was made."""
+        """The full-step picture of a prompt and a seed, such as a preview's: a PNG file, and how it was made.
+
+        Args:
+            prompt: what to see, as for the preview
+            negative_prompt: what should not be in the picture, as for the preview
+            seed: the preview's; -1 draws a fresh one
+            steps: solver steps, 1 to 100
+            guidance: how literally to take the prompt, as for the preview
+            solver: the solver of the many steps
+        """
         with _errors_in_words():
             settings = (prompt, negative_prompt, steps, guidance, solver)
             jobs = _jobs(worker, "refine", settings, _seeds(seed, 1), request)
@@ -91,7 +107,8 @@ def _jobs(
             guidance=guidance,
             solver=solver,
             model=worker.facts.name,
-            size=worker.facts.size,
+            width=worker.facts.width,
+            height=worker.facts.height,
             owner=_owner(request),
         )
         for seed in seeds

@@ -12,7 +12,10 @@ from app.scheduling import Policy
 class Backend(Protocol):
     """Makes pictures: `app.worker.Worker` in this process, or one of app/backends elsewhere."""
 
-    policy: Policy
+    @property
+    def policy(self) -> Policy:
+        """Who goes first in its queue."""
+        ...
 
     @property
     def facts(self) -> ModelFacts:

@@ -1,6 +1,7 @@
 """What whoever asks for a picture holds in hand: its events, and the ways to change one's mind."""
 
 import threading
+import time
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from queue import SimpleQueue
@@ -17,15 +18,27 @@ class Maker(Protocol):
         ...
 
 
+class Inbox(Protocol):
+    """Where events go; must not fail, nor take long."""
+
+    def put(self, told: "tuple[Handle, Event]", /) -> None:
+        """A handle was told an event."""
+        ...
+
+
 class Handle:
-    """A submitted job: listen to it, cancel it, promote it. Safe to use from any thread."""
+    """A submitted job: listen to it, cancel it, promote it. Safe to use from any thread.
+
+    promoted: when it was, by `time.monotonic`, if it was.
+    """
 
     def __init__(self, maker: Maker, job: Job) -> None:
         self.job = job
+        self.promoted: float | None = None
         self._maker = maker
         self._lock = threading.Lock()
         self._events: list[Event] = []
-        self._listeners: list[SimpleQueue[tuple[Handle, Event]]] = []
+        self._listeners: list[Inbox] = []
 
     def events(self) -> Iterator[Event]:
         """All events from the first to the last (Done, Failed or Cancelled), waiting for each."""
@@ -44,13 +57,14 @@ class Handle:
 
     def promote(self) -> None:
         """Turn a speculative refinement into one that somebody waits for."""
+        self.promoted = self.promoted or time.monotonic()
         self._maker.wish(self, "promote")
 
     def favour(self) -> None:
         """Say that this guess is the likely one: it goes first among its like, and to the end."""
         self._maker.wish(self, "favour")
 
-    def listen(self, inbox: "SimpleQueue[tuple[Handle, Event]]") -> None:
+    def listen(self, inbox: Inbox) -> None:
         """Have all events, those so far included, put into `inbox` as (handle, event)."""
         with self._lock:
             for event in self._events:

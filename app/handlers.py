@@ -1,160 +1,220 @@
-"""What happens when somebody clicks: from the page's inputs to jobs, and from their events to what is shown.
+"""What happens when somebody clicks: from wishes to jobs, and from the jobs' events to the session.
 
-Handlers know the worker and the session and nothing of Gradio's components; the two views they feed,
-app/page/grid.js and app/page/stage.js, say what values they take.
+Each function here does one thing that the page offers and returns at once; what takes time is followed in a
+thread of its own, and `app.live` shows the session as it changes. Wishes come from the browser, so anything
+may be in them: what can't be done raises RequestError, in words, and changes nothing.
 """
 
-import base64
-import io
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from functools import wraps
-from html import escape
 from typing import Any
 
-import gradio as gr
-from PIL import Image
-
 from app.backend import Backend
-from app.handle import merge
-from app.job import Cancelled, Done, Event, Failed, Job, Queued, RequestError, Step, check_number
+from app.handle import Handle, merge
+from app.history import Shot
+from app.job import (
+    Cancelled,
+    Done,
+    Event,
+    Failed,
+    Job,
+    Queued,
+    Record,
+    RequestError,
+    Step,
+    Variation,
+    check_number,
+)
 from app.likeness import compare
+from app.live import Sketches
+from app.restore import from_link, from_record
 from app.seeds import following_seeds, fresh_seeds
-from app.session import Grid, Session, Tile
+from app.session import Grid, Session, Stage, Tile, entry_of, job_of, note_of, show_entry, values_of
 from app.speculation import Guesses
 
-View = dict[str, Any]
-# What a click in a view says; anything may be in it.
+# What a click in the page says; anything may be in it.
 Wish = Mapping[str, Any]
 
-# Progress is shown at most this often; pictures and endings at once.
-REFRESH_S = 0.15
 FINAL_SOLVER = "dpm++2m"
+# What V gives: the preview itself, and so many near it, whose noise is turned so far towards another seed's.
+VARIATIONS = 3
+VARIATION_AMOUNT = 0.3
 
 
 @dataclass(frozen=True)
-class Settings:
+class Form:
     """The page's form, as it comes from the browser."""
 
     prompt: str
-    negative_prompt: str
-    count: float
-    steps: float
-    guidance: float
-    solver: str
-    random_seeds: bool
-    seed: float
-    full_steps: float
+    negative_prompt: str = ""
+    count: float = 4
+    steps: float = 6
+    guidance: float = 3.0
+    solver: str = "consistency"
+    random_seeds: bool = True
+    seed: float = 1
+    full_steps: float = 40
 
 
-def grid_view(session: Session) -> View | None:
-    """What the grid shows now."""
-    return _grid_view(session.grid) if session.grid else None
+@dataclass(frozen=True)
+class Studio:
+    """What all handlers need: who makes the pictures, and where sketches of them are shown."""
+
+    backend: Backend
+    sketches: Sketches
 
 
-def stage_view(session: Session) -> View | None:
-    """What the stage shows now."""
-    return session.stage
-
-
-def _in_words(
-    now: Callable[[Session], View | None],
-) -> Callable[[Callable[..., Iterator[View]]], Callable[..., Iterator[View | None]]]:
-    """For handlers that yield views: a RequestError becomes a warning, and the view stays as it is `now`."""
-
-    def wrap(handler: Callable[..., Iterator[View]]) -> Callable[..., Iterator[View | None]]:
-        @wraps(handler)
-        def told(worker: Backend, session: Session, *args: Any) -> Iterator[View | None]:
-            try:
-                yield from handler(worker, session, *args)
-            except RequestError as error:
-                gr.Warning(escape(str(error)))
-            # Gradio empties what a handler should fill and does not; "no change" is not a value it has here.
-            yield now(session)
-
-        return told
-
-    return wrap
-
-
-@_in_words(grid_view)
-def show_previews(worker: Backend, session: Session, settings: Settings, owner: str) -> Iterator[View]:
-    """Make a new grid and paint its tiles as they arrive. Yields values of the grid view."""
-    count = int(check_number("count", settings.count))
-    if settings.random_seeds:
+def preview(studio: Studio, session: Session, form: Form) -> None:
+    """Make a new grid; its tiles are painted as they arrive."""
+    count = int(check_number("count", form.count))
+    if form.random_seeds:
         seeds = fresh_seeds(count)
     else:
-        seeds = following_seeds(int(check_number("seed", settings.seed)), count)
+        seeds = following_seeds(int(check_number("seed", form.seed)), count)
+    facts = studio.backend.facts
     first = Job(
         kind="preview",
-        prompt=settings.prompt,
-        negative_prompt=settings.negative_prompt,
+        prompt=form.prompt,
+        negative_prompt=form.negative_prompt,
         seed=seeds[0],
-        steps=int(check_number("steps", settings.steps)),
-        guidance=settings.guidance,
-        solver=settings.solver,
-        model=worker.facts.name,
-        size=worker.facts.size,
-        owner=owner,
+        steps=int(check_number("steps", form.steps)),
+        guidance=form.guidance,
+        solver=form.solver,
+        model=facts.name,
+        width=facts.width,
+        height=facts.height,
+        owner=session.owner,
     )
     jobs = [replace(first, seed=seed) for seed in seeds]
-    if session.grid and session.grid.busy and session.grid.asks_the_same(jobs):
-        raise RequestError("These previews are already on their way.")
-    yield from _paint(worker, session, [Tile(job) for job in jobs], settings.full_steps)
+    with session.lock:
+        if session.grid and session.grid.busy and session.grid.asks_the_same(jobs):
+            raise RequestError("These previews are already on their way.")
+        _paint(studio, session, [Tile(job) for job in jobs], form.full_steps)
 
 
-@_in_words(grid_view)
-def reroll(worker: Backend, session: Session, full_steps: float, wish: Wish) -> Iterator[View]:
-    """Replace the previews that are not in wish["keep"] by those of fresh seeds. Yields grid views.
+def reroll(studio: Studio, session: Session, wish: Wish, full_steps: float) -> None:
+    """Replace the previews that are not kept (all of them with wish["all"]) by those of fresh seeds.
 
     The kept ones stay in their places exactly as they are, and the new ones are asked for as these were,
     even if the form has changed since.
     """
-    grid = _grid_of(session, wish)
-    if grid.busy:
-        raise RequestError("These previews are already on their way.")
-    kept = wish.get("keep")
-    kept = kept if isinstance(kept, list) else []
-    fresh = iter(fresh_seeds(len(grid.tiles), taken=[tile.job.seed for tile in grid.tiles]))
-    tiles = [
-        tile if tile.job.seed in kept else Tile(replace(tile.job, seed=next(fresh))) for tile in grid.tiles
-    ]
-    if tiles != grid.tiles:
-        yield from _paint(worker, session, tiles, full_steps)
+    with session.lock:
+        grid = _grid_of(session, wish)
+        if grid.busy:
+            raise RequestError("These previews are already on their way.")
+        stay = {tile.seed for tile in grid.tiles if tile.kept and not wish.get("all")}
+        fresh = iter(fresh_seeds(len(grid.tiles), taken=[tile.seed for tile in grid.tiles]))
+        tiles = [
+            replace(tile) if tile.seed in stay else Tile(reseeded(tile.job, next(fresh)))
+            for tile in grid.tiles
+        ]
+        if len(stay) == len(tiles):
+            raise RequestError("You keep all of these. Let go of one to have it rerolled.")
+        _paint(studio, session, tiles, full_steps)
 
 
-@_in_words(stage_view)
-def refine(worker: Backend, session: Session, full_steps: float, wish: Wish) -> Iterator[View]:
-    """Refine the preview of wish["seed"] from its own noise. Yields values of the stage view."""
-    tile = _grid_of(session, wish).find(wish.get("seed"))
-    if tile is None or tile.picture is None:
-        raise RequestError("That preview is not there. Pick one that you see.")
-    job = _refinement(tile, full_steps)
-    if session.refinement and not session.refinement.ended:
-        if session.refinement.job == job:
-            raise RequestError("This one is already being refined.")
-        session.refinement.cancel()
-    session.refinement = handle = session.guesses.take(job) or worker.submit(job)
-    try:
-        for view in _stage_views(tile, job, handle.events()):
-            if session.refinement is handle:
-                session.stage = view
-                yield view
-    finally:
-        handle.cancel()
+def vary(studio: Studio, session: Session, wish: Wish, full_steps: float) -> None:
+    """Make a grid of the preview of wish["seed"] and of others near it."""
+    with session.lock:
+        tile = _tile_of(session, wish)
+        if tile.job.variation:
+            raise RequestError(
+                f"This is a variation already. Refine it, or vary the one it came from, #{tile.job.seed}."
+            )
+        near = [
+            Tile(replace(tile.job, variation=Variation(seed, VARIATION_AMOUNT)))
+            for seed in fresh_seeds(VARIATIONS, taken=[tile.job.seed])
+        ]
+        _paint(studio, session, [replace(tile, kept=False), *near], full_steps)
+
+
+def keep(session: Session, wish: Wish) -> None:
+    """Keep the preview of wish["seed"] through the next reroll, or, if it is kept, don't."""
+    with session.lock:
+        tile = _tile_of(session, wish)
+        tile.kept = not tile.kept
+        assert session.grid
+        _record(session, session.grid)
+    session.changed()
+
+
+def refine(studio: Studio, session: Session, wish: Wish, full_steps: float) -> None:
+    """Refine the preview of wish["seed"] from its own noise, onto the stage."""
+    with session.lock:
+        tile = _tile_of(session, wish)
+        job = _refinement(tile, full_steps)
+        if session.refinement and not session.refinement.ended:
+            if session.refinement.job == job:
+                raise RequestError("This one is already being refined.")
+            session.refinement.cancel()
+        handle = session.guesses.take(job) or studio.backend.submit(job)
+        stage = Stage(wish["grid"], tile, job)
+        session.refinement, session.stage = handle, stage
+    session.changed()
+    session.follow(lambda: _follow_refinement(studio, session, stage, handle))
 
 
 def point_at(session: Session, wish: Wish) -> None:
     """The preview of wish["seed"] is being looked at, so it may well be the one that will be picked."""
-    if session.grid and wish.get("grid") == session.grid.id:
-        session.guesses.favour(wish.get("seed"))
+    tile = session.grid.find(wish.get("seed")) if session.grid else None
+    if tile and session.grid and wish.get("grid") == session.grid.id:
+        session.guesses.favour(tile.job)
 
 
-def stop_refining(session: Session) -> None:
-    """Cancel the refinement that is running."""
-    if session.refinement:
-        session.refinement.cancel()
+def cancel(session: Session) -> None:
+    """Cancel the refinement that is running, or else the previews that are on their way."""
+    with session.lock:
+        if session.refinement and not session.refinement.ended:
+            session.refinement.cancel()
+        else:
+            for handle in session.previews:
+                handle.cancel()
+
+
+def open_entry(session: Session, wish: Wish) -> None:
+    """Bring a grid of the history back, with its final."""
+    show_entry(session, session.shelf.find(wish.get("entry")))
+
+
+def delete_entry(session: Session, wish: Wish) -> None:
+    """Delete a grid from the history; wish["undo"] brings it back."""
+    undo = bool(wish.get("undo"))
+    session.shelf.delete(wish.get("entry"), undo)
+    if not undo:
+        session.tell("Deleted.", "info", undo=wish.get("entry"))
+
+
+def clear_history(session: Session) -> None:
+    """Delete everything that this browser has made, at once and for good."""
+    with session.lock:
+        session.stop()
+        session.shelf.clear()
+        session.grid = session.stage = None
+    session.tell("Everything that you made here is deleted.", "info")
+
+
+def wanted_of(session: Session, wish: Wish) -> dict[str, Any]:
+    """What to fill the form with (see `app.restore`), whatever the wish names: a link's query, what a PNG
+    said, or a picture of the grid or of the history. Raises RequestError where there is no such picture."""
+    if isinstance(wish.get("link"), Mapping):
+        return from_link(wish["link"])
+    if isinstance(wish.get("picture"), Mapping):
+        return dict(wish["picture"])
+    if "entry" in wish:
+        entry = session.shelf.find(wish["entry"])
+        for shot in [*entry.previews, *entry.finals]:
+            if shot.picture == wish.get("picture"):
+                return from_record(Record(job_of(shot, "preview", session), shot.revision, 0, 0))
+    tile = _tile_of(session, wish)
+    return from_record(Record(tile.job, tile.revision, 0, 0))
+
+
+def reseeded(job: Job, seed: int) -> Job:
+    """The job with another seed; of a variation, with another seed that it is turned to."""
+    if job.variation:
+        return replace(job, variation=replace(job.variation, seed=seed))
+    return replace(job, seed=seed)
 
 
 def _grid_of(session: Session, wish: Wish) -> Grid:
@@ -163,57 +223,123 @@ def _grid_of(session: Session, wish: Wish) -> Grid:
     return session.grid
 
 
+def _tile_of(session: Session, wish: Wish) -> Tile:
+    tile = _grid_of(session, wish).find(wish.get("seed"))
+    if tile is None or not tile.name:
+        raise RequestError("That preview is not there. Pick one that you see.")
+    return tile
+
+
 def _refinement(tile: Tile, full_steps: float) -> Job:
     steps = int(check_number("steps", full_steps))
     return replace(tile.job, kind="refine", steps=steps, solver=FINAL_SOLVER)
 
 
-def _paint(worker: Backend, session: Session, tiles: list[Tile], full_steps: float) -> Iterator[View]:
-    """Show `tiles` as the session's grid, make the pictures that are missing, and guess which is wanted."""
+def _record(session: Session, grid: Grid) -> None:
+    """Write the grid, as far as it is finished, into the history."""
+    old = next((entry for entry in session.shelf.entries if entry.id == grid.id), None)
+    session.shelf.record(entry_of(session, grid, old))
+
+
+def _paint(studio: Studio, session: Session, tiles: list[Tile], full_steps: float) -> None:
+    """Show `tiles` as the session's grid, and have the pictures made that are missing."""
     refinements = [_refinement(tile, full_steps) for tile in tiles]
-    missing = [tile for tile in tiles if not tile.picture]
-    handles = worker.submit_all([tile.job for tile in missing])
+    missing = [tile for tile in tiles if not tile.name]
+    handles = studio.backend.submit_all([tile.job for tile in missing])
     for handle in session.previews:
         handle.cancel()
     session.guesses.drop()
-    prompt = tiles[0].job.prompt
-    grid = Grid(
-        tiles, note="Waiting for the first previews …", ignored=tuple(worker.facts.unknown_words(prompt))
-    )
+    ignored = tuple(studio.backend.facts.unknown_words(tiles[0].job.prompt))
+    grid = Grid(tiles, note="Waiting for the first previews …", ignored=ignored)
     session.grid, session.previews = grid, handles
-    shown = 0.0
-    yield _grid_view(grid)
+    session.changed()
+    session.follow(lambda: _follow_previews(studio, session, grid, missing, handles, refinements))
+
+
+def _follow_previews(
+    studio: Studio,
+    session: Session,
+    grid: Grid,
+    missing: list[Tile],
+    handles: list[Handle],
+    refinements: list[Job],
+) -> None:
+    """Fill the missing tiles as their events come, and then guess which will be picked."""
     began = time.perf_counter()
-    try:
-        for position, event in merge(handles):
-            if session.grid is not grid:
-                return
-            _note_event(missing[position], event)
+    for position, event in merge(handles):
+        tile = missing[position]
+        name = session.shelf.put(event.record.png(event.picture)) if isinstance(event, Done) else ""
+        with session.lock:
+            match event:
+                case Step():
+                    tile.step, tile.steps = event.step, event.steps
+                    tile.sketch = studio.sketches.put(event.picture) if event.picture else tile.sketch
+                case Done():
+                    tile.name, tile.revision = name, event.record.revision
+                    _record(session, grid)
+                case Failed():
+                    tile.problem = event.message
+                case Cancelled():
+                    tile.problem = "Cancelled."
+            grid.note = _progress_note(grid, event) if grid.busy else grid.note
+        session.changed()
+    with session.lock:
+        whole = not any(tile.problem for tile in grid.tiles)
+        made = [tile for tile in missing if tile.name]
+        if made:
             seconds = time.perf_counter() - began
-            grid.note = _progress_note(grid, event) if grid.busy else _finished_note(missing, seconds)
-            if isinstance(event, Done | Failed | Cancelled) or time.perf_counter() - shown > REFRESH_S:
-                shown = time.perf_counter()
-                yield _grid_view(grid)
-    finally:
-        for handle in handles:
-            handle.cancel()
-    if not any(tile.problem for tile in tiles):
-        session.guesses = Guesses.begin(worker, refinements)
+            grid.note = f"{note_of(made)} · {seconds:.1f} s"
+        else:
+            grid.note = "No previews were made."
+        if whole and session.grid is grid:
+            session.guesses = Guesses.begin(studio.backend, refinements)
+    session.changed()
 
 
-def _note_event(tile: Tile, event: Event) -> None:
-    match event:
-        case Step():
-            tile.step, tile.steps = event.step, event.steps
-            if event.picture:
-                tile.shown = _jpeg_url(event.picture)
-        case Done():
-            tile.picture, tile.record = event.picture, event.record
-            tile.shown = _png_url(event.record.png(event.picture))
-        case Failed():
-            tile.problem = event.message
-        case Cancelled():
-            tile.problem = "Cancelled."
+def _follow_refinement(studio: Studio, session: Session, stage: Stage, handle: Handle) -> None:
+    """Show on the stage how far the refinement is, and at the end how alike preview and final are."""
+    for event in handle.events():
+        final = _finish(session, stage, event) if isinstance(event, Done) else None
+        with session.lock:
+            match event:
+                case Queued() if event.place:
+                    stage.message = f"{event.place} in line before it, about {_seconds(event.estimate_s)}"
+                case Step():
+                    stage.percent = round(100 * event.step / event.steps)
+                    stage.message = f"{stage.percent} %, about {_seconds(event.remaining_s)} left"
+                    stage.sketch = studio.sketches.put(event.picture) if event.picture else stage.sketch
+                case Done() if final:
+                    stage.state, stage.percent, stage.message = "done", 100, ""
+                    stage.name, stage.revision = final.picture, final.revision
+                    stage.likeness, stage.seconds = final.likeness, final.seconds
+                case Done():
+                    stage.state, stage.message = "stopped", "Its preview was deleted meanwhile."
+                case Failed():
+                    stage.state, stage.message = "stopped", event.message
+                case Cancelled():
+                    stage.state, stage.message = "stopped", "Cancelled. The preview is still there."
+        session.changed()
+
+
+def _finish(session: Session, stage: Stage, done: Done) -> Shot | None:
+    """Put a final on the shelf and into the history; nothing where its grid was deleted meanwhile."""
+    try:
+        likeness = compare(session.shelf.open(stage.tile.name), done.picture)
+        entry = session.shelf.find(stage.grid)
+    except RequestError:
+        return None
+    exact = likeness.decibels == float("inf")
+    number = "equal pixel by pixel" if exact else f"{likeness.decibels:.1f} dB PSNR"
+    final = Shot(
+        values_of(done.record.job),
+        session.shelf.put(done.record.png(done.picture)),
+        done.record.revision,
+        likeness={"words": likeness.words, "detail": f"Preview against final: {number}"},
+        seconds=done.record.seconds,
+    )
+    with session.lock:
+        session.shelf.record(replace(entry, finals=[*entry.finals, final]))
+    return final
 
 
 def _progress_note(grid: Grid, event: Event) -> str:
@@ -225,116 +351,5 @@ def _progress_note(grid: Grid, event: Event) -> str:
     return grid.note
 
 
-def _finished_note(made: list[Tile], seconds: float) -> str:
-    job = made[0].job
-    number = f"{len(made)} preview{'s' if len(made) != 1 else ''}"
-    return f"{number} in {seconds:.1f} s · {job.steps} steps · {job.solver}. Pick one to refine it."
-
-
-def _grid_view(grid: Grid) -> View:
-    return {
-        "id": grid.id,
-        "prompt": grid.tiles[0].job.prompt,
-        "note": grid.note,
-        "ignored": _ignored_note(grid.ignored),
-        "busy": grid.busy,
-        "tiles": [
-            {
-                "seed": tile.job.seed,
-                "picture": tile.shown,
-                "ready": tile.picture is not None,
-                "step": tile.step,
-                "steps": tile.steps,
-                "problem": tile.problem,
-            }
-            for tile in grid.tiles
-        ],
-    }
-
-
-def _ignored_note(words: tuple[str, ...]) -> str:
-    if not words:
-        return ""
-    return f"The model does not know and ignored: {', '.join(f'“{word}”' for word in words)}."
-
-
-def _stage_views(tile: Tile, job: Job, events: Iterator[Event]) -> Iterator[View]:
-    """What the stage shows for each event of a refinement, at a readable rate."""
-    view: View = {
-        "id": f"{job.seed}-{time.monotonic_ns()}",
-        "state": "running",
-        "seed": job.seed,
-        "prompt": job.prompt,
-        "preview": tile.shown,
-        "picture": "",
-        "steps": [tile.job.steps, job.steps],
-        "percent": 0,
-        "message": "Starting …",
-        "likeness": {"words": "", "detail": ""},
-        "facts": [],
-        "file": "",
-    }
-    shown = 0.0
-    for event in events:
-        match event:
-            case Queued() if event.place:
-                view["message"] = f"{event.place} in line before this one, about {_seconds(event.estimate_s)}"
-            case Step():
-                view["percent"] = round(100 * event.step / event.steps)
-                view["message"] = f"Refining, {view['percent']} %, about {_seconds(event.remaining_s)} left"
-                if event.picture:
-                    view["picture"] = _jpeg_url(event.picture)
-                elif time.perf_counter() - shown < REFRESH_S:
-                    continue
-            case Done():
-                view |= _finished_stage(tile, event)
-            case Failed():
-                view |= {"state": "stopped", "message": event.message, "picture": ""}
-            case Cancelled():
-                view |= {
-                    "state": "stopped",
-                    "message": "Cancelled. The preview is still there.",
-                    "picture": "",
-                }
-        shown = time.perf_counter()
-        yield dict(view)
-
-
-def _finished_stage(tile: Tile, event: Done) -> View:
-    assert tile.picture
-    record, job = event.record, event.record.job
-    likeness = compare(tile.picture, event.picture)
-    number = (
-        "equal pixel by pixel" if likeness.decibels == float("inf") else f"{likeness.decibels:.1f} dB PSNR"
-    )
-    facts = [
-        ["Prompt", job.prompt],
-        ["Not wanted", job.negative_prompt],
-        ["Preview", f"{tile.job.steps} steps, {tile.job.solver}"],
-        ["Final", f"{job.steps} steps, {job.solver}, {record.seconds:.1f} s"],
-        ["Guidance", f"{job.guidance:g}"],
-        ["Model", f"{job.model} {record.revision[:10]}"],
-    ]
-    return {
-        "state": "done",
-        "picture": _png_url(record.png(event.picture)),
-        "percent": 100,
-        "message": "Drag across the picture to compare it with its preview.",
-        "likeness": {"words": likeness.words, "detail": f"Preview against final: {number}"},
-        "facts": [fact for fact in facts if fact[1]],
-        "file": f"{job.model}-seed-{job.seed}-{job.steps}-steps.png",
-    }
-
-
 def _seconds(seconds: float) -> str:
     return f"{seconds:.1f} s" if seconds < 10 else f"{seconds:.0f} s"
-
-
-def _png_url(data: bytes) -> str:
-    return f"data:image/png;base64,{base64.b64encode(data).decode()}"
-
-
-def _jpeg_url(picture: Image.Image) -> str:
-    buffer = io.BytesIO()
-    picture.save(buffer, "JPEG", quality=90)
-    return f"data:image/jpeg;base64,{base64.b64encode(buffer.getvalue()).decode()}"

@@ -1,7 +1,7 @@
 """What is asked of the worker (`Job`), and what it tells while it works (`Event`)."""
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Literal
 
 from PIL import Image
@@ -38,6 +38,10 @@ LIMITS = {
     "guidance": Limit("The guidance scale", 1, 30, whole=False),
     "count": Limit("The number of previews", 1, 8),
     "seed": Limit("The seed", 0, 2**32 - 1),
+    "width": Limit("The width", 16, 2048),
+    "height": Limit("The height", 16, 2048),
+    "amount": Limit("The amount of variation", 0, 1, whole=False),
+    "strength": Limit("The strength", 0, 1, whole=False),
 }
 MAX_PROMPT_LETTERS = 2000
 
@@ -83,12 +87,46 @@ def check_prompt(name: str, value: object) -> str:
 
 
 @dataclass(frozen=True)
-class Job:
-    """One picture to make. The seed alone decides its noise.
+class Variation:
+    """How far a job's noise is turned towards that of another seed, along the sphere between them.
 
-    kind: how urgent it is, see KINDS. steps: solver steps. guidance: classifier-free guidance scale, where
-    1 means none. size: edge of the square picture in pixels. owner: whom to be fair to, and whose jobs
-    end together. Raises RequestError, in words, when a value makes no sense.
+    amount: 0 is the job's own noise exactly, 1 the other's. Raises RequestError for values out of range.
+    """
+
+    seed: int
+    amount: float
+
+    def __post_init__(self) -> None:
+        for name in ("seed", "amount"):
+            object.__setattr__(self, name, check_number(name, getattr(self, name)))
+
+
+@dataclass(frozen=True)
+class Start:
+    """The picture to start from, or, for a model that edits, the one to be edited.
+
+    picture: a PNG, JPEG or WebP file; it is cut and scaled to the job's size. strength: how much of the way
+    from pure noise is made, 1 being all of it, as in every image-to-image pipeline; a model that edits does
+    not use it. Raises RequestError for values out of range, or no bytes.
+    """
+
+    picture: bytes = field(repr=False)
+    strength: float = 0.6
+
+    def __post_init__(self) -> None:
+        if not isinstance(self.picture, bytes) or not self.picture:
+            raise RequestError("There is no picture to start from. Take a PNG, JPEG or WebP.")
+        object.__setattr__(self, "strength", check_number("strength", self.strength))
+
+
+@dataclass(frozen=True)
+class Job:
+    """One picture to make. The seed alone decides its noise, but for a variation.
+
+    kind: how urgent it is, see KINDS. steps: solver steps. width, height: in pixels. guidance: the
+    classifier-free guidance scale, where 1 means none, or the one that the network is told. owner: whom to be
+    fair to, and whose jobs end together. variation, start: see there. Raises RequestError, in words, when a
+    value makes no sense.
     """
 
     kind: Kind
@@ -96,21 +134,27 @@ class Job:
     seed: int
     steps: int
     model: str
-    size: int
+    width: int
+    height: int
     guidance: float = 3.0
     solver: str = "consistency"
     negative_prompt: str = ""
     owner: str = ""
+    variation: Variation | None = None
+    start: Start | None = None
 
     def __post_init__(self) -> None:
         check_choice("kind of job", self.kind, KINDS)
         check_choice("solver", self.solver, SOLVERS)
-        for field in ("seed", "steps", "guidance"):
-            object.__setattr__(self, field, check_number(field, getattr(self, field)))
-        for field, name in (("prompt", "The prompt"), ("negative_prompt", "The negative prompt")):
-            object.__setattr__(self, field, check_prompt(name, getattr(self, field)))
+        for name in ("seed", "steps", "guidance", "width", "height"):
+            object.__setattr__(self, name, check_number(name, getattr(self, name)))
+        for name, called in (("prompt", "The prompt"), ("negative_prompt", "The negative prompt")):
+            object.__setattr__(self, name, check_prompt(called, getattr(self, name)))
         if not self.prompt:
             raise RequestError("The prompt is empty. Say what you would like to see.")
+        for name, kind in (("variation", Variation), ("start", Start)):
+            if not isinstance(getattr(self, name), kind | None):
+                raise RequestError(f"The {name} must be a {kind.__name__} or nothing.")
 
 
 @dataclass(frozen=True)
@@ -128,19 +172,21 @@ class Record:
     def parameters(self) -> png.Parameters:
         """The record as other tools read it in a PNG."""
         job = self.job
-        return png.Parameters(
-            job.prompt,
-            job.negative_prompt,
-            {
-                "Steps": str(job.steps),
-                "Sampler": job.solver,
-                "CFG scale": f"{job.guidance:g}",
-                "Seed": str(job.seed),
-                "Size": f"{job.size}x{job.size}",
-                "Model hash": self.revision[:10],
-                "Model": job.model,
-            },
-        )
+        settings = {
+            "Steps": str(job.steps),
+            "Sampler": job.solver,
+            "CFG scale": f"{job.guidance:g}",
+            "Seed": str(job.seed),
+            "Size": f"{job.width}x{job.height}",
+            "Model hash": self.revision[:10],
+            "Model": job.model,
+        }
+        if job.variation:
+            settings["Variation seed"] = str(job.variation.seed)
+            settings["Variation seed strength"] = f"{job.variation.amount:g}"
+        if job.start:
+            settings["Denoising strength"] = f"{job.start.strength:g}"
+        return png.Parameters(job.prompt, job.negative_prompt, settings)
 
     def png(self, picture: Image.Image) -> bytes:
         """The picture as PNG bytes that carry this record."""

@@ -13,6 +13,7 @@ from PIL import Image
 
 from app.memory import in_halves
 from app.models import ImageModel
+from app.safety import SafetyChecker
 
 log = logging.getLogger(__name__)
 
@@ -21,24 +22,28 @@ log = logging.getLogger(__name__)
 class Letter:
     """One thing to tell. latents: of the picture that goes with it, if one does [*latent_shape].
 
-    tell is called with the picture and the seconds that its decoding took, or, where decoding failed, `fail`
-    with nothing.
+    tell is called with the picture and the seconds that its decoding took; or, where decoding failed, `fail`
+    with nothing; or, where the safety checker flagged the picture, `hold_back` (where there is none, `fail`).
     """
 
     latents: torch.Tensor | None
     tell: Callable[[Image.Image | None, float], None]
     fail: Callable[[], None]
+    hold_back: Callable[[], None] | None = None
 
 
 class Outbox:
     """Decodes what was posted, all pictures of a post in one call, and tells the letters in order.
 
     On a CPU that happens at once, within `post`. Elsewhere it happens in a thread with a stream of its own,
-    so that decoding goes on beside the next steps of the denoiser.
+    so that decoding goes on beside the next steps of the denoiser. What `checker` flags is held back.
     """
 
-    def __init__(self, model: ImageModel, beside: bool | None = None) -> None:
+    def __init__(
+        self, model: ImageModel, beside: bool | None = None, checker: SafetyChecker | None = None
+    ) -> None:
         self._model = model
+        self._checker = checker
         self._posted: SimpleQueue[Sequence[Letter] | None] = SimpleQueue()
         self._thread: threading.Thread | None = None
         device = model.device
@@ -77,12 +82,18 @@ class Outbox:
         latents = [letter.latents for letter in letters if letter.latents is not None]
         began = time.perf_counter()
         try:
-            pictures = iter(in_halves(lambda part: self._model.pictures(torch.stack(list(part))), latents))
+            pictures = in_halves(lambda part: self._model.pictures(torch.stack(list(part))), latents)
+            flags = self._checker.flagged(pictures) if self._checker else [False] * len(pictures)
         except Exception:
             log.exception("Decoding failed; %d pictures are given up", len(latents))
             for letter in letters:
                 letter.fail() if letter.latents is not None else letter.tell(None, 0.0)
             return
         seconds = (time.perf_counter() - began) / max(1, len(latents))
+        made = iter(zip(pictures, flags, strict=True))
         for letter in letters:
-            letter.tell(next(pictures) if letter.latents is not None else None, seconds)
+            picture, flagged = next(made) if letter.latents is not None else (None, False)
+            if flagged:
+                (letter.hold_back or letter.fail)()
+            else:
+                letter.tell(picture, seconds)

@@ -1,28 +1,47 @@
-"""What one browser tab is looking at: its grid of previews, and the jobs that still run for it."""
+"""What one browser tab is looking at: its grid of previews, its stage, and the jobs that still run for it.
+
+A tab is known by a secret of its own, so what it shows and what runs for it outlives a refresh; a tab that
+stays away ends what runs for it. What it has made is on the shelf of its browser (`app.history`).
+"""
 
 import secrets
-from collections.abc import Sequence
-from dataclasses import dataclass, field, replace
+import threading
+import time
+from collections import OrderedDict
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
-from PIL import Image
-
 from app.handle import Handle
-from app.job import Job, Record
+from app.history import Entry, History, Shelf, Shot
+from app.job import Job, RequestError, Variation
 from app.speculation import Guesses
+
+# A tab that went away and does not come back within this time has been closed.
+GRACE_S = 20.0
+# Tabs that are remembered; of those that are away, the longest away go first.
+MOST_TABS = 1000
+# Not the picture's, but of whoever asked for it.
+_NOT_KEPT = ("kind", "owner")
 
 
 @dataclass
 class Tile:
-    """One preview of a grid. picture and record are None until it is finished; shown is its data URL."""
+    """A preview. name: that of its picture on the shelf, once finished; sketch: address of the latest."""
 
     job: Job
     step: int = 0
     steps: int = 0
-    shown: str = ""
+    sketch: str = ""
     problem: str = ""
-    picture: Image.Image | None = None
-    record: Record | None = None
+    name: str = ""
+    revision: str = ""
+    kept: bool = False
+
+    @property
+    def seed(self) -> int:
+        """What tells it from its grid's others: its seed, or, of a variation, that which it is turned to."""
+        return self.job.variation.seed if self.job.variation else self.job.seed
 
 
 @dataclass
@@ -36,11 +55,11 @@ class Grid:
 
     @property
     def busy(self) -> bool:
-        return any(not tile.picture and not tile.problem for tile in self.tiles)
+        return any(not tile.name and not tile.problem for tile in self.tiles)
 
     def find(self, seed: object) -> Tile | None:
         """The tile of a seed, if it is in this grid."""
-        return next((tile for tile in self.tiles if tile.job.seed == seed), None)
+        return next((tile for tile in self.tiles if tile.seed == seed), None)
 
     def asks_the_same(self, jobs: Sequence[Job]) -> bool:
         """Whether these jobs would make this grid again, but for the seeds."""
@@ -49,11 +68,197 @@ class Grid:
 
 
 @dataclass
-class Session:
-    """A tab's grid, what its stage shows, and its running jobs."""
+class Stage:
+    """The picked picture: the tile it comes from, and the job that finishes it.
 
+    state: "running", "done" or "stopped". sketch: address of how far it is. name: the final's on the shelf.
+    """
+
+    grid: str
+    tile: Tile
+    job: Job
+    state: str = "running"
+    percent: int = 0
+    message: str = "Starting …"
+    sketch: str = ""
+    name: str = ""
+    revision: str = ""
+    seconds: float = 0.0
+    likeness: dict[str, str] | None = None
+    id: str = field(default_factory=lambda: secrets.token_hex(8))
+
+
+@dataclass
+class Session:
+    """A tab's grid, its stage, its running jobs and what there is to tell it.
+
+    shelf: where its browser's pictures are. lock: held by whoever changes anything. start: the name of the
+    start picture on the shelf.
+    """
+
+    shelf: Shelf
     grid: Grid | None = None
+    stage: Stage | None = None
     previews: list[Handle] = field(default_factory=list)
     refinement: Handle | None = None
     guesses: Guesses = field(default_factory=Guesses)
-    stage: dict[str, Any] | None = None
+    notices: list[dict[str, Any]] = field(default_factory=list)
+    start: str = ""
+    lock: threading.RLock = field(default_factory=threading.RLock)
+    listeners: set[Callable[[], None]] = field(default_factory=set)
+    followers: list[threading.Thread] = field(default_factory=list)
+
+    @property
+    def owner(self) -> str:
+        """Whom the worker is to be fair to: the person at this browser, whatever the tab."""
+        return self.shelf.name
+
+    def changed(self) -> None:
+        """Tell whoever shows this session that something is new."""
+        for listener in list(self.listeners):
+            listener()
+
+    def tell(self, words: str, kind: str = "warning", **more: Any) -> None:
+        """Show a message: kind is "warning" or "info"."""
+        with self.lock:
+            notice = {"id": secrets.token_hex(4), "time": time.time(), "text": words, "kind": kind, **more}
+            self.notices = [*self.notices[-4:], notice]
+        self.changed()
+
+    def follow(self, work: Callable[[], None]) -> None:
+        """Have `work`, which listens to jobs, done beside, for as long as it takes."""
+        self.followers = [thread for thread in self.followers if thread.is_alive()]
+        thread = threading.Thread(target=work, name="follower", daemon=True)
+        self.followers.append(thread)
+        thread.start()
+
+    def settle(self, timeout_s: float | None = None) -> None:
+        """Wait until nothing runs any more, guesses aside."""
+        for thread in list(self.followers):
+            thread.join(timeout_s)
+
+    def stop(self) -> None:
+        """Cancel everything that runs."""
+        with self.lock:
+            for handle in [*self.previews, *filter(None, [self.refinement])]:
+                handle.cancel()
+            self.guesses.drop()
+
+
+class Sessions:
+    """The tabs that are open, or were a moment ago; see GRACE_S for `grace_s`."""
+
+    def __init__(self, history: History, grace_s: float = GRACE_S) -> None:
+        self.history = history
+        self.closed = False
+        self._grace_s = grace_s
+        self._lock = threading.Lock()
+        self._tabs: OrderedDict[tuple[str, str], Session] = OrderedDict()
+        self._leaving: dict[int, threading.Timer] = {}
+
+    def of(self, browser: object, tab: object) -> Session:
+        """The session of a tab, by the secrets of its browser and its own; RequestError without."""
+        shelf = self.history.shelf(browser)
+        if not isinstance(tab, str) or not 16 <= len(tab) <= 64 or not tab.isalnum():
+            raise RequestError("This page is out of date. Please load it again.")
+        with self._lock:
+            session = self._tabs.get((shelf.name, tab))
+            if session is None:
+                alone = not any(name == shelf.name and s.listeners for (name, _), s in self._tabs.items())
+                session = self._tabs[shelf.name, tab] = Session(shelf)
+                if alone and shelf.entries:
+                    show_entry(session, shelf.entries[0])
+            self._tabs.move_to_end((shelf.name, tab))
+            away = [key for key, each in self._tabs.items() if not each.listeners and each is not session]
+            for key in away[: max(0, len(self._tabs) - MOST_TABS)]:
+                self._tabs.pop(key).stop()
+        return session
+
+    def attach(self, session: Session, listener: Callable[[], None]) -> None:
+        """A page shows this session, and wants to be called whenever it has changed."""
+        with self._lock:
+            timer = self._leaving.pop(id(session), None)
+        if timer:
+            timer.cancel()
+        session.listeners.add(listener)
+
+    def detach(self, session: Session, listener: Callable[[], None]) -> None:
+        """The page is gone; when none comes back within the grace time, what runs is cancelled."""
+        session.listeners.discard(listener)
+        if session.listeners:
+            return
+        timer = threading.Timer(self._grace_s, self._leave, [session])
+        timer.daemon = True
+        with self._lock:
+            self._leaving[id(session)] = timer
+        timer.start()
+
+    def close(self) -> None:
+        """Have all pages' streams end."""
+        self.closed = True
+        with self._lock:
+            sessions, timers = list(self._tabs.values()), list(self._leaving.values())
+        for timer in timers:
+            timer.cancel()
+        for session in sessions:
+            session.changed()
+
+    def _leave(self, session: Session) -> None:
+        with self._lock:
+            self._leaving.pop(id(session), None)
+        if not session.listeners:
+            session.stop()
+
+
+def show_entry(session: Session, entry: Entry) -> None:
+    """Put an entry of the history back into the grid, and its last final onto the stage."""
+    tiles = [
+        Tile(job_of(shot, "preview", session), name=shot.picture, revision=shot.revision, kept=shot.kept)
+        for shot in entry.previews
+    ]
+    grid = Grid(tiles, note=note_of(tiles), id=entry.id)
+    stage = None
+    if entry.finals:
+        shot = entry.finals[-1]
+        job = job_of(shot, "refine", session)
+        tile = next((t for t in tiles if (t.job.seed, t.job.variation) == (job.seed, job.variation)), None)
+        if tile:
+            stage = Stage(grid.id, tile, job, "done", 100, "", name=shot.picture)
+            stage.revision, stage.likeness, stage.seconds = shot.revision, shot.likeness, shot.seconds
+    with session.lock:
+        session.stop()
+        session.grid, session.stage, session.previews, session.refinement = grid, stage, [], None
+    session.changed()
+
+
+def note_of(tiles: Sequence[Tile]) -> str:
+    """What to say of previews that are there."""
+    job = tiles[0].job
+    number = f"{len(tiles)} preview{'s' if len(tiles) != 1 else ''}"
+    return f"{number} · {job.steps} steps · {job.solver}"
+
+
+def entry_of(session: Session, grid: Grid, old: Entry | None) -> Entry:
+    """A grid, as far as it is finished, as an entry of the history; `old` is what there is of it already."""
+    return Entry(
+        id=grid.id,
+        time=old.time if old else time.time(),
+        previews=[
+            Shot(values_of(tile.job), tile.name, tile.revision, tile.kept) for tile in grid.tiles if tile.name
+        ],
+        finals=old.finals if old else [],
+    )
+
+
+def values_of(job: Job) -> dict[str, Any]:
+    """A job as plain values for JSON, without what is only of the moment."""
+    return {name: value for name, value in asdict(job).items() if name not in _NOT_KEPT}
+
+
+def job_of(shot: Shot, kind: Any, session: Session) -> Job:
+    """The job that `values_of` wrote down."""
+    values = dict(shot.job)
+    variation = values.pop("variation", None)
+    return Job(
+        kind=kind, owner=session.owner, variation=Variation(**variation) if variation else None, **values
+    )

@@ -1,39 +1,75 @@
 """The page: its layout, and which handler answers which click."""
 
-from collections.abc import Iterator
+import os
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import fields
 from html import escape
 from pathlib import Path
 from typing import Any
 
 import gradio as gr
+from starlette.requests import Request
+from starlette.responses import FileResponse, Response
+from starlette.routing import BaseRoute, Route
 
 from app import handlers, prompts
+from app.about import about_routes
 from app.api import add_endpoints
 from app.backend import Backend
-from app.job import LIMITS
-from app.session import Session
+from app.handlers import Form, Studio
+from app.history import History
+from app.job import LIMITS, RequestError
+from app.live import Sketches, live_routes
+from app.operations.web import forget_lost_tabs
+from app.restore import FULL_STEPS, MAX_GUIDANCE, PREVIEW_STEPS, form_values
+from app.session import GRACE_S, Session, Sessions
 from app.theme import make_theme
 from solver import SOLVERS
 
 PAGE = Path(__file__).parent / "page"
+# The card that sites show for links, once `python -m app.screenshots` has made it.
+CARD = PAGE / "card.png"
+SCRIPTS = ("core.js", "grid.js", "stage.js", "history.js", "main.js")
 TITLE = "Diffusion Preview"
 # Events in Gradio's queue, which each is in for but a moment.
 MOST_WAITING = 1000
 
 
-def build_page(worker: Backend, pictures: Path) -> gr.Blocks:
+class Page(gr.Blocks):
+    """Blocks with routes of their own beside Gradio's; to be opened with `launch_page`."""
+
+    routes: Sequence[BaseRoute] = ()
+    sessions: Sessions
+
+    def close(self, verbose: bool = True) -> None:
+        """End what the pages listen to, and then the server."""
+        self.sessions.close()
+        super().close(verbose)
+
+
+def build_page(backend: Backend, data: Path, grace_s: float = GRACE_S) -> Page:
     """The page and the programs' endpoints, to be opened with `launch_page`.
 
-    pictures: the folder for the PNGs that programs ask for, somewhere in Gradio's GRADIO_TEMP_DIR.
+    data: the folder for all that is kept: pictures for programs in gradio/pictures, which has to be in
+    Gradio's GRADIO_TEMP_DIR, and what people have made in history. grace_s: see `app.session`.
     """
-    model = worker.facts
-    with gr.Blocks(title=TITLE, analytics_enabled=False) as page:
-        add_endpoints(worker, pictures)  # first, because names of endpoints go to whoever comes first
-        session = gr.State(Session())
-        gr.HTML(
-            f"<header class='masthead'><h1>{TITLE}</h1>"
-            "<p>See four quick previews, pick one, and only that one is finished.</p></header>"
-        )
+    sessions = Sessions(History(data / "history"), grace_s)
+    studio = Studio(backend, Sketches())
+    with Page(title=TITLE, analytics_enabled=False) as page:
+        page.sessions = sessions
+        page.routes = [*live_routes(backend, sessions, studio.sketches), *about_routes(backend)]
+        if CARD.exists():
+            page.routes = [*page.routes, Route("/card.png", _card)]
+        add_endpoints(backend, data / "gradio" / "pictures")  # first, since names go to whoever comes first
+        with gr.Row(elem_classes="masthead"):
+            gr.HTML(
+                f"<h1>{TITLE}</h1><p>See four quick previews, pick one, and only that one is finished.</p>",
+                elem_classes="masthead-title",
+            )
+            read = gr.Button("From a picture …", size="sm", scale=0, elem_id="read")
+            about = gr.Button("About", size="sm", scale=0, elem_id="about")
+            keys = gr.Button("Keys", size="sm", scale=0, elem_id="keys")
         with gr.Row(elem_classes="prompt-row"):
             prompt = gr.Textbox(
                 "",
@@ -52,72 +88,80 @@ def build_page(worker: Backend, pictures: Path) -> gr.Blocks:
             ideas = [gr.Button(example, size="sm") for example in prompts.EXAMPLES]
             surprise = gr.Button("Surprise me", size="sm", elem_classes="surprise")
         form = [prompt, *_settings()]
-        full_steps = form[-1]
-        grid = gr.HTML(
-            None, html_template="", js_on_load=_script("grid.js"), apply_default_css=False, elem_id="grid"
-        )
-        stage = gr.HTML(
-            None, html_template="", js_on_load=_script("stage.js"), apply_default_css=False, elem_id="stage"
+        view = gr.HTML(
+            None, html_template="", js_on_load=_scripts(), apply_default_css=False, elem_id="studio"
         )
         gr.HTML(
-            f"<p class='page-foot'>Model: {escape(model.name)}, {model.size} × {model.size} pixels, "
-            f"on {model.place}. Nothing that you type or make here is logged or kept.</p>"
+            "<p class='page-foot'>Model: <span id='model-line'>loading …</span>. Nothing that you type or "
+            "make leaves this server. What you make is kept for this browser alone, until you delete it.</p>"
         )
+        names = [field.name for field in fields(Form)]
 
-        def show_previews(
-            request: gr.Request, session: Session, *form: Any
-        ) -> Iterator[handlers.View | None]:
-            owner = str(request.session_hash)
-            yield from handlers.show_previews(worker, session, handlers.Settings(*form), owner)
+        def act(event: gr.EventData, *values: Any) -> None:
+            wish = event._data or {}
+            with _told(sessions, wish) as session:
+                _ACTIONS[_choice(wish, _ACTIONS)](studio, session, wish, Form(*values))
 
-        def reroll(
-            session: Session, full_steps: float, event: gr.EventData
-        ) -> Iterator[handlers.View | None]:
-            yield from handlers.reroll(worker, session, full_steps, event._data or {})
+        def note(event: gr.EventData) -> None:
+            wish = event._data or {}
+            with _told(sessions, wish) as session:
+                _NOTES[_choice(wish, _NOTES)](session, wish)
 
-        def refine(
-            session: Session, full_steps: float, event: gr.EventData
-        ) -> Iterator[handlers.View | None]:
-            yield from handlers.refine(worker, session, full_steps, event._data or {})
+        def fill(event: gr.EventData) -> dict[gr.components.Component, Any]:
+            wish = event._data or {}
+            with _told(sessions, wish) as session:
+                values, left_out = form_values(handlers.wanted_of(session, wish), backend.facts)
+                for words in left_out:
+                    session.tell(words)
+                return {
+                    component: values[name]
+                    for name, component in zip(names, form, strict=True)
+                    if name in values
+                }
+            return {}
 
-        def point_at(session: Session, event: gr.EventData) -> None:
-            handlers.point_at(session, event._data or {})
-
-        def leave(request: gr.Request) -> None:
-            worker.cancel(str(request.session_hash))
-
-        # The worker decides who waits for whom, so Gradio's own queue lets everything through.
-        # "multiple" lets a second click arrive, so that it gets an answer instead of silence.
-        painting: dict[str, Any] = {
-            "concurrency_limit": None,
-            "trigger_mode": "multiple",
+        # What submits jobs goes through Gradio's queue, which tells a ZeroGPU Space who asks; the queue lets
+        # everything through, since the worker decides who waits for whom. "multiple" lets a second click
+        # arrive, so that it gets an answer instead of silence.
+        silent: dict[str, Any] = {
             "show_progress": "hidden",
             "api_visibility": "private",
+            "trigger_mode": "multiple",
         }
-        preview_with = {"fn": show_previews, "inputs": [session, *form], "outputs": grid, **painting}
-        gr.on([prompt.submit, go.click], **preview_with)
+        view.act(act, form, None, concurrency_limit=None, **silent)
+        view.note(note, None, None, queue=False, **silent)
+        view.fill(fill, None, form, queue=False, **silent)
+        gr.on([prompt.submit, go.click], None, js=_say("preview"), **silent)
         for idea, example in zip(ideas, prompts.EXAMPLES, strict=True):
-            _fill(idea, example, prompt).then(**preview_with)
-        surprise.click(
-            prompts.surprise, outputs=prompt, queue=False, show_progress="hidden", api_visibility="private"
-        ).then(**preview_with)
-        grid.reroll(reroll, [session, full_steps], grid, **painting)
-        grid.point_at(point_at, session, queue=False, api_visibility="private")
-        grid.refine(refine, [session, full_steps], stage, **painting)
-        stage.stop_refining(handlers.stop_refining, session, queue=False, api_visibility="private")
-        page.unload(leave)
+            idea.click(None, outputs=prompt, js=f"() => {example!r}", **silent).then(
+                None, js=_say("preview"), **silent
+            )
+        surprise.click(prompts.surprise, None, prompt, queue=False, **silent).then(
+            None, js=_say("preview"), **silent
+        )
+        read.click(None, js=_say("read"), **silent)
+        keys.click(None, js=_say("help"), **silent)
+        about.click(None, js=_say("about"), **silent)
     return page
 
 
-def launch_page(page: gr.Blocks, host: str, port: int) -> str:
-    """Serve the page in the background and give its URL. Raises OSError when the port is taken."""
+def launch_page(page: Page, host: str, port: int, **options: Any) -> str:
+    """Serve the page in the background and give its URL; options go on to Gradio's `launch`.
+
+    Raises OSError when the port is taken.
+    """
     # On a ZeroGPU Space, Gradio would let a single event wait if it were not told otherwise.
     page.queue(default_concurrency_limit=None, max_size=MOST_WAITING)
+    forget_lost_tabs(page)
+    app = dict(options.pop("app_kwargs", {}))
+    app["routes"] = [*page.routes, *app.get("routes", ())]
     _, url, _ = page.launch(
         server_name=host,
         server_port=port,
         theme=make_theme(),
         css_paths=PAGE / "page.css",
+        favicon_path=PAGE / "favicon.png",
+        head=_head(),
         footer_links=[],
         run_history=False,
         enable_monitoring=False,
@@ -126,22 +170,78 @@ def launch_page(page: gr.Blocks, host: str, port: int) -> str:
         pwa=False,
         quiet=True,
         prevent_thread_lock=True,
+        app_kwargs=app,
+        **options,
     )
     return url
 
 
+# What the page's scripts ask for, by name: with jobs to submit, and without.
+_ACTIONS: Mapping[str, Callable[[Studio, Session, handlers.Wish, Form], None]] = {
+    "preview": lambda studio, session, wish, form: handlers.preview(studio, session, form),
+    "reroll": lambda studio, session, wish, form: handlers.reroll(studio, session, wish, form.full_steps),
+    "vary": lambda studio, session, wish, form: handlers.vary(studio, session, wish, form.full_steps),
+    "refine": lambda studio, session, wish, form: handlers.refine(studio, session, wish, form.full_steps),
+}
+_NOTES: Mapping[str, Callable[[Session, handlers.Wish], None]] = {
+    "keep": handlers.keep,
+    "point_at": handlers.point_at,
+    "cancel": lambda session, wish: handlers.cancel(session),
+    "open": handlers.open_entry,
+    "delete": handlers.delete_entry,
+    "clear": lambda session, wish: handlers.clear_history(session),
+}
+
+
+def _card(request: Request) -> Response:
+    return FileResponse(CARD, headers={"Cache-Control": "max-age=86400"})
+
+
+def _choice(wish: handlers.Wish, table: Mapping[str, Any]) -> str:
+    name = wish.get("do")
+    if not isinstance(name, str) or name not in table:
+        raise RequestError("This page is out of date. Please load it again.")
+    return name
+
+
+@contextmanager
+def _told(sessions: Sessions, wish: Any) -> Iterator[Session]:
+    """The session that a wish names. A RequestError within is told there; without one, to Gradio's page."""
+    if not isinstance(wish, Mapping):
+        raise gr.Error("This page is out of date. Please load it again.", print_exception=False)
+    try:
+        session = sessions.of(wish.get("browser"), wish.get("tab"))
+    except RequestError as error:
+        raise gr.Error(escape(str(error)), print_exception=False) from error
+    try:
+        yield session
+    except RequestError as error:
+        session.tell(str(error))
+
+
+def _say(what: str) -> str:
+    """The script of a button that tells the page's own scripts that it was clicked."""
+    return f"() => {{ dispatchEvent(new CustomEvent('studio', {{ detail: '{what}' }})); }}"
+
+
 def _settings() -> list[gr.components.Component]:
-    """The drawer of settings, in the order of `handlers.Settings`, and at the end the full steps."""
+    """The drawer of settings, in the order of `handlers.Form`."""
     with gr.Accordion("Settings", open=False, elem_classes="settings"):
         with gr.Row():
             negative = gr.Textbox("", label="Negative prompt", info="What should not be in the picture")
-            guidance = gr.Slider(1, 12, 3, step=0.5, label="Guidance", info="How literally to take it")
+            guidance = gr.Slider(
+                1, MAX_GUIDANCE, 3, step=0.5, label="Guidance", info="How literally to take it"
+            )
             solver = gr.Dropdown(list(SOLVERS), value="consistency", label="Solver", info="For the previews")
         with gr.Row():
             most = LIMITS["count"].high
             count = gr.Slider(1, most, 4, step=1, label="Previews", info="How many to choose from")
-            steps = gr.Slider(4, 8, 6, step=1, label="Preview steps", info="More: slower, nearer to the end")
-            full_steps = gr.Slider(10, 100, 40, step=1, label="Full steps", info="Of the refined picture")
+            low, high = PREVIEW_STEPS
+            steps = gr.Slider(
+                low, high, 6, step=1, label="Preview steps", info="More: slower, nearer to the end"
+            )
+            low, high = FULL_STEPS
+            full_steps = gr.Slider(low, high, 40, step=1, label="Full steps", info="Of the refined picture")
         with gr.Row():
             random_seeds = gr.Checkbox(True, label="Random seeds", info="Other pictures every time")
             seed = gr.Number(1, label="First seed", info="The others follow it", precision=0, visible=False)
@@ -156,10 +256,15 @@ def _settings() -> list[gr.components.Component]:
     return [negative, count, steps, guidance, solver, random_seeds, seed, full_steps]
 
 
-def _fill(button: gr.Button, text: str, box: gr.Textbox) -> Any:
-    """Clicking `button` puts `text` into `box`, without asking the server."""
-    return button.click(None, outputs=box, js=f"() => {text!r}", api_visibility="private")
+def _head() -> str:
+    """The page's head; sites that show links want the card's whole address, as far as it is known."""
+    head = (PAGE / "head.html").read_text(encoding="utf-8")
+    if not CARD.exists():
+        return head
+    host = os.environ.get("SPACE_HOST")
+    card = f"https://{host}/card.png" if host else "card.png"
+    return f'{head}<meta property="og:image" content="{card}">\n'
 
 
-def _script(name: str) -> str:
-    return (PAGE / name).read_text(encoding="utf-8")
+def _scripts() -> str:
+    return "\n".join((PAGE / name).read_text(encoding="utf-8") for name in SCRIPTS)

@@ -10,7 +10,7 @@ import logging
 import threading
 import time
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 import torch
@@ -22,8 +22,11 @@ from app.job import Busy, Cancelled, Done, Event, Failed, Job, Kind, Queued, Rec
 from app.memory import in_halves, is_out_of_memory
 from app.models import ImageModel, ModelFacts
 from app.outbox import Letter, Outbox
+from app.safety import HELD_BACK
 from app.scheduling import POLICIES, Forecast, Policy, Ticket, choose, forecast
 from solver import Plan, SampleState, make_plan, noise_for_seed
+from solver.diffusion import Conditions
+from solver.sampling import spherical_interpolation
 
 log = logging.getLogger(__name__)
 
@@ -51,23 +54,25 @@ class _Sample:
     handle: Handle
     kind: Kind
     plan: Plan
+    rows: int  # of its denoiser calls
     state: SampleState | None = None
     cancelled: bool = False
     favoured: bool = False
     guessed_steps: int = 0
     place: int | None = None
     seconds: float = 0.0
+    arrived: float = field(default_factory=time.monotonic)
     stepped: float = field(default_factory=time.monotonic)
     unspent_s: float = 0.0  # what intermediate pictures may still cost
-    prompts: torch.Tensor = field(default_factory=lambda: torch.empty(0))
-    negatives: torch.Tensor = field(default_factory=lambda: torch.empty(0))
+    prompts: Conditions = field(default_factory=lambda: Conditions({}))
+    negatives: Conditions = field(default_factory=lambda: Conditions({}))
 
     @property
     def steps_done(self) -> int:
         return self.state.index if self.state else 0
 
     def ticket(self) -> Ticket:
-        job = self.handle.job
+        job, now = self.handle.job, time.monotonic()
         return Ticket(
             number=self.number,
             request=self.request,
@@ -75,10 +80,11 @@ class _Sample:
             owner=job.owner,
             steps=self.plan.nfe,
             steps_left=self.plan.nfe - self.steps_done,
-            rows=1 if job.guidance == 1 else 2,
-            shape=(job.model, job.size),
+            rows=self.rows,
+            shape=(job.model, job.width, job.height),
             favoured=self.favoured,
-            idle_s=time.monotonic() - self.stepped,
+            idle_s=now - self.stepped,
+            age_s=now - self.arrived,
         )
 
 
@@ -90,7 +96,7 @@ class Worker:
 
     ticks: denoiser calls so far. pace: how long they take of late, against `costs`. made: steps by the kind
     that their pictures had then, and under "wasted" those of guesses that were given up. healthy: False once
-    nothing works any more.
+    nothing works any more. on_tick: told of each call: the seconds that it took, and its pictures.
     """
 
     def __init__(
@@ -106,6 +112,7 @@ class Worker:
         self.ticks = 0
         self.made: Counter[str] = Counter()
         self.healthy = True
+        self.on_tick: Callable[[float, int], None] = lambda seconds, pictures: None
         self._longest_wait_s = longest_wait_s
         self.pace = 1.0
         self._decode_s = self.costs.decode_s
@@ -115,7 +122,7 @@ class Worker:
         self._pictures = self._requests = self._failures = 0
         self._closed = False
         self._changed = threading.Condition()
-        self._outbox = Outbox(model)
+        self._outbox = Outbox(model, checker=model.safety)
         self._thread = threading.Thread(target=self._run, name="worker", daemon=True)
         self._thread.start()
 
@@ -142,7 +149,8 @@ class Worker:
             self._requests += 1
             for handle, plan in zip(handles, plans, strict=True):
                 self._pictures += 1
-                self._samples[handle] = _Sample(self._pictures, self._requests, handle, handle.job.kind, plan)
+                job, rows = handle.job, self.facts.rows(handle.job.guidance)
+                self._samples[handle] = _Sample(self._pictures, self._requests, handle, job.kind, plan, rows)
             try:
                 self._admit(handles)
             except Busy:
@@ -276,6 +284,7 @@ class Worker:
             sample.guessed_steps += sample.kind == "speculative"
         seconds = time.perf_counter() - began
         self.ticks += 1
+        self.on_tick(seconds, len(batch))
         rows = sum(sample.ticket().rows for sample in batch)
         self.pace += FORGETTING * (seconds / self.costs.tick(rows) - self.pace)
         for sample, sketch in zip(batch, sketched, strict=True):
@@ -294,12 +303,24 @@ class Worker:
         if not samples:
             return
         jobs = [sample.handle.job for sample in samples]
-        texts = [job.prompt for job in jobs] + [job.negative_prompt for job in jobs]
-        embeddings = in_halves(lambda part: list(self.model.encode(part)), texts)
+        prompts = self._encode([job.prompt for job in jobs])
+        negatives = prompts
+        if self.facts.negative_prompts:
+            negatives = self._encode([job.negative_prompt for job in jobs], negative=True)
         for i, (sample, job) in enumerate(zip(samples, jobs, strict=True)):
-            sample.prompts, sample.negatives = embeddings[i], embeddings[len(jobs) + i]
-            noise = noise_for_seed(job.seed, self.model.latent_shape).to(self.model.device)
-            sample.state = SampleState.start(sample.plan, noise)
+            sample.prompts, sample.negatives = prompts[i], negatives[i]
+            sample.state = SampleState.start(sample.plan, self._noise(job))
+
+    def _encode(self, texts: Sequence[str], negative: bool = False) -> list[Conditions]:
+        return in_halves(lambda part: self.model.encode_each(part, negative=negative), texts)
+
+    def _noise(self, job: Job) -> torch.Tensor:
+        shape = self.model.shape_of(job.width, job.height)
+        noise = noise_for_seed(job.seed, shape)
+        if job.variation:
+            other = noise_for_seed(job.variation.seed, shape)
+            noise = spherical_interpolation(noise, other, job.variation.amount)
+        return noise.to(self.model.device)
 
     def _denoise(self, batch: Sequence[_Sample]) -> list[torch.Tensor]:
         """The guided output for each; in several calls, and smaller batches next, where memory is short."""
@@ -310,8 +331,8 @@ class Worker:
             outputs = self.model.denoise(
                 torch.stack([_state(sample).model_input() for sample in part]),
                 torch.tensor([_state(sample).timestep for sample in part]),
-                torch.stack([sample.prompts for sample in part]),
-                torch.stack([sample.negatives for sample in part]),
+                Conditions.cat([sample.prompts for sample in part]),
+                Conditions.cat([sample.negatives for sample in part]),
                 torch.tensor([sample.handle.job.guidance for sample in part]),
             )
             self._wait_for_device()
@@ -370,7 +391,7 @@ class Worker:
             assert picture
             handle.tell(Done(picture, Record(handle.job, self.facts.revision, nfe, made_s + decode_s)))
 
-        return Letter(_state(sample).x, tell, lambda: handle.tell(_FAILED))
+        return Letter(_state(sample).x, tell, lambda: handle.tell(_FAILED), lambda: handle.tell(HELD_BACK))
 
     @torch.inference_mode()
     def _calibrate(self) -> Costs:
@@ -381,12 +402,12 @@ class Worker:
         prompt = model.encode([""])
 
         def call(rows: int) -> None:
-            x, text = torch.stack([state.model_input()] * rows), torch.cat([prompt] * rows)
+            x, text = torch.stack([state.model_input()] * rows), Conditions.cat([prompt] * rows)
             model.denoise(x, torch.full((rows,), state.timestep), text, text, torch.ones(rows))
             self._wait_for_device()
 
         def encode() -> None:
-            model.embeddings.clear()
+            model.remembered.clear()
             model.encode([""])
             self._wait_for_device()
 

@@ -28,6 +28,11 @@ def start(name: str, folder: Path, device: str, **options: Any) -> "Backend":
     return import_module(BACKENDS[name]).start(folder, device, **options)
 
 
+def loads_beside(name: str) -> bool:
+    """Whether the backend `name` can start in a thread, so that the page is there before the model."""
+    return name == "local" or (name == "auto" and not on_zerogpu())
+
+
 def on_zerogpu() -> bool:
     """Whether this is a Hugging Face Space with ZeroGPU, as the package `spaces` decides it."""
     return os.environ.get("SPACES_ZERO_GPU", "").lower() in ("1", "t", "true")

@@ -1,131 +1,180 @@
-// The previews. `props.value` is null or
-//   {id, prompt, note, ignored, busy, tiles: [{seed, picture, ready, step, steps, problem}]}
-// where picture is a data URL, that of a sketch until ready, or empty. Kept tiles are the browser's own business
-// until a reroll tells which they are. Text only ever goes in as text, never as HTML.
+// The previews, see `grid_view` in app/views.py. `makeGrid(act, report)` gives {node, render, pick, selected}.
+// act(do, more) asks for something. report(what, more) tells what was painted, looked at and picked; a page
+// that does not care leaves it out.
 
-const kept = new Set();
-const tiles = new Map(); // seed → the tile's parts, so that a kept tile is not even repainted
-let shown = null;
-let picked = null;
-let pointing = 0; // the timer of the tile that the pointer rests on
-const POINTED_MS = 250; // whoever rests here looks at it
+const POINTED_MS = 250; // whoever rests on a preview for so long looks at it
 
-element.innerHTML = `<section class="grid">
-  <div class="grid-bar">
-    <p class="grid-note" role="status" aria-live="polite"></p>
-    <div class="grid-actions">
-      <button type="button" class="plain reroll-others" disabled>Reroll the others</button>
-      <button type="button" class="plain reroll-all">Reroll all</button>
-    </div>
-  </div>
-  <ul class="tiles" aria-label="Previews"></ul>
-  <p class="grid-ignored" role="status"></p>
-</section>`;
-const root = element.firstElementChild;
-const note = element.querySelector(".grid-note");
-const ignored = element.querySelector(".grid-ignored");
-const list = element.querySelector(".tiles");
-const actions = element.querySelector(".grid-actions");
-const rerollOthers = element.querySelector(".reroll-others");
+function makeGrid(act, report = () => {}) {
+  const tiles = new Map(); // seed → the tile's parts, so that a kept tile is not even repainted
+  let grid = null;
+  let selected = null; // the seed that keys act on
+  let pointing = 0;
 
-function make(tag, className, text = "") {
-  const node = document.createElement(tag);
-  node.className = className;
-  node.textContent = text;
-  if (tag === "button") node.type = "button";
-  return node;
-}
+  const root = make("section", "grid", "", { id: "grid", tabindex: "-1", "aria-labelledby": "grid-title" });
+  const bar = make("div", "grid-bar");
+  const note = make("p", "grid-note");
+  const actions = make("div", "grid-actions");
+  const others = make("button", "plain reroll", "Reroll");
+  const all = make("button", "plain reroll-all", "Reroll all");
+  const stop = make("button", "plain stop-previews", "Cancel");
+  const list = make("ol", "tiles", "", { "aria-label": "Previews" });
+  const ignored = make("p", "grid-ignored", "", { role: "status" });
+  actions.append(stop, others, all);
+  bar.append(make("h2", "unseen", "Previews", { id: "grid-title" }), note, actions);
+  root.append(bar, list, ignored);
 
-function makeTile(seed) {
-  const item = make("li", "tile");
-  const picture = make("button", "tile-picture");
-  const image = make("img", "");
-  const meter = make("span", "tile-meter");
-  const problem = make("span", "tile-problem");
-  const foot = make("div", "tile-foot");
-  const keep = make("button", "plain keep", "Keep");
-  const refine = make("button", "strong refine", "Refine");
-  image.draggable = false;
-  picture.append(image, meter, problem);
-  foot.append(make("span", "seed", `#${seed}`), keep, refine);
-  item.append(picture, foot);
-  picture.setAttribute("aria-label", `Refine seed ${seed}`);
-  refine.setAttribute("aria-label", `Refine seed ${seed}`);
-  keep.setAttribute("aria-label", `Keep seed ${seed}`);
-  const pick = () => {
-    picked = seed;
-    mark();
-    trigger("refine", { grid: props.value.id, seed });
+  function makeTile(seed) {
+    const item = make("li", "tile");
+    const picture = make("button", "tile-picture");
+    const image = make("img", "", "", { draggable: "false", alt: "" });
+    const number = make("span", "tile-number", "", { "aria-hidden": "true" });
+    const meter = make("span", "tile-meter");
+    const state = make("span", "tile-state", "", { "aria-hidden": "true" });
+    const problem = make("span", "tile-problem");
+    const foot = make("div", "tile-foot");
+    const keep = make("button", "plain keep", "Keep");
+    const vary = make("button", "plain vary", "Vary");
+    const refine = make("button", "strong refine", "Refine");
+    const label = make("span", "seed");
+    picture.append(image, number, meter, state, problem);
+    foot.append(label, keep, vary, refine);
+    item.append(picture, foot);
+    const ask = (what) => act(what, { grid: grid.id, seed });
+    const go = () => {
+      select(seed);
+      ask("refine");
+      report("pick", { grid: grid.id, seed });
+    };
+    const pointAt = () => {
+      clearTimeout(pointing);
+      const [id, began] = [grid.id, performance.now()];
+      pointing = setTimeout(() => act("point_at", { grid: id, seed }), POINTED_MS);
+      item.looked = () => report("look", { grid: id, seed, ms: Math.round(performance.now() - began) });
+    };
+    const pointAway = () => {
+      clearTimeout(pointing);
+      item.looked?.();
+      item.looked = null;
+    };
+    item.addEventListener("pointerenter", pointAt);
+    item.addEventListener("pointerleave", pointAway);
+    item.addEventListener("focusin", () => {
+      select(seed);
+      pointAt();
+    });
+    item.addEventListener("focusout", pointAway);
+    picture.addEventListener("click", go);
+    refine.addEventListener("click", go);
+    vary.addEventListener("click", () => ask("vary"));
+    keep.addEventListener("click", () => ask("keep"));
+    image.addEventListener("load", () => {
+      if (!item.classList.contains("is-waiting")) {
+        requestAnimationFrame(() => report("painted", { grid: grid.id, seed, at: Math.round(performance.now()) }));
+      }
+    });
+    return { item, picture, image, number, meter, state, problem, label, keep, vary, refine };
+  }
+
+  function select(seed) {
+    selected = seed;
+    for (const [each, tile] of tiles) tile.item.classList.toggle("is-selected", each === seed);
+  }
+
+  // The pick sharpens where it stands: while it is refined, and from then on, the tile shows the stage's picture.
+  function fill(tile, data, position, stage) {
+    const staged = stage && stage.grid === grid.id && stage.seed === data.seed ? stage : null;
+    const running = staged?.state === "running";
+    const source = staged?.picture || data.picture;
+    tile.item.classList.toggle("is-waiting", !data.ready && !data.problem);
+    tile.item.classList.toggle("is-kept", data.kept);
+    tile.item.classList.toggle("is-picked", !!staged && staged.state !== "stopped");
+    tile.item.classList.toggle("is-refining", running);
+    if (source && tile.source !== source) tile.image.src = base + (tile.source = source);
+    tile.image.hidden = !source;
+    const final = staged?.state === "done";
+    const what = `“${grid.prompt}”, seed ${data.label}`;
+    tile.image.alt = data.ready ? `${final ? "Final" : "Preview"} ${position} of ${what}` : "";
+    tile.number.textContent = position;
+    tile.label.textContent = `#${data.label}`;
+    tile.label.title = `Seed ${data.label} · ${data.how}`;
+    const done = running ? staged.percent / 100 : data.steps ? data.step / data.steps : 0;
+    tile.meter.style.setProperty("--done", done);
+    tile.state.textContent = running ? staged.message : final ? `Final · ${staged.steps[1]} steps` : "";
+    tile.problem.textContent = data.problem;
+    tile.keep.setAttribute("aria-pressed", data.kept);
+    tile.keep.textContent = data.kept ? "Kept" : "Keep";
+    for (const button of [tile.picture, tile.refine, tile.keep, tile.vary]) button.disabled = !data.ready;
+    const name = `preview ${position}, seed ${data.label}`;
+    tile.picture.setAttribute("aria-label", data.ready ? `Refine ${name}: ${grid.prompt}` : `${name}, not ready`);
+    tile.refine.setAttribute("aria-label", `Refine ${name}`);
+    tile.vary.setAttribute("aria-label", `Vary ${name}`);
+    tile.keep.setAttribute("aria-label", `Keep ${name}`);
+  }
+
+  function render(view, stage) {
+    const fresh = view?.id !== grid?.id || view?.tiles.length !== list.children.length;
+    const wasBusy = grid?.busy;
+    grid = view;
+    actions.hidden = !grid;
+    root.classList.toggle("is-empty", !grid);
+    root.setAttribute("aria-busy", !!grid?.busy);
+    if (!grid) {
+      note.textContent = "Your previews appear here.";
+      ignored.textContent = "";
+      tiles.clear();
+      list.replaceChildren(...[1, 2, 3, 4].map(() => make("li", "tile ghost", "", { "aria-hidden": "true" })));
+      return;
+    }
+    for (const item of list.children) item.classList.remove("is-expecting");
+    if (fresh) {
+      const seeds = new Set(grid.tiles.map((data) => data.seed));
+      for (const seed of tiles.keys()) if (!seeds.has(seed)) tiles.delete(seed);
+      for (const seed of seeds) if (!tiles.has(seed)) tiles.set(seed, makeTile(seed));
+      list.replaceChildren(...grid.tiles.map((data) => tiles.get(data.seed).item));
+      if (!seeds.has(selected)) select(null);
+    }
+    grid.tiles.forEach((data, place) => fill(tiles.get(data.seed), data, place + 1, stage));
+    const kept = grid.tiles.filter((data) => data.kept).length;
+    note.textContent = grid.note;
+    ignored.textContent = grid.ignored;
+    others.textContent = kept ? "Reroll the others" : "Reroll";
+    others.disabled = grid.busy || kept === grid.tiles.length;
+    all.hidden = !kept;
+    all.disabled = grid.busy;
+    stop.hidden = !grid.busy;
+    if (grid.busy && !wasBusy) say("Previews are on their way.");
+    if (!grid.busy && wasBusy) say(`${grid.note}. Keys 1 to ${grid.tiles.length} pick one.`);
+  }
+
+  // Shows at once that previews are on their way, before the server has said so.
+  function expect() {
+    note.textContent = "Asking for previews …";
+    root.setAttribute("aria-busy", true);
+    for (const item of list.children) item.classList.add("is-expecting");
+  }
+
+  const reroll = (everything) => grid && act("reroll", { grid: grid.id, all: everything });
+  others.addEventListener("click", () => reroll(false));
+  all.addEventListener("click", () => reroll(true));
+  stop.addEventListener("click", () => act("cancel"));
+
+  return {
+    node: root,
+    render,
+    reroll,
+    expect,
+    // Selects the tile in a place, from 1 on, and gives it the focus.
+    pick(place) {
+      const data = grid?.tiles[place - 1];
+      if (!data?.ready) return;
+      tiles.get(data.seed).picture.focus();
+      report("select", { grid: grid.id, seed: data.seed });
+    },
+    // What a key does to the selected tile: "keep", "vary" or "refine".
+    press(what) {
+      const tile = tiles.get(selected);
+      if (!tile) return say("Pick a preview first, with keys 1 to 4.");
+      tile[what].click();
+    },
   };
-  const pointAt = () => {
-    clearTimeout(pointing);
-    pointing = setTimeout(() => trigger("point_at", { grid: props.value.id, seed }), POINTED_MS);
-  };
-  item.addEventListener("pointerenter", pointAt);
-  item.addEventListener("focusin", pointAt);
-  item.addEventListener("pointerleave", () => clearTimeout(pointing));
-  picture.addEventListener("click", pick);
-  refine.addEventListener("click", pick);
-  keep.addEventListener("click", () => {
-    if (!kept.delete(seed)) kept.add(seed);
-    mark();
-  });
-  return { item, picture, image, meter, problem, keep, refine };
 }
-
-// What depends on what the user marked, rather than on what arrived.
-function mark() {
-  for (const [seed, tile] of tiles) {
-    const isKept = kept.has(seed);
-    tile.item.classList.toggle("is-kept", isKept);
-    tile.item.classList.toggle("is-picked", seed === picked);
-    tile.keep.setAttribute("aria-pressed", isKept);
-    tile.keep.textContent = isKept ? "Kept" : "Keep";
-  }
-  rerollOthers.disabled = kept.size === 0 || kept.size === tiles.size;
-}
-
-function fill(tile, data, prompt) {
-  const { ready, picture } = data;
-  tile.item.classList.toggle("is-waiting", !ready && !data.problem);
-  if (picture && tile.image.src !== picture) tile.image.src = picture;
-  tile.image.hidden = !picture;
-  tile.image.alt = ready ? `Preview of “${prompt}”, seed ${data.seed}` : "";
-  tile.meter.style.setProperty("--done", data.steps ? data.step / data.steps : 0);
-  tile.problem.textContent = data.problem;
-  tile.picture.disabled = tile.refine.disabled = tile.keep.disabled = !ready;
-}
-
-function render() {
-  const grid = props.value;
-  root.classList.toggle("is-empty", !grid);
-  actions.hidden = !grid;
-  if (!grid) {
-    note.textContent = "Your previews appear here.";
-    list.replaceChildren(...[1, 2, 3, 4].map(() => make("li", "tile ghost")));
-    return;
-  }
-  if (shown !== grid.id) {
-    shown = grid.id;
-    const seeds = new Set(grid.tiles.map((data) => data.seed));
-    for (const seed of tiles.keys()) if (!seeds.has(seed)) tiles.delete(seed);
-    for (const seed of kept) if (!seeds.has(seed)) kept.delete(seed);
-    for (const seed of seeds) if (!tiles.has(seed)) tiles.set(seed, makeTile(seed));
-    list.replaceChildren(...grid.tiles.map((data) => tiles.get(data.seed).item));
-    list.style.setProperty("--count", grid.tiles.length);
-  }
-  for (const data of grid.tiles) fill(tiles.get(data.seed), data, grid.prompt);
-  note.textContent = grid.note;
-  ignored.textContent = grid.ignored;
-  root.setAttribute("aria-busy", grid.busy);
-  mark();
-}
-
-element.querySelector(".reroll-all").addEventListener("click", () => {
-  trigger("reroll", { grid: props.value.id, keep: [] });
-});
-rerollOthers.addEventListener("click", () => {
-  trigger("reroll", { grid: props.value.id, keep: [...kept] });
-});
-watch("value", render);
-render();

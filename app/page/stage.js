@@ -1,9 +1,12 @@
-// The picked picture. `props.value` is null or
-//   {id, state, seed, prompt, preview, picture, steps, percent, remaining, message, likeness, facts, file}
-// where state is "running", "done" or "stopped", preview and picture are data URLs, likeness is
-// {words, detail} once done and facts are [name, value] pairs. Text only ever goes in as text.
+// The picked picture, see `stage_view` in app/views.py. `makeStage(act)` gives {node, render}.
 
-element.innerHTML = `<section class="stage" hidden>
+function makeStage(act, useAsStart) {
+  const root = make("section", "stage", "", { "aria-labelledby": "stage-title" });
+  root.innerHTML = `
+  <div class="stage-head">
+    <h2 class="stage-title" id="stage-title"></h2>
+    <p class="stage-message"></p>
+  </div>
   <div class="stage-frame">
     <div class="compare">
       <img class="compare-final" alt="" draggable="false">
@@ -11,83 +14,101 @@ element.innerHTML = `<section class="stage" hidden>
       <span class="compare-line" aria-hidden="true"></span>
       <span class="tag tag-preview"></span>
       <span class="tag tag-final"></span>
-      <input class="compare-handle" type="range" min="0" max="100" step="0.5" value="50"
+      <input class="compare-handle" type="range" min="0" max="100" step="1" value="50"
              aria-label="Compare: how much of the preview covers the final picture">
     </div>
-    <div class="progress" role="progressbar" aria-valuemin="0" aria-valuemax="100"><span></span></div>
+    <div class="progress" role="progressbar" aria-valuemin="0" aria-valuemax="100" aria-label="Refining"><span></span></div>
   </div>
   <div class="stage-side">
-    <h2 class="stage-title"></h2>
-    <p class="stage-message" role="status" aria-live="polite"></p>
-    <p class="likeness"><strong></strong><span></span></p>
-    <dl class="facts"></dl>
     <div class="stage-actions">
       <button type="button" class="plain cancel">Cancel</button>
-      <a class="strong download" role="button">Download PNG</a>
+      <a class="strong download">Download PNG</a>
+      <button type="button" class="plain use">Use as start</button>
+      <button type="button" class="plain link">Copy link</button>
     </div>
-    <figure class="stage-preview"><img alt="" draggable="false"><figcaption></figcaption></figure>
+    <p class="likeness"><strong></strong><span></span></p>
+    <dl class="facts"></dl>
   </div>
-</section>`;
-const root = element.firstElementChild;
-const find = (selector) => root.querySelector(selector);
-const compare = find(".compare");
-const handle = find(".compare-handle");
-let shown = null;
+  <div class="stage-empty">
+    <p class="stage-hint"><strong>Pick a preview</strong> and it becomes the finished picture, right here.</p>
+    <p class="stage-keys"><kbd>1</kbd>–<kbd>4</kbd> pick · <kbd>Enter</kbd> refines · <kbd>?</kbd> all keys</p>
+  </div>`;
+  const find = (selector) => root.querySelector(selector);
+  const compare = find(".compare");
+  const handle = find(".compare-handle");
+  let stage = null;
+  let shown = null;
 
-function put(selector, source, alt) {
-  const image = find(selector);
-  if (source && image.src !== source) image.src = source;
-  image.alt = alt;
-}
-
-function split(percent) {
-  compare.style.setProperty("--split", `${percent}%`);
-}
-
-function render() {
-  const stage = props.value;
-  root.hidden = !stage;
-  if (!stage) return;
-  root.dataset.state = stage.state;
-  if (shown !== stage.id) {
-    shown = stage.id;
-    handle.value = 50;
-    split(50);
-    const calm = matchMedia("(prefers-reduced-motion: reduce)").matches;
-    requestAnimationFrame(() => root.scrollIntoView({ behavior: calm ? "auto" : "smooth", block: "nearest" }));
+  function put(selector, source, alt) {
+    const image = find(selector);
+    if (source && image.dataset.source !== source) image.src = base + (image.dataset.source = source);
+    image.alt = alt;
   }
-  const what = `“${stage.prompt}”, seed ${stage.seed}`;
-  put(".compare-final", stage.picture || stage.preview, `Refined picture of ${what}`);
-  put(".compare-preview", stage.preview, `Preview of ${what}`);
-  put(".stage-preview img", stage.preview, `Preview of ${what}`);
-  find(".stage-preview figcaption").textContent = `Preview, ${stage.steps[0]} steps`;
-  find(".tag-preview").textContent = `Preview · ${stage.steps[0]} steps`;
-  find(".tag-final").textContent = `Final · ${stage.steps[1]} steps`;
-  find(".stage-title").textContent = `Seed ${stage.seed}`;
-  find(".stage-message").textContent = stage.message;
-  find(".progress").setAttribute("aria-valuenow", stage.percent);
-  find(".progress span").style.width = `${stage.percent}%`;
-  find(".likeness strong").textContent = stage.likeness.words;
-  find(".likeness span").textContent = stage.likeness.detail;
-  find(".facts").replaceChildren(
-    ...stage.facts.flatMap(([name, value]) => {
-      const term = document.createElement("dt");
-      const detail = document.createElement("dd");
-      term.textContent = name;
-      detail.textContent = value;
-      return [term, detail];
-    }),
-  );
-  const download = find(".download");
-  if (stage.state === "done") {
-    download.href = stage.picture;
-    download.download = stage.file;
-  } else {
-    download.removeAttribute("href");
-  }
-}
 
-handle.addEventListener("input", () => split(handle.value));
-find(".cancel").addEventListener("click", () => trigger("stop_refining"));
-watch("value", render);
-render();
+  function split(percent) {
+    compare.style.setProperty("--split", `${percent}%`);
+    handle.setAttribute("aria-valuetext", `${Math.round(percent)} % preview`);
+  }
+
+  function render(view) {
+    const before = stage;
+    stage = view;
+    root.dataset.state = stage ? stage.state : "empty";
+    if (!stage) {
+      shown = null;
+      find(".stage-title").textContent = "";
+      return;
+    }
+    if (shown !== stage.id) {
+      const first = shown === null && before === null && stage.state !== "running";
+      shown = stage.id;
+      handle.value = 50;
+      split(50);
+      if (!first && innerWidth <= 900) {
+        requestAnimationFrame(() => root.scrollIntoView({ behavior: calm.matches ? "auto" : "smooth", block: "nearest" }));
+      }
+    }
+    const what = `“${stage.prompt}”, seed ${stage.label}`;
+    put(".compare-final", stage.picture || stage.preview, `${stage.state === "done" ? "Final picture" : "Picture in the making"} of ${what}`);
+    put(".compare-preview", stage.preview, stage.state === "done" ? `Preview of ${what}` : "");
+    find(".tag-preview").textContent = `Preview · ${stage.steps[0]} steps`;
+    find(".tag-final").textContent = `Final · ${stage.steps[1]} steps`;
+    find(".stage-title").textContent = `Seed ${stage.label}`;
+    find(".stage-message").textContent = stage.state === "running" ? `Refining, ${stage.message}` : stage.message;
+    find(".progress").setAttribute("aria-valuenow", stage.percent);
+    find(".progress span").style.width = `${stage.percent}%`;
+    find(".likeness strong").textContent = stage.likeness.words;
+    find(".likeness span").textContent = stage.likeness.detail;
+    find(".facts").replaceChildren(
+      ...stage.facts.flatMap(([name, value]) => [make("dt", "", name), make("dd", "", value)]),
+    );
+    const download = find(".download");
+    if (stage.state === "done") {
+      download.href = base + stage.picture;
+      download.download = stage.file;
+    } else {
+      download.removeAttribute("href");
+    }
+    const quarter = Math.floor(stage.percent / 25) * 25;
+    if (stage.state === "running" && before?.percent !== stage.percent) say(`Refining, ${quarter} %.`);
+    if (before && before.id === stage.id && before.state === "running") {
+      if (stage.state === "done") say(`Done. ${stage.likeness.words}. ${stage.likeness.detail}.`);
+      if (stage.state === "stopped") say(stage.message);
+    }
+  }
+
+  handle.addEventListener("input", () => split(handle.value));
+  find(".cancel").addEventListener("click", () => act("cancel"));
+  find(".use").addEventListener("click", () => useAsStart({ grid: stage.grid, seed: stage.seed }));
+  find(".link").addEventListener("click", async () => {
+    const link = new URL(base);
+    for (const [key, value] of Object.entries(stage.link)) link.searchParams.set(key, value);
+    try {
+      await navigator.clipboard.writeText(link.href);
+      toast("The link is copied. Whoever opens it finds this prompt, seed and settings.", "info");
+    } catch {
+      prompt("Copy this link:", link.href);
+    }
+  });
+  return { node: root, render };
+}

@@ -4,6 +4,7 @@ import os
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -11,6 +12,9 @@ import torch
 from app.job import Job
 from app.models import ImageModel, load
 from app.worker import Worker
+
+# A tab that is away for so long is taken as closed: long enough for a refresh on a busy machine.
+GRACE_S = 8.0
 
 
 @pytest.fixture(scope="session")
@@ -27,11 +31,17 @@ def worker(model: ImageModel) -> Iterator[Worker]:
 
 @dataclass(frozen=True)
 class Served:
-    """A running app: its address, its worker, and where it puts pictures."""
+    """A running app: its address, its page, its worker, and the folder that it writes to."""
 
     url: str
+    page: Any
     worker: Worker
-    pictures: Path
+    data: Path
+
+    @property
+    def pictures(self) -> Path:
+        """Where pictures for programs are."""
+        return self.data / "gradio" / "pictures"
 
 
 @pytest.fixture(scope="session")
@@ -41,13 +51,13 @@ def url(served: Served) -> str:
 
 @pytest.fixture(scope="session")
 def served(model: ImageModel, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
-    pictures = tmp_path_factory.mktemp("gradio") / "pictures"
-    os.environ["GRADIO_TEMP_DIR"] = str(pictures.parent)
+    data = tmp_path_factory.mktemp("data")
+    os.environ["GRADIO_TEMP_DIR"] = str(data / "gradio")
     from app.ui import build_page, launch_page
 
     worker = Worker(model)
-    page = build_page(worker, pictures)
-    yield Served(launch_page(page, "127.0.0.1", free_port()), worker, pictures)
+    page = build_page(worker, data, grace_s=GRACE_S)
+    yield Served(launch_page(page, "127.0.0.1", free_port()), page, worker, data)
     page.close()
     worker.close()
 
@@ -68,6 +78,7 @@ def make_job(tiny: ImageModel, **changes: object) -> Job:
         "seed": 1,
         "steps": 4,
         "model": tiny.facts.name,
-        "size": tiny.facts.size,
+        "width": tiny.facts.width,
+        "height": tiny.facts.height,
     }
     return Job(**(fields | changes))

@@ -1,9 +1,11 @@
-import base64
+"""What clicks do to a session, without a browser."""
+
 import io
 import math
 import time
-from collections.abc import Iterator
+from collections.abc import Callable
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -11,104 +13,154 @@ import pytest
 from PIL import Image
 
 from app import handlers, png
-from app.handlers import Settings
-from app.job import Done
+from app.handlers import Form, Studio
+from app.history import History
+from app.job import Done, RequestError
 from app.likeness import WORDS, compare
+from app.live import Sketches
 from app.models import ImageModel
 from app.prompts import EXAMPLES, surprise
-from app.scheduling import POLICIES
-from app.session import Session
+from app.scheduling import POLICIES, SPECULATED_SHARE
+from app.session import Session, Sessions
+from app.views import grid_view, stage_view
 from app.worker import Worker
 from tests.app.conftest import make_job
 
-FORM = Settings("snowy mountains", "", 4, 4, 3.0, "consistency", random_seeds=False, seed=10, full_steps=8)
+FORM = Form("snowy mountains", "", 4, 4, 3.0, "consistency", random_seeds=False, seed=10, full_steps=8)
+NewSession = Callable[[], Session]
 
 
-def finish(views: Iterator[handlers.View | None]) -> dict:
-    """The last view."""
-    view = list(views)[-1]
+@pytest.fixture
+def new_session(tmp_path: Path) -> NewSession:
+    """Makes sessions, each of a browser of its own."""
+    history = History(tmp_path / "history")
+    numbers = iter(range(1000))
+    return lambda: Session(history.shelf(f"{next(numbers):064x}"))
+
+
+@pytest.fixture
+def studio(worker: Worker) -> Studio:
+    return Studio(worker, Sketches())
+
+
+def make_grid(studio: Studio, session: Session, form: Form = FORM) -> dict[str, Any]:
+    handlers.preview(studio, session, form)
+    return settled_grid(session)
+
+
+def settled_grid(session: Session) -> dict[str, Any]:
+    session.settle()
+    view = grid_view(session)
     assert view is not None
     return view
 
 
-def make_grid(worker: Worker, session: Session, form: Settings = FORM) -> dict:
-    return finish(handlers.show_previews(worker, session, form, "me"))
+def refine(studio: Studio, session: Session, seed: int, steps: float = 8) -> dict[str, Any]:
+    assert session.grid
+    handlers.refine(studio, session, {"grid": session.grid.id, "seed": seed}, steps)
+    session.settle()
+    view = stage_view(session)
+    assert view is not None
+    return view
 
 
-def picture_of(url: str) -> bytes:
-    assert url.startswith("data:image/png;base64,")
-    return base64.b64decode(url.partition(",")[2])
+def picture_of(session: Session, address: str) -> bytes:
+    place, shelf, file = address.split("/")
+    assert (place, shelf) == ("pictures", session.shelf.name)
+    return session.shelf.path(file.removesuffix(".png")).read_bytes()
 
 
-def test_a_grid_has_the_seeds_it_shows(worker: Worker) -> None:
-    grid = make_grid(worker, Session())
+def test_a_grid_has_the_seeds_it_shows(studio: Studio, new_session: NewSession) -> None:
+    session = new_session()
+    grid = make_grid(studio, session)
     assert [tile["seed"] for tile in grid["tiles"]] == [10, 11, 12, 13]
     assert not grid["busy"]
     for tile in grid["tiles"]:
-        parameters = png.read(picture_of(tile["picture"]))
+        parameters = png.read(picture_of(session, tile["picture"]))
         assert parameters.prompt == "snowy mountains"
         assert parameters.settings["Seed"] == str(tile["seed"])
         assert parameters.settings["Steps"] == "4"
 
 
-def test_tiles_are_painted_as_they_arrive(worker: Worker) -> None:
-    ready = [
-        sum(tile["ready"] for tile in view["tiles"])
-        for view in handlers.show_previews(worker, Session(), FORM, "me")
-        if view
-    ]
+def test_tiles_are_painted_as_they_arrive(studio: Studio, new_session: NewSession) -> None:
+    session = new_session()
+    ready: list[int] = []
+
+    def note() -> None:
+        with session.lock:
+            view = grid_view(session)
+        ready.append(sum(tile["ready"] for tile in view["tiles"]) if view else 0)
+
+    session.listeners.add(note)
+    make_grid(studio, session)
     assert ready[0] == 0
     assert ready == sorted(ready)
     assert {1, 2, 3, 4} <= set(ready)
 
 
-def test_random_seeds_differ_between_grids(worker: Worker) -> None:
+def test_random_seeds_differ_between_grids(studio: Studio, new_session: NewSession) -> None:
     form = replace(FORM, random_seeds=True)
-    session = Session()
-    first, second = make_grid(worker, session, form), make_grid(worker, session, form)
+    session = new_session()
+    first, second = make_grid(studio, session, form), make_grid(studio, session, form)
     assert not {t["seed"] for t in first["tiles"]} & {t["seed"] for t in second["tiles"]}
 
 
-def test_kept_previews_stay_exactly_as_they_are(worker: Worker) -> None:
-    session = Session()
-    before = make_grid(worker, session)
-    after = finish(handlers.reroll(worker, session, 8, {"grid": before["id"], "keep": [11, 13]}))
+def test_kept_previews_stay_exactly_as_they_are(studio: Studio, new_session: NewSession) -> None:
+    session = new_session()
+    before = make_grid(studio, session)
+    for seed in (11, 12, 13, 12):
+        handlers.keep(session, {"grid": before["id"], "seed": seed})
+    before = settled_grid(session)
+    handlers.reroll(studio, session, {"grid": before["id"]}, 8)
+    after = settled_grid(session)
     assert after["id"] != before["id"]
     assert [after["tiles"][i] for i in (1, 3)] == [before["tiles"][i] for i in (1, 3)]
     changed = {after["tiles"][i]["seed"] for i in (0, 2)}
     assert len(changed) == 2
     assert not changed & {10, 11, 12, 13}
+    handlers.reroll(studio, session, {"grid": after["id"], "all": True}, 8)
+    assert not {11, 13} & {tile["seed"] for tile in settled_grid(session)["tiles"]}
 
 
-def test_a_reroll_asks_as_the_grid_was_asked(worker: Worker) -> None:
-    session = Session()
-    before = make_grid(worker, session, replace(FORM, steps=5, guidance=2))
-    after = finish(handlers.reroll(worker, session, 8, {"grid": before["id"], "keep": []}))
+def test_when_all_are_kept_there_is_nothing_to_reroll(studio: Studio, new_session: NewSession) -> None:
+    session = new_session()
+    grid = make_grid(studio, session)
+    for tile in grid["tiles"]:
+        handlers.keep(session, {"grid": grid["id"], "seed": tile["seed"]})
+    with pytest.raises(RequestError, match="keep all"):
+        handlers.reroll(studio, session, {"grid": grid["id"]}, 8)
+
+
+def test_a_reroll_asks_as_the_grid_was_asked(studio: Studio, new_session: NewSession) -> None:
+    session = new_session()
+    before = make_grid(studio, session, replace(FORM, steps=5, guidance=2))
+    handlers.reroll(studio, session, {"grid": before["id"]}, 8)
+    assert len(settled_grid(session)["tiles"]) == 4
     assert session.grid is not None
     assert {(tile.job.steps, tile.job.guidance) for tile in session.grid.tiles} == {(5, 2)}
-    assert len(after["tiles"]) == 4
 
 
-def test_a_pick_is_refined_from_the_same_noise(worker: Worker) -> None:
-    session = Session()
-    grid = make_grid(worker, session)
-    views = [view for view in handlers.refine(worker, session, 12, {"grid": grid["id"], "seed": 12}) if view]
-    percents = [view["percent"] for view in views]
+def test_a_pick_is_refined_from_the_same_noise(studio: Studio, new_session: NewSession) -> None:
+    session = new_session()
+    grid = make_grid(studio, session)
+    percents: list[int] = []
+    session.listeners.add(lambda: percents.append(session.stage.percent if session.stage else 0))
+    done = refine(studio, session, 12, 12)
     assert percents == sorted(percents)
-    done = views[-1]
     assert (done["state"], done["percent"], done["seed"]) == ("done", 100, 12)
     assert done["preview"] == grid["tiles"][2]["picture"]
-    settings = png.read(picture_of(done["picture"])).settings
+    settings = png.read(picture_of(session, done["picture"])).settings
     assert (settings["Seed"], settings["Steps"], settings["Sampler"]) == ("12", "12", "dpm++2m")
     assert done["likeness"]["words"] in [words for _, words in WORDS]
     assert done["file"] == "tiny-seed-12-12-steps.png"
     # The same seed at full steps, asked for by itself, is the same picture.
     assert session.grid is not None
-    again = worker.submit(replace(session.grid.tiles[2].job, kind="refine", steps=12, solver="dpm++2m"))
+    again = studio.backend.submit(
+        replace(session.grid.tiles[2].job, kind="refine", steps=12, solver="dpm++2m")
+    )
     ended: Any = list(again.events())[-1]
-    picture = ended.picture
-    shown = Image.open(io.BytesIO(picture_of(done["picture"])))
-    assert np.abs(np.asarray(picture).astype(int) - np.asarray(shown)).max() <= 1
+    shown = Image.open(io.BytesIO(picture_of(session, done["picture"])))
+    assert np.abs(np.asarray(ended.picture).astype(int) - np.asarray(shown)).max() <= 1
 
 
 @pytest.mark.parametrize(
@@ -122,128 +174,145 @@ def test_a_pick_is_refined_from_the_same_noise(worker: Worker) -> None:
         ({"guidance": math.inf}, "not a number"),
         ({"guidance": None}, "nothing is not a number"),
         ({"seed": -4}, "The seed"),
-        ({"solver": "<b>magic</b>"}, "no solver “&lt;b&gt;magic"),
+        ({"full_steps": 0}, "number of steps"),
+        ({"solver": "<b>magic</b>"}, "no solver “<b>magic"),
     ],
 )
-def test_mistakes_are_told_in_words_and_change_nothing(worker: Worker, change: dict, words: str) -> None:
-    session = Session()
-    before = make_grid(worker, session)
-    with pytest.warns(UserWarning, match=words):
-        views = list(handlers.show_previews(worker, session, replace(FORM, **change), "me"))
-    assert views == [before]
+def test_mistakes_are_told_in_words_and_change_nothing(
+    studio: Studio, new_session: NewSession, change: dict, words: str
+) -> None:
+    session = new_session()
+    before = make_grid(studio, session)
+    with pytest.raises(RequestError, match=words):
+        handlers.preview(studio, session, replace(FORM, **change))
+    assert settled_grid(session) == before
 
 
-def test_a_mistake_before_any_grid_shows_nothing(worker: Worker) -> None:
-    with pytest.warns(UserWarning, match="empty"):
-        assert list(handlers.show_previews(worker, Session(), replace(FORM, prompt=""), "me")) == [None]
-
-
-def test_stale_and_broken_picks_are_told_in_words(worker: Worker) -> None:
-    session = Session()
-    old = make_grid(worker, session)
-    make_grid(worker, session, replace(FORM, seed=20))
+def test_stale_and_broken_picks_are_told_in_words(studio: Studio, new_session: NewSession) -> None:
+    session = new_session()
+    old = make_grid(studio, session)
+    make_grid(studio, session, replace(FORM, seed=20))
     stale: list[dict[str, Any]] = [{"grid": old["id"], "seed": 10}, {}, {"grid": None, "seed": {}}]
     for wish in stale:
-        with pytest.warns(UserWarning, match="have been replaced"):
-            assert list(handlers.refine(worker, session, 10, wish)) == [None]
-        with pytest.warns(UserWarning, match="have been replaced"):
-            finish(handlers.reroll(worker, session, 8, wish))
+        with pytest.raises(RequestError, match="have been replaced"):
+            handlers.refine(studio, session, wish, 10)
+        with pytest.raises(RequestError, match="have been replaced"):
+            handlers.reroll(studio, session, wish, 8)
+        with pytest.raises(RequestError, match="have been replaced"):
+            handlers.keep(session, wish)
     assert session.grid is not None
     strange: list[Any] = [10, None, "20", [], math.nan]
     for seed in strange:
-        with pytest.warns(UserWarning, match="not there"):
-            list(handlers.refine(worker, session, 10, {"grid": session.grid.id, "seed": seed}))
+        with pytest.raises(RequestError, match="not there"):
+            handlers.refine(studio, session, {"grid": session.grid.id, "seed": seed}, 10)
 
 
-def test_full_steps_are_checked(worker: Worker) -> None:
-    session = Session()
-    grid = make_grid(worker, session)
+def test_full_steps_are_checked(studio: Studio, new_session: NewSession) -> None:
+    session = new_session()
+    grid = make_grid(studio, session)
     for steps in (math.nan, 0, 5000, None):
-        with pytest.warns(UserWarning, match="number of steps"):
-            list(handlers.refine(worker, session, steps, {"grid": grid["id"], "seed": 10}))
+        with pytest.raises(RequestError, match="number of steps"):
+            handlers.refine(studio, session, {"grid": grid["id"], "seed": 10}, steps)  # type: ignore[arg-type]
 
 
-def test_a_double_click_is_answered_once(worker: Worker) -> None:
-    session = Session()
-    first = handlers.show_previews(worker, session, FORM, "me")
-    shown = next(first)
-    with pytest.warns(UserWarning, match="already on their way"):
-        list(handlers.show_previews(worker, session, FORM, "me"))
-    assert finish(first)["id"] == shown["id"]  # type: ignore[index]
+def test_variations_are_near_the_preview_that_they_come_from(
+    studio: Studio, new_session: NewSession, tmp_path: Path
+) -> None:
+    session = new_session()
+    before = make_grid(studio, session)
+    handlers.vary(studio, session, {"grid": before["id"], "seed": 12}, 8)
+    after = settled_grid(session)
+    assert after["tiles"][0]["picture"] == before["tiles"][2]["picture"]
+
+    def pixels(tile: dict[str, Any]) -> np.ndarray:
+        return np.asarray(Image.open(io.BytesIO(picture_of(session, tile["picture"])))).astype(float)
+
+    centre = pixels(before["tiles"][2])
+    near = [np.abs(pixels(tile) - centre).mean() for tile in after["tiles"][1:]]
+    far = [np.abs(pixels(before["tiles"][i]) - centre).mean() for i in (0, 1, 3)]
+    assert min(near) > 0 and max(near) < min(far)
+    varied = after["tiles"][1]
+    assert varied["label"] == f"12 ~ {varied['seed']}"
+    done = refine(studio, session, varied["seed"])
+    settings = png.read(picture_of(session, done["picture"])).settings
+    assert (settings["Seed"], settings["Variation seed"]) == ("12", str(varied["seed"]))
+    with pytest.raises(RequestError, match="a variation already"):
+        handlers.vary(studio, session, {"grid": after["id"], "seed": varied["seed"]}, 8)
+    handlers.open_entry(session, {"entry": after["id"]})
+    assert stage_view(session) == done | {"id": stage_view(session)["id"]}  # type: ignore[index]
+    handlers.reroll(studio, session, {"grid": after["id"]}, 8)
+    assert session.grid and {tile.job.seed for tile in session.grid.tiles[1:]} == {12}
 
 
-def test_a_new_prompt_replaces_the_grid_that_was_still_growing(worker: Worker) -> None:
-    session = Session()
-    first = handlers.show_previews(worker, session, replace(FORM, steps=100), "me")
-    next(first)
+def test_a_double_click_is_answered_once(studio: Studio, new_session: NewSession) -> None:
+    session = new_session()
+    form = replace(FORM, steps=50)
+    handlers.preview(studio, session, form)
+    assert session.grid
+    shown = session.grid.id
+    with pytest.raises(RequestError, match="already on their way"):
+        handlers.preview(studio, session, form)
+    with pytest.raises(RequestError, match="already on their way"):
+        handlers.reroll(studio, session, {"grid": shown}, 8)
+    assert settled_grid(session)["id"] == shown
+
+
+def test_a_new_prompt_replaces_the_grid_that_was_still_growing(
+    studio: Studio, new_session: NewSession
+) -> None:
+    session = new_session()
+    handlers.preview(studio, session, replace(FORM, steps=100))
     growing = session.previews
-    second = make_grid(worker, session, replace(FORM, prompt="a lake at night"))
+    second = make_grid(studio, session, replace(FORM, prompt="a lake at night"))
     assert second["prompt"] == "a lake at night"
-    assert finish(first)["id"] == second["id"], "the first never shows its own grid again"
     assert all(handle.ended for handle in growing)
 
 
-def test_refining_twice_is_answered_and_another_pick_takes_over(worker: Worker) -> None:
-    session = Session()
-    grid = make_grid(worker, session)
-    first = handlers.refine(worker, session, 100, {"grid": grid["id"], "seed": 10})
-    next(first)
-    with pytest.warns(UserWarning, match="already being refined"):
-        list(handlers.refine(worker, session, 100, {"grid": grid["id"], "seed": 10}))
+def test_refining_twice_is_answered_and_another_pick_takes_over(
+    studio: Studio, new_session: NewSession
+) -> None:
+    session = new_session()
+    grid = make_grid(studio, session)
+    handlers.refine(studio, session, {"grid": grid["id"], "seed": 10}, 100)
+    with pytest.raises(RequestError, match="already being refined"):
+        handlers.refine(studio, session, {"grid": grid["id"], "seed": 10}, 100)
     taken_over = session.refinement
-    done = finish(handlers.refine(worker, session, 10, {"grid": grid["id"], "seed": 11}))
+    done = refine(studio, session, 11, 10)
     assert (done["state"], done["seed"]) == ("done", 11)
-    assert finish(first)["seed"] == 11
     assert taken_over is not None
     assert taken_over.ended
 
 
-def test_refining_can_be_cancelled(worker: Worker) -> None:
-    session = Session()
-    grid = make_grid(worker, session)
-    views = handlers.refine(worker, session, 100, {"grid": grid["id"], "seed": 10})
-    next(views)
-    handlers.stop_refining(session)
-    stopped = finish(views)
+def test_refining_and_previews_can_be_cancelled(studio: Studio, new_session: NewSession) -> None:
+    session = new_session()
+    grid = make_grid(studio, session)
+    handlers.refine(studio, session, {"grid": grid["id"], "seed": 10}, 100)
+    handlers.cancel(session)
+    session.settle()
+    stopped = stage_view(session)
+    assert stopped is not None
     assert stopped["state"] == "stopped"
     assert "Cancelled" in stopped["message"]
     assert stopped["preview"] == grid["tiles"][0]["picture"]
+    handlers.preview(studio, session, replace(FORM, steps=100))
+    handlers.cancel(session)
+    assert {tile["problem"] for tile in settled_grid(session)["tiles"]} == {"Cancelled."}
 
 
-def test_two_people_do_not_disturb_each_other(worker: Worker) -> None:
-    mine, yours = Session(), Session()
-    one = handlers.show_previews(worker, mine, FORM, "me")
-    two = handlers.show_previews(worker, yours, replace(FORM, seed=50), "you")
-    next(one), next(two)
-    assert [t["seed"] for t in finish(one)["tiles"]] == [10, 11, 12, 13]
-    assert [t["seed"] for t in finish(two)["tiles"]] == [50, 51, 52, 53]
-    assert (
-        make_grid(worker, Session())["tiles"][0]["picture"]
-        == finish(one_again(worker, mine))["tiles"][0]["picture"]
-    )
+def test_two_people_do_not_disturb_each_other(studio: Studio, new_session: NewSession) -> None:
+    mine, yours = new_session(), new_session()
+    handlers.preview(studio, mine, FORM)
+    handlers.preview(studio, yours, replace(FORM, seed=50))
+    assert [t["seed"] for t in settled_grid(mine)["tiles"]] == [10, 11, 12, 13]
+    assert [t["seed"] for t in settled_grid(yours)["tiles"]] == [50, 51, 52, 53]
+    with pytest.raises(RequestError, match="no longer in your history"):
+        handlers.open_entry(yours, {"entry": mine.grid.id if mine.grid else ""})
 
 
-def one_again(worker: Worker, session: Session) -> Iterator[handlers.View | None]:
-    return handlers.show_previews(worker, session, FORM, "me")
-
-
-def test_when_the_browser_goes_the_jobs_end(worker: Worker) -> None:
-    session = Session()
-    views = handlers.show_previews(worker, session, replace(FORM, steps=100), "me")
-    next(views)
-    worker.cancel("me")
-    assert all(tile["problem"] == "Cancelled." for tile in finish(views)["tiles"])
-    # A generator that is closed rather than read to its end cancels as well.
-    again: Any = handlers.show_previews(worker, session, replace(FORM, steps=99), "me")
-    next(again)
-    again.close()
-    assert all(list(handle.events()) and handle.ended for handle in session.previews)
-
-
-def test_ignored_words_are_named(worker: Worker) -> None:
-    grid = make_grid(worker, Session(), replace(FORM, prompt="snowy zeppelin mountains"))
+def test_ignored_words_are_named(studio: Studio, new_session: NewSession) -> None:
+    grid = make_grid(studio, new_session(), replace(FORM, prompt="snowy zeppelin mountains"))
     assert "“zeppelin”" in grid["ignored"]
-    assert make_grid(worker, Session())["ignored"] == ""
+    assert make_grid(studio, new_session())["ignored"] == ""
 
 
 def test_likeness_falls_with_distance() -> None:
@@ -267,60 +336,166 @@ def test_surprises_are_sentences_and_vary() -> None:
     assert all(prompt == " ".join(prompt.split()) for prompt in prompts | set(EXAMPLES))
 
 
-def test_while_one_looks_the_likely_picks_are_refined(worker: Worker) -> None:
-    session = Session()
-    grid = make_grid(worker, session)
-    while worker.made["speculative"] < 4 * 5:  # 60 % of eight steps, for each of four
+def test_while_one_looks_the_likely_picks_are_refined(
+    studio: Studio, worker: Worker, new_session: NewSession
+) -> None:
+    session = new_session()
+    make_grid(studio, session)
+    each = round(SPECULATED_SHARE * 8)
+    while worker.made["speculative"] < 4 * each:
         time.sleep(0.01)
-    guessed = finish(handlers.refine(worker, session, 8, {"grid": grid["id"], "seed": 12}))
-    assert guessed["state"] == "done"
-    assert worker.made["refine"] == 3, "the pick went on where its guess stood"
-    assert worker.made["wasted"] == 3 * 5, "and the guesses at the others ended"
-    unguessed = finish(handlers.refine(worker, session, 8, {"grid": grid["id"], "seed": 11}))
-    assert unguessed["state"] == "done"
+    assert refine(studio, session, 12)["state"] == "done"
+    assert worker.made["refine"] == 8 - each, "the pick went on where its guess stood"
+    assert worker.made["wasted"] == 3 * each, "and the guesses at the others ended"
+    assert refine(studio, session, 11)["state"] == "done"
 
 
-def test_a_guessed_picture_is_the_picture(worker: Worker, model: ImageModel) -> None:
+def test_a_guessed_picture_is_the_picture(worker: Worker, model: ImageModel, new_session: NewSession) -> None:
     plain = Worker(model, policy=POLICIES["step-priority"])
     finals = []
     for maker in (worker, plain):
-        session = Session()
-        grid = make_grid(maker, session)
+        session, studio = new_session(), Studio(maker, Sketches())
+        make_grid(studio, session)
         time.sleep(0.2)
-        finals.append(finish(handlers.refine(maker, session, 8, {"grid": grid["id"], "seed": 10})))
+        finals.append(picture_of(session, refine(studio, session, 10)["picture"]))
     assert plain.made["speculative"] == 0
-    one, other = (np.asarray(Image.open(io.BytesIO(picture_of(f["picture"])))).astype(int) for f in finals)
+    one, other = (np.asarray(Image.open(io.BytesIO(final))).astype(int) for final in finals)
     assert np.abs(one - other).max() <= 1
     plain.close()
 
 
-def test_pointing_at_a_preview_has_it_refined_to_the_end(worker: Worker) -> None:
-    session = Session()
-    grid = make_grid(worker, session)
+def test_pointing_at_a_preview_has_it_refined_to_the_end(
+    studio: Studio, worker: Worker, new_session: NewSession
+) -> None:
+    session = new_session()
+    grid = make_grid(studio, session)
     handlers.point_at(session, {"grid": grid["id"], "seed": 13})
     handlers.point_at(session, {"grid": "another", "seed": 12})
     handlers.point_at(session, {"seed": [1]})
-    while worker.made["speculative"] < 8 + 3 * 5:
+    while worker.made["speculative"] < 8 + 3 * round(SPECULATED_SHARE * 8):
         time.sleep(0.01)
-    assert finish(handlers.refine(worker, session, 8, {"grid": grid["id"], "seed": 13}))["state"] == "done"
+    assert refine(studio, session, 13)["state"] == "done"
     assert worker.made["refine"] == 0
 
 
-def test_other_settings_are_another_picture_than_the_guessed(worker: Worker) -> None:
-    session = Session()
-    grid = make_grid(worker, session)
-    done = finish(handlers.refine(worker, session, 9, {"grid": grid["id"], "seed": 13}))
-    assert done["steps"] == [4, 9]
+def test_other_settings_are_another_picture_than_the_guessed(
+    studio: Studio, worker: Worker, new_session: NewSession
+) -> None:
+    session = new_session()
+    make_grid(studio, session)
+    assert refine(studio, session, 13, 9)["steps"] == [4, 9]
     assert worker.made["refine"] == 9
 
 
-def test_guesses_end_with_their_grid(worker: Worker) -> None:
-    session = Session()
-    make_grid(worker, session)
+def test_guesses_end_with_their_grid(studio: Studio, worker: Worker, new_session: NewSession) -> None:
+    session = new_session()
+    make_grid(studio, session)
     first = session.guesses
-    make_grid(worker, session)
+    make_grid(studio, session)
     assert session.guesses is not first
-    worker.cancel("me")
+    session.stop()
     assert isinstance(list(worker.submit(make_job(worker.model)).events())[-1], Done)
     time.sleep(0.1)
     assert worker.made["speculative"] <= 40, "nobody's guesses are going on"
+
+
+# ---- nothing is lost
+
+
+def of(sessions: Sessions, tab: int = 0, browser: int = 0) -> Session:
+    return sessions.of(f"{browser:064x}", f"{tab:064x}")
+
+
+def test_a_refresh_finds_everything_as_it_was(studio: Studio, tmp_path: Path) -> None:
+    sessions = Sessions(History(tmp_path), grace_s=60)
+    session = of(sessions)
+    sessions.attach(session, print)
+    grid = make_grid(studio, session)
+    handlers.refine(studio, session, {"grid": grid["id"], "seed": 10}, 100)
+    sessions.detach(session, print)
+    again = of(sessions)
+    assert again is session
+    sessions.attach(again, print)
+    again.settle()
+    stage = stage_view(again)
+    assert stage is not None
+    assert stage["state"] == "done", "the refinement went on while nobody looked"
+
+
+def test_a_closed_tab_ends_what_runs_for_it(studio: Studio, tmp_path: Path) -> None:
+    sessions = Sessions(History(tmp_path), grace_s=0.05)
+    session = of(sessions)
+    sessions.attach(session, print)
+    handlers.preview(studio, session, replace(FORM, steps=100, count=8))
+    sessions.detach(session, print)
+    session.settle()
+    assert all(handle.ended for handle in session.previews)
+    assert {tile["problem"] for tile in settled_grid(session)["tiles"]} == {"Cancelled."}
+
+
+def test_after_a_restart_the_last_grid_is_there(studio: Studio, tmp_path: Path) -> None:
+    session = of(Sessions(History(tmp_path)))
+    grid = make_grid(studio, session)
+    handlers.keep(session, {"grid": grid["id"], "seed": 11})
+    done = refine(studio, session, 12)
+    again = of(Sessions(History(tmp_path)), tab=5)
+    view, stage = grid_view(again), stage_view(again)
+    assert view is not None and stage is not None
+    assert view["id"] == grid["id"]
+    assert [tile["picture"] for tile in view["tiles"]] == [tile["picture"] for tile in grid["tiles"]]
+    assert [tile["kept"] for tile in view["tiles"]] == [False, True, False, False]
+    assert (stage["picture"], stage["likeness"], stage["facts"]) == (
+        done["picture"],
+        done["likeness"],
+        done["facts"],
+    )
+    assert refine(studio, again, 13)["state"] == "done", "and it can be gone on with"
+
+
+def test_a_second_tab_begins_empty_and_another_browser_sees_nothing(studio: Studio, tmp_path: Path) -> None:
+    sessions = Sessions(History(tmp_path))
+    first = of(sessions)
+    sessions.attach(first, print)
+    make_grid(studio, first)
+    second = of(sessions, tab=1)
+    assert second.grid is None
+    assert second.shelf.entries == first.shelf.entries
+    assert of(sessions, browser=1).shelf.entries == []
+
+
+def test_only_ids_are_taken_for_ids(tmp_path: Path) -> None:
+    sessions = Sessions(History(tmp_path))
+    wrong: list[Any] = [None, "", "../etc", "A" * 64, "0" * 63, "0" * 65, 7, ["0" * 64]]
+    for browser in wrong:
+        with pytest.raises(RequestError, match="load it again"):
+            sessions.of(browser, "0" * 64)
+    for tab in (None, "short", "../../../../../etc/passwd", 7):
+        with pytest.raises(RequestError, match="load it again"):
+            sessions.of("0" * 64, tab)
+
+
+def test_deleting_can_be_undone_and_all_can_be_deleted(studio: Studio, new_session: NewSession) -> None:
+    session = new_session()
+    first = make_grid(studio, session)
+    make_grid(studio, session, replace(FORM, seed=20))
+    handlers.delete_entry(session, {"entry": first["id"]})
+    assert session.notices[-1]["undo"] == first["id"]
+    assert first["id"] not in [entry.id for entry in session.shelf.entries]
+    handlers.delete_entry(session, {"entry": first["id"], "undo": True})
+    handlers.open_entry(session, {"entry": first["id"]})
+    view = grid_view(session)
+    assert view and [tile["seed"] for tile in view["tiles"]] == [10, 11, 12, 13]
+    handlers.clear_history(session)
+    assert session.shelf.entries == [] and session.grid is None
+    assert not session.shelf.folder.exists()
+
+
+def test_any_earlier_picture_is_a_start(studio: Studio, new_session: NewSession) -> None:
+    session = new_session()
+    grid = make_grid(studio, session, replace(FORM, negative_prompt="lake", guidance=2.5))
+    wanted = handlers.wanted_of(session, {"grid": grid["id"], "seed": 11})
+    assert (wanted["prompt"], wanted["negative_prompt"]) == ("snowy mountains", "lake")
+    assert wanted["settings"]["Seed"] == "11"
+    entry = session.shelf.entries[0]
+    same = handlers.wanted_of(session, {"entry": entry.id, "picture": entry.previews[1].picture})
+    assert same == wanted

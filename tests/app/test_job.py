@@ -1,9 +1,11 @@
 import math
+import pickle
+from dataclasses import replace
 from typing import Any
 
 import pytest
 
-from app.job import LIMITS, Job, RequestError, check_number
+from app.job import LIMITS, Job, Record, RequestError, Start, Variation, check_number
 from app.seeds import following_seeds, fresh_seeds
 
 FIELDS: dict[str, Any] = {
@@ -12,7 +14,8 @@ FIELDS: dict[str, Any] = {
     "seed": 1,
     "steps": 6,
     "model": "m",
-    "size": 64,
+    "width": 64,
+    "height": 64,
 }
 
 
@@ -48,11 +51,36 @@ def test_fractions_are_for_guidance_only() -> None:
         ({"kind": "urgent"}, "no kind of job"),
         ({"guidance": math.nan}, "guidance scale"),
         ({"seed": -1}, "seed"),
+        ({"width": 0}, "The width"),
+        ({"height": 64.5}, "The height.*whole"),
+        ({"variation": 3}, "variation"),
+        ({"start": b"picture"}, "start"),
     ],
 )
 def test_a_job_that_makes_no_sense_is_refused_in_words(change: dict, words: str) -> None:
     with pytest.raises(RequestError, match=words):
         Job(**(FIELDS | change))
+
+
+def test_variations_and_starts_that_make_no_sense_are_refused_in_words() -> None:
+    with pytest.raises(RequestError, match=r"amount of variation .* 0 to 1"):
+        Variation(1, 1.5)
+    with pytest.raises(RequestError, match="The seed"):
+        Variation(-1, 0.5)
+    with pytest.raises(RequestError, match="no picture to start from"):
+        Start(b"")
+    with pytest.raises(RequestError, match="The strength"):
+        Start(b"picture", math.nan)
+
+
+def test_a_record_tells_all_that_a_picture_depends_on() -> None:
+    job = Job(**(FIELDS | {"width": 96, "variation": Variation(7, 0.25), "start": Start(b"picture", 0.5)}))
+    assert pickle.loads(pickle.dumps(job)) == job != replace(job, variation=None)
+    settings = Record(job, "0" * 64, 6, 1.0).parameters().settings
+    assert settings["Size"] == "96x64"
+    assert (settings["Variation seed"], settings["Variation seed strength"]) == ("7", "0.25")
+    assert settings["Denoising strength"] == "0.5"
+    assert "Variation seed" not in Record(Job(**FIELDS), "0" * 64, 6, 1.0).parameters().settings
 
 
 def test_white_space_does_not_make_another_job() -> None:

@@ -1,0 +1,253 @@
+"""What a browser has made, kept on disk: prompts, previews, picks and finals, and their pictures.
+
+Each browser has a shelf: a folder named after a hash of the browser's secret id, with one JSON file and the
+pictures. A picture's name is drawn at random, so that only who was told can ask for it. What people send
+never becomes part of a path: names are checked to be the hex digits that were given out.
+"""
+
+import hashlib
+import io
+import json
+import logging
+import os
+import re
+import secrets
+import shutil
+import threading
+import time
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+from weakref import WeakValueDictionary
+
+from PIL import Image
+
+from app.job import RequestError
+
+log = logging.getLogger(__name__)
+
+# Browsers name themselves by 256 random bits, in hex; shelves and pictures have 128.
+_BROWSER = re.compile(r"[0-9a-f]{64}")
+_NAME = re.compile(r"[0-9a-f]{32}")
+# Small versions of the pictures, for lists.
+THUMBNAIL_EDGE = 256
+# A deleted entry can be brought back for so long.
+UNDO_S = 120
+
+
+@dataclass(frozen=True)
+class Bounds:
+    """How much is kept: entries and bytes of one browser, and bytes of all together."""
+
+    entries: int = 60
+    shelf_bytes: int = 200 * 2**20
+    all_bytes: int = 5 * 2**30
+
+
+@dataclass
+class Shot:
+    """One picture of an entry. job: as `app.job.job_to_json` tells it. picture: its name on the shelf."""
+
+    job: dict[str, Any]
+    picture: str
+    revision: str = ""
+    kept: bool = False
+    likeness: dict[str, str] | None = None
+    seconds: float = 0.0
+
+
+@dataclass
+class Entry:
+    """One grid and what became of it. time: seconds since 1970. deleted: when that was, or 0."""
+
+    id: str
+    time: float
+    previews: list[Shot] = field(default_factory=list)
+    finals: list[Shot] = field(default_factory=list)
+    deleted: float = 0.0
+
+    @property
+    def pictures(self) -> list[str]:
+        return [shot.picture for shot in [*self.previews, *self.finals]]
+
+
+class Shelf:
+    """What one browser has made; safe to use from any thread."""
+
+    def __init__(self, folder: Path, bounds: Bounds) -> None:
+        self.folder = folder
+        self._bounds = bounds
+        self._lock = threading.RLock()
+        self._entries = _read(folder / "history.json")
+
+    @property
+    def name(self) -> str:
+        return self.folder.name
+
+    @property
+    def entries(self) -> list[Entry]:
+        """All entries that are not deleted, the newest first."""
+        with self._lock:
+            return sorted((e for e in self._entries if not e.deleted), key=lambda e: -e.time)
+
+    def find(self, entry_id: object) -> Entry:
+        """The entry of that id. Raises RequestError where there is none."""
+        with self._lock:
+            for entry in self._entries:
+                if entry.id == entry_id:
+                    return entry
+        raise RequestError("This is no longer in your history.")
+
+    def put(self, png: bytes) -> str:
+        """Keep a picture, and a small version of it; gives its name."""
+        self.folder.mkdir(parents=True, exist_ok=True)
+        name = secrets.token_hex(16)
+        with Image.open(io.BytesIO(png)) as picture:
+            small = picture.convert("RGB")
+            small.thumbnail((THUMBNAIL_EDGE, THUMBNAIL_EDGE))
+            small.save(self.folder / f"{name}.jpg", "JPEG", quality=88)
+        (self.folder / f"{name}.png").write_bytes(png)
+        return name
+
+    def path(self, name: str, small: bool = False) -> Path:
+        """The file of a picture. Raises RequestError where there is none of that name."""
+        if _NAME.fullmatch(name):
+            path = self.folder / f"{name}.{'jpg' if small else 'png'}"
+            if path.is_file():
+                return path
+        raise RequestError("This picture is gone: it was deleted, or made room for newer ones.")
+
+    def open(self, name: str) -> Image.Image:
+        """A picture, as RGB; see `path`."""
+        with Image.open(self.path(name)) as picture:
+            return picture.convert("RGB")
+
+    def record(self, entry: Entry) -> None:
+        """Write an entry down, new or changed; the oldest make room where there are too many."""
+        with self._lock:
+            self._entries = [e for e in self._entries if e.id != entry.id] + [entry]
+            self._trim()
+            self._save()
+
+    def delete(self, entry_id: object, undo: bool = False) -> None:
+        """Delete an entry, or bring it back with `undo`, which works for UNDO_S. Raises RequestError."""
+        with self._lock:
+            self.find(entry_id).deleted = 0.0 if undo else time.time()
+            self._save()
+
+    def clear(self) -> None:
+        """Delete everything at once, with its pictures."""
+        with self._lock:
+            self._entries = []
+            shutil.rmtree(self.folder, ignore_errors=True)
+
+    @property
+    def size(self) -> int:
+        """Bytes of all pictures that entries name."""
+        return sum(self._bytes(entry) for entry in self._entries)
+
+    def _trim(self) -> None:
+        """The oldest make room: entries without finals first; of the others first what was not picked."""
+        now = time.time()
+        for entry in [e for e in self._entries if e.deleted and now - e.deleted > UNDO_S]:
+            self._remove(entry)
+        oldest = sorted(self._entries, key=lambda e: (bool(e.finals), e.time))
+        while len(self._entries) > self._bounds.entries:
+            self._remove(oldest.pop(0))
+        newest = max(oldest, key=lambda e: e.time, default=None)
+        for entry in oldest:
+            if self.size <= self._bounds.shelf_bytes or entry is newest:
+                return
+            refined = {shot.job["seed"] for shot in entry.finals}
+            names = entry.pictures
+            entry.previews = [shot for shot in entry.previews if shot.job["seed"] in refined]
+            self._unlink(names)
+            if not entry.finals or self.size > self._bounds.shelf_bytes:
+                self._remove(entry)
+
+    def _remove(self, entry: Entry) -> None:
+        self._entries.remove(entry)
+        self._unlink(entry.pictures)
+
+    def _unlink(self, names: list[str]) -> None:
+        """Delete pictures, but for those that another entry shows as well, as a kept preview is."""
+        named = {name for entry in self._entries for name in entry.pictures}
+        for name in set(names) - named:
+            for path in self._files(name):
+                path.unlink(missing_ok=True)
+
+    def _bytes(self, entry: Entry) -> int:
+        files = [path for name in entry.pictures for path in self._files(name)]
+        return sum(path.stat().st_size for path in files if path.exists())
+
+    def _files(self, name: str) -> tuple[Path, Path]:
+        return self.folder / f"{name}.png", self.folder / f"{name}.jpg"
+
+    def _save(self) -> None:
+        self.folder.mkdir(parents=True, exist_ok=True)
+        draft = self.folder / "history.json.new"
+        draft.write_text(json.dumps([asdict(e) for e in self._entries], ensure_ascii=False), encoding="utf-8")
+        os.replace(draft, self.folder / "history.json")
+
+
+class History:
+    """The shelves of all browsers, below one folder."""
+
+    def __init__(self, folder: Path, bounds: Bounds | None = None) -> None:
+        self.folder = folder
+        self.bounds = bounds or Bounds()
+        self._lock = threading.Lock()
+        self._shelves: WeakValueDictionary[str, Shelf] = WeakValueDictionary()  # one of each, while in use
+        self.trim()
+
+    def shelf(self, browser: object) -> Shelf:
+        """The shelf of a browser, by its secret id. Raises RequestError where it is not an id."""
+        if not isinstance(browser, str) or not _BROWSER.fullmatch(browser):
+            raise RequestError("This page is out of date. Please load it again.")
+        return self._at(hashlib.sha256(browser.encode()).hexdigest()[:32])
+
+    def path(self, shelf: str, picture: str, small: bool = False) -> Path:
+        """The file of a picture that was given out. Raises RequestError where there is none."""
+        if not _NAME.fullmatch(shelf) or not (self.folder / shelf).is_dir():
+            raise RequestError("This picture is gone: it was deleted, or made room for newer ones.")
+        return self._at(shelf).path(picture, small)
+
+    def trim(self) -> None:
+        """Where all shelves together hold too much, those unused for the longest go."""
+        folders = [path for path in self.folder.glob("*/") if _NAME.fullmatch(path.name)]
+        used = {path: (path / "history.json") for path in folders}
+        sizes = {path: sum(file.stat().st_size for file in path.glob("*")) for path in folders}
+        total = sum(sizes.values())
+        for path in sorted(folders, key=lambda p: used[p].stat().st_mtime if used[p].exists() else 0):
+            if total <= self.bounds.all_bytes:
+                return
+            total -= sizes[path]
+            log.info("The history is full; what one browser kept makes room")
+            with self._lock:
+                self._shelves.pop(path.name, None)
+            shutil.rmtree(path, ignore_errors=True)
+
+    def _at(self, name: str) -> Shelf:
+        with self._lock:
+            shelf = self._shelves.get(name)
+            if shelf is None:
+                shelf = self._shelves[name] = Shelf(self.folder / name, self.bounds)
+            return shelf
+
+
+def _read(path: Path) -> list[Entry]:
+    """What was saved; a damaged file is put aside rather than overwritten."""
+    try:
+        return [_entry(each) for each in json.loads(path.read_text(encoding="utf-8"))]
+    except FileNotFoundError:
+        return []
+    except (OSError, ValueError, TypeError, KeyError):
+        log.exception("A history can't be read; it is put aside as %s.damaged", path.name)
+        path.replace(path.with_name(path.name + ".damaged"))
+        return []
+
+
+def _entry(values: Mapping[str, Any]) -> Entry:
+    shots = {kind: [Shot(**shot) for shot in values[kind]] for kind in ("previews", "finals")}
+    return Entry(id=values["id"], time=values["time"], deleted=values["deleted"], **shots)

@@ -1,0 +1,1 @@
+"""What a service needs around the app: health, metrics, logs, limits, and an orderly end."""

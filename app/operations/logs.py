@@ -1,0 +1,63 @@
+"""The log: one line for each entry, as text or as JSON, and never a prompt."""
+
+import json
+import logging
+import sys
+import time
+from typing import Any, TextIO
+
+# What a record has by itself; all else came as `extra`.
+_OWN = set(vars(logging.makeLogRecord({}))) | {"message", "asctime", "taskName", "color_message"}
+
+
+def start_logging(style: str, level: str, stream: TextIO | None = None) -> logging.Handler:
+    """Have everything from `level` on written to `stream` (standard error), as "text" or "json".
+
+    Returns the handler, whose `flush` writes what is held back.
+    """
+    handler = logging.StreamHandler(stream or sys.stderr)
+    handler.setFormatter(JsonLines() if style == "json" else TextLines())
+    root = logging.getLogger()
+    root.handlers = [handler]
+    root.setLevel(logging.WARNING)  # libraries have much to say that nobody needs
+    logging.getLogger("app").setLevel(level.upper())
+    return handler
+
+
+def extras(record: logging.LogRecord) -> dict[str, Any]:
+    """What was given to the entry as `extra`, without what is empty."""
+    return {key: value for key, value in vars(record).items() if key not in _OWN and value not in (None, "")}
+
+
+class TextLines(logging.Formatter):
+    """For people: time, level, message, and `key=value` for what came along."""
+
+    def __init__(self) -> None:
+        super().__init__("%(asctime)s %(levelname)s %(message)s", "%Y-%m-%d %H:%M:%S")
+
+    def formatMessage(self, record: logging.LogRecord) -> str:
+        pairs = [f"{key}={value}" for key, value in extras(record).items()]
+        return " ".join([_one_line(super().formatMessage(record)), *map(_one_line, pairs)])
+
+
+class JsonLines(logging.Formatter):
+    """For programs: an object on each line with `time` (UTC, ISO 8601), `level`, `logger`, `message`, what
+    came along, and `error` with the traceback where there is one."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        when = time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(record.created))
+        entry = {
+            "time": f"{when}.{int(record.msecs):03}Z",
+            "level": record.levelname.lower(),
+            "logger": record.name,
+            "message": record.getMessage(),
+            **extras(record),
+        }
+        if record.exc_info:
+            entry["error"] = self.formatException(record.exc_info)
+        return json.dumps(entry, ensure_ascii=False, default=str)
+
+
+def _one_line(text: str) -> str:
+    """What a visitor sent must not look like another entry."""
+    return text.replace("\r", " ").replace("\n", " ")

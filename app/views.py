@@ -1,0 +1,152 @@
+"""What the page shows, as plain values for its scripts in app/page: text, numbers, addresses of pictures."""
+
+from typing import Any
+
+from app.backend import Backend
+from app.job import Job, RequestError
+from app.models import ModelFacts
+from app.session import Grid, Session, Shelf, Stage
+
+View = dict[str, Any]
+
+
+def status_view(backend: Backend) -> View:
+    """Whether pictures can be made, and by which model; in words where they can't."""
+    try:
+        facts = backend.facts
+    except RequestError as loading:
+        return {"ready": False, "message": str(loading), "model": "", "warnings": []}
+    message = "" if backend.healthy else "Nothing works just now. Whoever runs this has to look after it."
+    return {
+        "ready": True,
+        "message": message,
+        "model": _model_line(facts),
+        "warnings": list(getattr(facts, "warnings", ())),
+    }
+
+
+def grid_view(session: Session) -> View | None:
+    """What the grid shows now."""
+    grid = session.grid
+    if grid is None:
+        return None
+    return {
+        "id": grid.id,
+        "prompt": grid.tiles[0].job.prompt,
+        "note": grid.note,
+        "ignored": _ignored_note(grid),
+        "busy": grid.busy,
+        "tiles": [
+            {
+                "seed": tile.seed,
+                "label": seed_label(tile.job),
+                "picture": picture_address(session.shelf, tile.name) if tile.name else tile.sketch,
+                "ready": bool(tile.name),
+                "step": tile.step,
+                "steps": tile.steps,
+                "problem": tile.problem,
+                "kept": tile.kept,
+                "how": f"{tile.job.steps} steps, {tile.job.solver}",
+            }
+            for tile in grid.tiles
+        ],
+    }
+
+
+def stage_view(session: Session) -> View | None:
+    """What the stage shows now."""
+    stage = session.stage
+    if stage is None:
+        return None
+    final = picture_address(session.shelf, stage.name) if stage.name else ""
+    return {
+        "id": stage.id,
+        "grid": stage.grid,
+        "state": stage.state,
+        "seed": stage.tile.seed,
+        "label": seed_label(stage.job),
+        "prompt": stage.job.prompt,
+        "preview": picture_address(session.shelf, stage.tile.name),
+        "picture": final or (stage.sketch if stage.state == "running" else ""),
+        "steps": [stage.tile.job.steps, stage.job.steps],
+        "percent": stage.percent,
+        "message": stage.message,
+        "likeness": stage.likeness or {"words": "", "detail": ""},
+        "facts": _facts(stage),
+        "link": _link(stage),
+        "file": f"{stage.job.model}-seed-{stage.job.seed}-{stage.job.steps}-steps.png",
+    }
+
+
+def history_view(shelf: Shelf) -> list[View]:
+    """What was made in this browser, the newest first."""
+    return [
+        {
+            "id": entry.id,
+            "time": entry.time,
+            "prompt": first.job["prompt"],
+            "pictures": [
+                {
+                    "seed": shot.job["seed"],
+                    "small": picture_address(shelf, shot.picture, small=True),
+                    "name": shot.picture,
+                    "final": final,
+                    "how": f"{shot.job['steps']} steps, {shot.job['solver']}",
+                }
+                for final, shots in ((True, entry.finals), (False, entry.previews))
+                for shot in shots
+            ],
+        }
+        for entry in shelf.entries
+        for first in [*entry.previews, *entry.finals][:1]
+    ]
+
+
+def seed_label(job: Job) -> str:
+    """The seed that was used, and for a variation the other one, too."""
+    return f"{job.seed} ~ {job.variation.seed}" if job.variation else str(job.seed)
+
+
+def _variation(job: Job) -> str:
+    if not job.variation:
+        return ""
+    return f"noise of seed {job.seed} turned {job.variation.amount:.0%} towards that of {job.variation.seed}"
+
+
+def picture_address(shelf: Shelf, name: str, small: bool = False) -> str:
+    """Where a picture on the shelf is served, below the page's own address."""
+    return f"pictures/{shelf.name}/{name}.{'jpg' if small else 'png'}"
+
+
+def _model_line(facts: ModelFacts) -> str:
+    return f"{facts.name}, {facts.width} × {facts.height} pixels, on {facts.place}"
+
+
+def _ignored_note(grid: Grid) -> str:
+    if not grid.ignored:
+        return ""
+    return f"The model does not know and ignored: {', '.join(f'“{word}”' for word in grid.ignored)}."
+
+
+def _link(stage: Stage) -> dict[str, str]:
+    """What a link to this picture says, see `app.restore.from_link`."""
+    job = stage.tile.job
+    link = {"prompt": job.prompt, "negative_prompt": job.negative_prompt, "seed": str(job.seed)}
+    link |= {"steps": str(job.steps), "solver": job.solver, "guidance": f"{job.guidance:g}"}
+    link["model"] = job.model
+    return {name: value for name, value in link.items() if value}
+
+
+def _facts(stage: Stage) -> list[list[str]]:
+    job, preview = stage.job, stage.tile.job
+    took = f", {stage.seconds:.1f} s" if stage.seconds else ""
+    facts = [
+        ["Prompt", job.prompt],
+        ["Not wanted", job.negative_prompt],
+        ["Preview", f"{preview.steps} steps, {preview.solver}"],
+        ["Final", f"{job.steps} steps, {job.solver}{took}"],
+        ["Guidance", f"{job.guidance:g}"],
+        ["Variation", _variation(job)],
+        ["Model", f"{job.model} {stage.revision[:10]}"],
+    ]
+    return [fact for fact in facts if fact[1]]

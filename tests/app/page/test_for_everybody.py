@@ -1,0 +1,117 @@
+"""The page for everybody: screen readers, phones, dark mode, reduced motion, and slow lines."""
+
+from typing import Any
+
+import pytest
+
+from tests.app.page.conftest import OpenPage, preview
+
+axe = pytest.importorskip("axe_playwright_python.sync_playwright")
+
+PHONE = {"viewport": {"width": 390, "height": 844}, "is_mobile": True, "has_touch": True}
+# Bytes of a first visit over the wire. Nearly all of them are Gradio's own.
+MOST_BYTES = 1_000_000
+
+
+def violations(page: Any) -> list[str]:
+    """What axe-core finds that is serious or critical: the rule, and where."""
+    found = axe.Axe().run(page).response["violations"]
+    return [
+        f"{rule['id']}: {node['html'][:160]}"
+        for rule in found
+        if rule["impact"] in ("serious", "critical")
+        for node in rule["nodes"]
+    ]
+
+
+def finish_one(page: Any) -> None:
+    preview(page, "quiet hills with a zeppelin")
+    page.locator(".keep").first.click()
+    page.locator(".tile .refine").nth(1).click()
+    page.locator(".stage[data-state=done]").wait_for()
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_no_serious_violation_of_accessibility(open_page: OpenPage, scheme: str) -> None:
+    page = open_page(color_scheme=scheme, reduced_motion="reduce")
+    assert violations(page) == []
+    page.get_by_role("button", name="Settings").click()
+    page.get_by_label("Full steps").first.wait_for()
+    finish_one(page)
+    page.press("#prompt input", "Control+a")
+    page.press("#prompt input", "Delete")
+    page.press("#prompt input", "Enter")
+    page.get_by_role("alert").wait_for()
+    assert violations(page) == []
+    for name in ("Keys", "About"):
+        page.get_by_role("button", name=name, exact=True).click()
+        page.locator("dialog[open]").wait_for()
+        assert violations(page) == []
+        page.keyboard.press("Escape")
+    dark = page.evaluate("getComputedStyle(document.body).backgroundColor")
+    assert (sum(int(part) for part in dark[4:-1].split(",")[:3]) < 200) == (scheme == "dark")
+    assert page.errors == []
+
+
+LISTEN = """() => {
+    const spoken = document.querySelector("[aria-live=polite].unseen");
+    new MutationObserver(() => heard(spoken.textContent)).observe(spoken, { childList: true });
+}"""
+
+
+def test_a_screen_reader_hears_what_happens_and_finds_its_way(page: Any) -> None:
+    said: list[str] = []
+    page.expose_function("heard", lambda text: said.append(text))
+    page.evaluate(LISTEN)
+    finish_one(page)
+    page.locator("[aria-live=polite].unseen", has_text="Done.").wait_for(state="attached")
+    assert any("4 previews" in text for text in said)
+    assert len(said) < 15, "it is not talked to at every step"
+    alts = page.eval_on_selector_all("#studio img", "images => images.map(image => image.alt)")
+    assert all("quiet hills" in alt and "seed" in alt for alt in alts)
+    order = page.evaluate(
+        "[...document.querySelectorAll('input, button, a[href]')].map((node) => node.className)"
+    )
+    places = [
+        next(place for place, name in enumerate(order) if kind in name)
+        for kind in ("tile-picture", "keep", "compare-handle", "download", "entry-picture")
+    ]
+    assert places == sorted(places), "the focus goes from previews to the final to what was made earlier"
+
+
+def test_a_phone_has_one_column_and_big_targets(open_page: OpenPage) -> None:
+    page = open_page(**PHONE)
+    finish_one(page)
+    boxes = [tile.bounding_box() for tile in page.locator(".tile").all()]
+    assert len({box["x"] for box in boxes}) == 1
+    assert all(box["width"] > 340 for box in boxes)
+    assert page.evaluate("document.documentElement.scrollWidth") <= 390, "nothing sticks out"
+    for button in page.locator("#go, .tile-foot button, .stage-actions > *, .grid-actions button").all():
+        if button.is_visible():
+            assert button.bounding_box()["height"] >= 44, button.inner_text()
+    page.locator(".stage").scroll_into_view_if_needed()
+    assert page.locator(".compare").bounding_box()["width"] > 340
+    assert page.errors == []
+
+
+def test_with_reduced_motion_nothing_moves(open_page: OpenPage) -> None:
+    page = open_page(reduced_motion="reduce")
+    page.fill("#prompt input", "quiet hills")
+    page.press("#prompt input", "Enter")
+    page.locator(".tile.is-waiting, .tile img[alt*=seed]").first.wait_for()
+    moving = page.evaluate("document.querySelector('#studio').getAnimations({ subtree: true }).length")
+    assert moving == 0
+
+
+def test_a_first_visit_is_light(open_page: OpenPage, url: str) -> None:
+    page = open_page()
+    wire = page.context.new_cdp_session(page)
+    wire.send("Network.enable")
+    wire.send("Network.setCacheDisabled", {"cacheDisabled": True})
+    received: list[float] = []
+    wire.on("Network.loadingFinished", lambda told: received.append(told["encodedDataLength"]))
+    page.reload()
+    page.locator(".tile.ghost").first.wait_for()
+    page.wait_for_timeout(1000)
+    assert 0 < sum(received) < MOST_BYTES
+    print(f"{sum(received):,.0f} bytes")
