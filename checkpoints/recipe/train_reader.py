@@ -5,6 +5,8 @@ A little noise and blur keep it from leaning on perfect edges that no generated 
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import numpy as np
 import torch
 from torch import Tensor, nn
@@ -27,12 +29,15 @@ def roughened(pixels: Tensor) -> Tensor:
 def main() -> None:
     parser = stage_parser(__doc__, steps=900, batch=32)
     parser.add_argument("reader", choices=READERS)
+    parser.add_argument("--init", type=Path, help="start from readers of this folder, such as the shipped")
     args = parser.parse_args()
     device = pick_device(args.device)
     pictures, labels = data.load(args.work / "drawings")
     torch.manual_seed(list(READERS).index(args.reader))
     attributes = [(name, list(values)) for name, values in ATTRIBUTES.items()]
-    model = READERS[args.reader](attributes=attributes).to(memory_format=torch.channels_last)
+    kind = READERS[args.reader]
+    model = kind.from_pretrained(args.init / args.reader) if args.init else kind(attributes=attributes)
+    model = model.to(memory_format=torch.channels_last)
     # Rare values count as much as frequent ones: the readers are held to balanced accuracy.
     balance = []
     for column, values in enumerate(ATTRIBUTES.values()):
