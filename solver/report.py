@@ -196,6 +196,37 @@ def leads(rows: Sequence[Row], solver: str = "consistency") -> str:
     return "\n".join(lines)
 
 
+def estimates(rows: Sequence[Row]) -> str:
+    """A sentence on how well previews can be ordered by their distance without knowing the final."""
+    told = [
+        f"{row['error_estimate_spearman']:.2f} at {row['nfe']} evaluations"
+        for row in rows
+        if row["grid"] == LEARNED_GRID and "error_estimate_spearman" in row
+    ]
+    return (
+        ""
+        if not told
+        else (
+            "How far the last step still moves the expected picture orders a prompt's four previews by their "
+            f"distance to their finals with a mean Spearman correlation of {', '.join(told)}."
+        )
+    )
+
+
+def ablation_table(rows: Sequence[Row]) -> str:
+    """A Markdown table of what `solver.ablate` compared: PSNR at each number of evaluations, worst first."""
+    counts = sorted({row["nfe"] for row in rows[:-1]})
+    psnr = {(row["solver"], row["nfe"]): _stated(row, "psnr_db", 2) for row in rows[:-1]}
+    means = {row["solver"]: 0.0 for row in rows[:-1]}
+    for row in rows[:-1]:
+        means[row["solver"]] += row["psnr_db"]
+    lines = ["| variant | " + " | ".join(f"PSNR at {count}, dB" for count in counts) + " |"]
+    lines.append("|---|" + "---|" * len(counts))
+    for name in sorted(means, key=lambda name: means[name]):
+        lines.append(f"| {name} | " + " | ".join(psnr[name, count] for count in counts) + " |")
+    return "\n".join(lines)
+
+
 def command(rows: Sequence[Row]) -> str:
     """The command that made these rows."""
     options = {
@@ -235,8 +266,14 @@ def how_trained(folder: Path) -> str:
     )
 
 
-def write_page(rows: Sequence[Row], folder: Path, machine: str) -> None:
-    """`README.md` beside the solver's files."""
+def write_page(
+    rows: Sequence[Row], folder: Path, machine: str, ablation: Sequence[Row] = (), ablated: str = ""
+) -> None:
+    """`README.md` beside the solver's files.
+
+    Args:
+        ablation: rows of `solver.ablate`. ablated: the command that made them.
+    """
     final = rows[-1]
     counts = sorted({row["nfe"] for row in rows[:-1]})
     parts = [
@@ -256,6 +293,15 @@ def write_page(rows: Sequence[Row], folder: Path, machine: str) -> None:
     ]
     for nfe in counts:
         parts += [f"## {nfe} evaluations", table(rows, nfe)]
+    parts += [estimates(rows)]
+    if ablation:
+        parts += [
+            "## What each part is worth",
+            "Variants that differ in one part, trained alike and for the same time, compared in one run on "
+            f"{ablation[-1]['pairs']} held-out pairs:",
+            f"```\n{ablated}\n```" if ablated else "",
+            ablation_table(ablation),
+        ]
     parts += [
         "## What it looks like",
         "![Previews beside the final picture](previews.png)",
@@ -275,6 +321,8 @@ def main() -> None:
     parser.add_argument("rows", type=Path, help="what `solver.evaluate --json` wrote")
     parser.add_argument("--model", default="checkpoints/landscapes", help="folder or hub id")
     parser.add_argument("--out", type=Path, help="the solver's folder; by default the model's")
+    parser.add_argument("--ablation", type=Path, help="what `solver.ablate --json` wrote")
+    parser.add_argument("--ablated", default="", help="the command that made it")
     parser.add_argument("--nfe", type=int, default=6, help="of the strips and tables")
     parser.add_argument("--guidance", type=float, default=3.0, help=" ")
     parser.add_argument("--machine", default="two CPU cores", help="where the evaluation ran")
@@ -286,7 +334,8 @@ def main() -> None:
     draw(rows, folder)
     draw_strips(model, rows, folder, prompts, args.nfe, args.guidance)
     draw_tables(model, folder, args.nfe, args.guidance)
-    write_page(rows, folder, args.machine)
+    ablation = json.loads(args.ablation.read_text(encoding="utf-8")) if args.ablation else ()
+    write_page(rows, folder, args.machine, ablation, args.ablated)
 
 
 if __name__ == "__main__":
