@@ -56,6 +56,11 @@ class LearnedSolver:
                     "state in the network's scaling (input_scale and init_noise_scale 1) and end at σ = 0."
                 )
 
+    def covers(self, steps: int) -> bool:
+        """Whether it learned anything for this number of steps."""
+        by_policy = self.policy is not None and self.policy.covers(steps)
+        return by_policy or any(table.steps == steps for table in self.tables)
+
     def plan(
         self, steps: int, schedule: NoiseSchedule, *, grid: str = "trailing", guidance: float = 3.0
     ) -> Plan:

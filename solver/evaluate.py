@@ -2,7 +2,8 @@
 
 One run compares solvers on the same prompts and noises, from the same first noise level to the same end, with
 equal numbers of network evaluations, every training-free solver on the time grid that suits it best on
-validation pairs. It can be cut off at any moment and goes on where it was. See `solver.report` for plots.
+validation pairs, learned ones at the numbers that they were trained for. It can be cut off at any moment and
+goes on where it was. See `solver.report` for plots.
 """
 
 from __future__ import annotations
@@ -57,11 +58,13 @@ Cell = dict[str, Tensor]
 
 @dataclass(frozen=True, eq=False)
 class Contender:
-    """A solver in the comparison: its name in the results, and its plan for a number of evaluations."""
+    """A solver in the comparison: its name in the results, its plan for a number of evaluations, and whether it
+    is compared there."""
 
     name: str
     grid: str
     plan: Callable[[int], Plan]
+    covers: Callable[[int], bool] = lambda N: True
 
 
 def classical(solver: str, grid: str, model: LatentDiffusion) -> Contender:
@@ -70,12 +73,13 @@ def classical(solver: str, grid: str, model: LatentDiffusion) -> Contender:
 
 
 def learned(name: str, folder: Path, model: LatentDiffusion, guidance: float) -> Contender:
-    """What `solver.train` left in a folder."""
+    """What `solver.train` left in a folder, compared where it learned something."""
     solver = LearnedSolver.load(folder)
     return Contender(
         name,
         "learned",
         lambda N: make_plan("consistency", N, model.schedule, learned=solver, guidance=guidance),
+        solver.covers,
     )
 
 
@@ -282,7 +286,7 @@ def evaluate(args: argparse.Namespace) -> list[dict[str, Any]]:
         contenders.append(learned(name, Path(folder), bench.model, args.guidance))
     target = make_plan(bench.pairs.target.solver, bench.pairs.target.steps, bench.model.schedule)
     cells: dict[tuple[str, str, int], Cell] = {}
-    wanted = [(contender, N) for contender in contenders for N in args.nfe]
+    wanted = [(contender, N) for contender in contenders for N in args.nfe if contender.covers(N)]
     for contender, N in (bar := tqdm(wanted, unit="solver")):
         bar.set_postfix_str(f"{contender.name}, {N} evaluations")
         plan = contender.plan(N)

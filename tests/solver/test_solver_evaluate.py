@@ -125,9 +125,9 @@ def test_best_by_chance_is_a_quarter():
 
 @pytest.fixture(scope="module")
 def trained(tmp_path_factory) -> Path:
-    """A model folder's solver with a policy that has learned something."""
+    """A model folder's solver with a policy that has learned something, for two steps."""
     folder = tmp_path_factory.mktemp("solver")
-    policy = Policy(3, "unipc", ("rows", "grid"), hidden=8, steps=(2, 3))
+    policy = Policy(3, "unipc", ("rows", "grid"), hidden=8, steps=(2, 2))
     torch.manual_seed(0)
     for parameter in policy.mlp[-1].parameters():
         parameter.data = 0.02 * torch.randn(parameter.shape)
@@ -181,10 +181,9 @@ def test_command_compares_and_resumes_and_draws(trained, tmp_path, monkeypatch, 
     assert [(r["solver"], r["nfe"]) for r in rows] == [
         ("consistency", 2),
         ("ddim", 2),
-        ("consistency", 3),
         ("ddim", 3),
         ("dpm++2m", 3),
-    ]
+    ], "and nothing where nothing was learned"
     assert rows[0]["grid"] == "learned" and "lead_psnr_db" in rows[0]
     assert (plots / "quality.png").stat().st_size > 10_000
 
