@@ -58,8 +58,8 @@ Cell = dict[str, Tensor]
 
 @dataclass(frozen=True, eq=False)
 class Contender:
-    """A solver in the comparison: its name in the results, its plan for a number of evaluations, and whether it
-    is compared there."""
+    """A solver in the comparison: its name in the results, its plan for a number of evaluations, and whether
+    it is compared there."""
 
     name: str
     grid: str
