@@ -41,7 +41,7 @@ LIMITS = {
     "width": Limit("The width", 16, 2048),
     "height": Limit("The height", 16, 2048),
     "amount": Limit("The amount of variation", 0, 1, whole=False),
-    "strength": Limit("The strength", 0, 1, whole=False),
+    "strength": Limit("The strength", 0.05, 1, whole=False),
 }
 MAX_PROMPT_LETTERS = 2000
 

@@ -6,6 +6,7 @@ cost much memory or time, and nothing in it is ever executed or unpickled.
 
 import io
 import warnings
+from functools import lru_cache
 
 from PIL import Image, ImageOps
 
@@ -52,6 +53,13 @@ def read_picture(data: bytes) -> Image.Image:
         ) from error
     rgb.info = texts if picture.format == "PNG" else {}
     return rgb
+
+
+@lru_cache(maxsize=8)
+def fit_picture(data: bytes, width: int, height: int) -> Image.Image:
+    """The middle of the picture in a file (see `read_picture`), as large as it gets, scaled to so many
+    pixels; remembered, and not to be changed. Raises RequestError, in words."""
+    return ImageOps.fit(read_picture(data), (width, height), Image.Resampling.LANCZOS)
 
 
 def _open(data: bytes) -> Image.Image:

@@ -55,6 +55,7 @@ class _Sample:
     kind: Kind
     plan: Plan
     rows: int  # of its denoiser calls
+    reference: bool  # whether the network is shown a picture to be edited, which the others then must be, too
     state: SampleState | None = None
     cancelled: bool = False
     favoured: bool = False
@@ -81,7 +82,7 @@ class _Sample:
             steps=self.plan.nfe,
             steps_left=self.plan.nfe - self.steps_done,
             rows=self.rows,
-            shape=(job.model, job.width, job.height),
+            shape=(job.model, job.width, job.height, self.reference),
             favoured=self.favoured,
             idle_s=now - self.stepped,
             age_s=now - self.arrived,
@@ -150,7 +151,10 @@ class Worker:
             for handle, plan in zip(handles, plans, strict=True):
                 self._pictures += 1
                 job, rows = handle.job, self.facts.rows(handle.job.guidance)
-                self._samples[handle] = _Sample(self._pictures, self._requests, handle, job.kind, plan, rows)
+                reference = self.facts.edits and self.facts.sees_start(job)
+                self._samples[handle] = _Sample(
+                    self._pictures, self._requests, handle, job.kind, plan, rows, reference
+                )
             try:
                 self._admit(handles)
             except Busy:
@@ -299,7 +303,7 @@ class Worker:
         self._outbox.post(letters)
 
     def _start(self, samples: Sequence[_Sample]) -> None:
-        """Encode the prompts of all in one call, and draw their noise."""
+        """Encode the prompts of all in one call, and the pictures to start from; and draw their noise."""
         if not samples:
             return
         jobs = [sample.handle.job for sample in samples]
@@ -307,9 +311,15 @@ class Worker:
         negatives = prompts
         if self.facts.negative_prompts:
             negatives = self._encode([job.negative_prompt for job in jobs], negative=True)
-        for i, (sample, job) in enumerate(zip(samples, jobs, strict=True)):
+        files = [job.start.picture if job.start and self.facts.sees_start(job) else None for job in jobs]
+        starts = self.model.encode_starts(files, jobs[0].width, jobs[0].height)  # a batch has one size
+        for i, (sample, job, clean) in enumerate(zip(samples, jobs, starts, strict=True)):
             sample.prompts, sample.negatives = prompts[i], negatives[i]
-            sample.state = SampleState.start(sample.plan, self._noise(job))
+            if sample.reference and clean is not None:
+                sample.prompts = sample.prompts.with_reference(clean[None])
+                sample.negatives = sample.negatives.with_reference(clean[None])
+                clean = None
+            sample.state = SampleState.start(sample.plan, self._noise(job), clean)
 
     def _encode(self, texts: Sequence[str], negative: bool = False) -> list[Conditions]:
         return in_halves(lambda part: self.model.encode_each(part, negative=negative), texts)

@@ -17,7 +17,7 @@ from pathlib import Path
 import numpy as np
 
 from solver.classical import probed_plan
-from solver.grids import TimeGrid, time_grid
+from solver.grids import TimeGrid, partial_grid, time_grid
 from solver.plan import Plan
 from solver.policy import Policy
 from solver.schedule import NoiseSchedule
@@ -62,7 +62,13 @@ class LearnedSolver:
         return by_policy or any(table.steps == steps for table in self.tables)
 
     def plan(
-        self, steps: int, schedule: NoiseSchedule, *, grid: str = "trailing", guidance: float = 3.0
+        self,
+        steps: int,
+        schedule: NoiseSchedule,
+        *,
+        grid: str = "trailing",
+        guidance: float = 3.0,
+        strength: float = 1.0,
     ) -> Plan:
         """The plan for a number of steps: the table for it, else a trained policy's, else UniPC's.
 
@@ -71,15 +77,19 @@ class LearnedSolver:
             schedule: the model's noise schedule.
             grid: where no table decides it, one of `solver.GRIDS`; a policy that learns grids starts from it.
             guidance: what the policy is told.
+            strength: below 1 for image-to-image, see `partial_grid`; tables are for pure noise alone.
 
         Raises:
             ValueError: a table that was made for another noise schedule or prediction type.
         """
         for table in self.tables:
-            if table.steps == steps:
+            if table.steps == steps and strength == 1:
                 return _fitting(table, schedule)
-        levels = time_grid(grid, schedule, steps)
-        if self.policy is not None and self.policy.covers(steps):
+        if strength == 1:
+            levels = time_grid(grid, schedule, steps)
+        else:
+            levels = partial_grid(schedule, steps, strength)
+        if self.policy is not None and self.policy.covers(len(levels[0])):
             return self.policy.plan(schedule, levels, guidance)
         return untrained_plan(schedule, levels)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 
 import numpy as np
@@ -13,7 +14,7 @@ TimeGrid = tuple[Array, Array, Array]
 """Timesteps [N] and levels alpha, sigma [N + 1]; the last level is the clean end (1, 0)."""
 
 # Whole timesteps from T training timesteps for N steps (Lin et al. 2024, Table 2).
-TIMESTEPS: dict[str, Callable[[int, int], Array]] = {
+TIMESTEPS: dict[str, Callable[[float, int], Array]] = {
     # [:N] because arange may give one too many; as in diffusers, so that ties round alike
     "trailing": lambda T, N: np.round(np.arange(T, 0, -T / N)[:N]) - 1,
     "linspace": lambda T, N: np.round(np.linspace(0, T - 1, N + 1))[:0:-1].copy(),
@@ -21,7 +22,7 @@ TIMESTEPS: dict[str, Callable[[int, int], Array]] = {
 }
 
 # The same on a flow, as noise levels before its shift.
-FRACTIONS: dict[str, Callable[[int, int], Array]] = {
+FRACTIONS: dict[str, Callable[[float, int], Array]] = {
     "trailing": lambda T, N: np.arange(N, 0, -1) / N,
     "linspace": lambda T, N: np.linspace(1, 1 / T, N),
 }
@@ -70,6 +71,33 @@ def time_grid(grid: str, schedule: NoiseSchedule, steps: int) -> TimeGrid:
         t = TIMESTEPS[grid](T, steps)
         log_snr = schedule.log_snr(t)
     return t, *schedule.levels(np.append(log_snr, np.inf))
+
+
+def partial_grid(schedule: NoiseSchedule, steps: int, strength: float) -> TimeGrid:
+    """The trailing grid of image-to-image: from the noise level at `strength` of the way up, to the end.
+
+    The level is decided by the strength alone, not by the number of steps: so a preview of few steps and its
+    refinement of many start from one and the same noised picture, and the one is the other made better. (The
+    stock pipelines begin at a row of the whole grid, so that 6 steps and 40 begin at different levels; where
+    strength · steps is whole, this is their grid.) Of the steps that share is made, rounded up, so that none
+    is longer than it would be from pure noise.
+
+    Args:
+        steps: of the whole way, from pure noise.
+        strength: above 0, and at most 1, which is the whole trailing grid.
+
+    Raises:
+        ValueError: a strength out of range, or so small that no noise is left.
+    """
+    T = schedule.num_train_timesteps
+    if not 1 / T <= strength <= 1:
+        raise ValueError(f"The strength must be from {1 / T:g} to 1, not {strength:g}.")
+    made = max(1, math.ceil(steps * strength - 1e-6))
+    if schedule.is_flow:
+        t = T * _shifted(strength * FRACTIONS["trailing"](T, made), schedule.shift)
+    else:
+        t = TIMESTEPS["trailing"](strength * T, made)
+    return grid_at_timesteps(t, schedule)
 
 
 def grid_at_timesteps(timesteps: ArrayLike, schedule: NoiseSchedule) -> TimeGrid:

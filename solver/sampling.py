@@ -66,9 +66,11 @@ class SampleState:
         self.history = deque(maxlen=max(self.plan.columns - 1, 0))
 
     @classmethod
-    def start(cls, plan: Plan, noise: Tensor) -> SampleState:
-        """The state at pure noise, from noise of unit variance."""
-        return cls(plan, noise.float() * plan.init_noise_scale)
+    def start(cls, plan: Plan, noise: Tensor, clean: Tensor | None = None) -> SampleState:
+        """The state at pure noise, from noise of unit variance; or at `clean`, noised to the first level."""
+        if clean is None:
+            return cls(plan, noise.float() * plan.init_noise_scale)
+        return cls(plan, combine((plan.alpha[0], plan.sigma[0]), (clean.float(), noise.float())))
 
     @property
     def done(self) -> bool:

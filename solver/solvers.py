@@ -7,11 +7,9 @@ from functools import lru_cache
 from numbers import Integral
 from typing import Any
 
-import numpy as np
-
 from solver.classical import SOURCES, probed_plan
 from solver.consistency import LearnedSolver, untrained_plan
-from solver.grids import GRIDS, TimeGrid, time_grid
+from solver.grids import GRIDS, TimeGrid, partial_grid, time_grid
 from solver.multistep import adams_bashforth_plan
 from solver.plan import Plan
 from solver.schedule import NoiseSchedule
@@ -32,6 +30,7 @@ def make_plan(
     grid: str = "trailing",
     learned: LearnedSolver | None = None,
     guidance: float = 3.0,
+    strength: float = 1.0,
 ) -> Plan:
     """The plan of a named solver; remembered, so that asking again costs next to nothing.
 
@@ -46,9 +45,13 @@ def make_plan(
         learned: what `consistency` has learned for this model; other solvers have nothing to learn.
             Without it `consistency` has UniPC's rows.
         guidance: the guidance scale, which a learned policy is told.
+        strength: of image-to-image: how much of the way from pure noise is made, on the grid of
+            `partial_grid`, from a picture that was noised to the plan's first level (`SampleState.start`).
+            1 is all of it, from noise alone.
 
     Raises:
-        ValueError: an unknown name, steps out of range, a schedule that cannot be used (says why).
+        ValueError: an unknown name, steps or strength out of range, a strength on another grid than
+            `trailing`, a schedule that cannot be used (says why).
     """
     if solver not in SOLVERS:
         raise ValueError(f"Unknown solver {solver!r}; choose one of {', '.join(SOLVERS)}.")
@@ -59,48 +62,11 @@ def make_plan(
     if not isinstance(schedule, NoiseSchedule):
         refuse_nonlinear(schedule if isinstance(schedule, Mapping) else schedule.config)
         schedule = NoiseSchedule.from_config(schedule)
+    if strength != 1 and grid != "trailing":
+        raise ValueError(f"With a strength the grid is trailing, not {grid}.")
     if solver == "consistency" and learned is not None:
-        return _learned_plan(learned, steps, schedule, grid=grid, guidance=guidance)
-    return _make_plan(solver, steps, schedule, grid)
-
-
-def first_row(steps: int, strength: float, schedule: NoiseSchedule) -> int:
-    """The row at which image-to-image begins, 0 … steps, as the stock pipelines of the model's kind count it.
-
-    Args:
-        strength: 0 to 1, the share of the steps that is made.
-    """
-    made = min(steps * strength, steps)
-    return int(steps - made) if schedule.is_flow else steps - int(made)
-
-
-def plan_from(
-    first: int,
-    solver: str,
-    steps: int,
-    schedule: NoiseSchedule,
-    *,
-    learned: LearnedSolver | None = None,
-    guidance: float = 3.0,
-) -> Plan:
-    """The rest of a plan of `make_plan`, for a picture that was noised to the level of row `first`.
-
-    It stands on the same levels, and its rows need no outputs from before.
-
-    Raises:
-        ValueError: see `make_plan`; or no row is left.
-    """
-    whole = make_plan(solver, steps, schedule, learned=learned, guidance=guidance)
-    if first == 0:
-        return whole
-    if not 0 < first < steps:
-        raise ValueError(f"The first of {steps} rows is 0 to {steps - 1}, not {first}.")
-    if solver == "consistency":
-        levels = (whole.timestep, whole.alpha, whole.sigma)
-        rest = tuple(np.array(numbers[first:]) for numbers in levels)
-        return (learned or LearnedSolver()).plan_on(rest, schedule, guidance=guidance)  # type: ignore[arg-type]
-    t, alpha, sigma = time_grid("trailing", schedule, steps)
-    return _plan_on(solver, schedule, (t[first:], alpha[first:], sigma[first:]))
+        return _learned_plan(learned, steps, schedule, grid=grid, guidance=guidance, strength=strength)
+    return _make_plan(solver, steps, schedule, grid, strength)
 
 
 def refuse_nonlinear(config: Mapping[str, Any]) -> None:
@@ -117,8 +83,10 @@ _learned_plan = lru_cache(maxsize=64)(LearnedSolver.plan)
 
 
 @lru_cache(maxsize=256)
-def _make_plan(solver: str, steps: int, schedule: NoiseSchedule, grid: str) -> Plan:
-    return _plan_on(solver, schedule, time_grid(grid, schedule, steps))
+def _make_plan(solver: str, steps: int, schedule: NoiseSchedule, grid: str, strength: float) -> Plan:
+    if strength == 1:
+        return _plan_on(solver, schedule, time_grid(grid, schedule, steps))
+    return _plan_on(solver, schedule, partial_grid(schedule, steps, strength))
 
 
 def _plan_on(solver: str, schedule: NoiseSchedule, levels: TimeGrid) -> Plan:

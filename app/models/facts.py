@@ -5,6 +5,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from app.job import Job, RequestError
+from app.uploads import fit_picture
 from solver import LearnedSolver, NoiseSchedule, Plan, make_plan
 from solver.diffusion import GuidanceKind, tokenize
 from solver.schedule import shift_for
@@ -74,8 +75,8 @@ class ModelFacts:
         """The plan that a job's picture follows.
 
         Raises RequestError, in words, when this is not the job's model, when it can't make such a size or
-        follow such a guidance, when a prompt has more tokens than the model reads, or when the solver can't
-        make so many steps.
+        follow such a guidance, when a prompt has more tokens than the model reads, when the picture to start
+        from can't be read, or when the solver can't make so many steps.
         """
         if job.model != self.name:
             raise RequestError(f"There is no model {job.model} here, but {self.name}.")
@@ -85,7 +86,7 @@ class ModelFacts:
             due = f"{low:g} to {high:g}" if low < high else f"{low:g}"
             raise RequestError(f"The guidance scale must be {due} with {self.name}, not {job.guidance:g}.")
         if job.start:
-            raise RequestError(f"{self.name} starts from noise alone here.")
+            fit_picture(job.start.picture, job.width, job.height)
         for name, text in (("The prompt", job.prompt), ("The negative prompt", job.negative_prompt)):
             tokens = self.count_tokens(text)
             if tokens > self.max_prompt_tokens:
@@ -100,6 +101,7 @@ class ModelFacts:
                 self.schedule_at(job.width, job.height),
                 learned=self.learned,
                 guidance=job.guidance,
+                strength=job.start.strength if job.start and not self.edits else 1.0,
             )
         except ValueError as error:
             raise RequestError(str(error)) from error
@@ -108,6 +110,10 @@ class ModelFacts:
         """The noise levels for pictures of so many pixels: some flows are shifted with their size."""
         mu = shift_for(self.scheduler_config, width * height // self.multiple**2)
         return self.schedule if mu is None else NoiseSchedule.from_config(self.scheduler_config, mu=mu)
+
+    def sees_start(self, job: Job) -> bool:
+        """Whether a job's start matters: at strength 1 nothing is left of it, unless it is to be edited."""
+        return job.start is not None and (self.edits or job.start.strength < 1)
 
     def rows(self, guidance: float) -> int:
         """Of a denoiser call for one picture: with classifier-free guidance it is asked twice."""

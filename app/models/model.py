@@ -4,11 +4,14 @@ from collections import OrderedDict
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
+import numpy as np
 import torch
 from PIL import Image
 
+from app.memory import in_halves
 from app.models.facts import ModelFacts
 from app.safety import SafetyChecker
+from app.uploads import fit_picture
 from solver import NoiseSchedule
 from solver.diffusion import Conditions, LatentDiffusion
 
@@ -68,6 +71,23 @@ class ImageModel:
     def encode(self, prompts: Sequence[str], *, negative: bool = False) -> Conditions:
         """The same for all prompts at once."""
         return Conditions.cat(self.encode_each(prompts, negative=negative))
+
+    def encode_starts(
+        self, files: Sequence[bytes | None], width: int, height: int
+    ) -> list[torch.Tensor | None]:
+        """Latents [C, H, W] of the pictures in files, cut and scaled to so many pixels; None of None.
+
+        Raises RequestError, in words, for a file that is no such picture.
+        """
+        distinct = list(dict.fromkeys(filter(None, files)))
+        pictures = [fit_picture(file, width, height) for file in distinct]
+        latents = dict(zip(distinct, in_halves(self._encode_pictures, pictures), strict=True))
+        return [latents[file] if file else None for file in files]
+
+    @torch.inference_mode()
+    def _encode_pictures(self, pictures: Sequence[Image.Image]) -> list[torch.Tensor]:
+        levels = torch.stack([torch.from_numpy(np.array(picture)) for picture in pictures])
+        return list(self.diffusion.encode_pictures(levels.permute(0, 3, 1, 2).float() / 255))
 
     @torch.inference_mode()
     def denoise(
