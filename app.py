@@ -10,6 +10,7 @@ from app import auth
 from app.catalogue import is_local
 from app.operations.logs import start_logging
 from app.settings import Settings, describe, read
+from app.study.definition import read_study
 
 
 def prepare_environment(data: Path, model: str) -> None:
@@ -54,6 +55,8 @@ def check(settings: Settings) -> dict[str, auth.Hashed]:
             check_address(host, port)
         except (OSError, OverflowError) as error:
             raise ValueError(f"can't listen on {host}:{port} ({error}). Choose another {flags}.") from error
+    if settings.study:
+        read_study(settings.study)
     return auth.read(settings.auth) if settings.auth else {}
 
 
@@ -83,7 +86,8 @@ def main() -> int:
     from app.backends.loading import Loading
     from app.models import ModelError, resolve
     from app.operations import service
-    from app.ui import build_page, launch_page
+    from app.study import service as study_service
+    from app.ui import launch_page
 
     options = {}
     if settings.backend == "ray":
@@ -95,18 +99,26 @@ def main() -> int:
         return refuse(error)
     stop = service.Stop()
     front = service.front(settings, backend)
-    page = build_page(front, data)
+    try:
+        kept = study_service.open_page(settings, front)
+        if not isinstance(backend, Loading):
+            kept.check(front)
+    except ValueError as error:
+        return refuse(error)
+    page = kept.page
     url = launch_page(page, settings.host, settings.port, **service.launch_options(settings, front, users))
     if isinstance(backend, Loading):
         print(f"The page is at {url}, and the model on its way", flush=True)
         try:
             service.count_ticks(backend.wait(), front.metrics)
-        except ModelError as error:
+            kept.check(front)
+        except (ModelError, ValueError) as error:
             page.close(verbose=False)
             return refuse(error)
     print(f"Ready: {url} (Ctrl+C stops it)", flush=True)
     stop.wait()
     service.end(page, front, settings.grace)
+    kept.close()
     return 0
 
 

@@ -59,10 +59,11 @@ class Form:
 
 @dataclass(frozen=True)
 class Studio:
-    """What all handlers need: who makes the pictures, and where sketches of them are shown."""
+    """What all handlers need: who makes the pictures, where sketches of them are shown, and what refines."""
 
     backend: Backend
     sketches: Sketches
+    final_solver: str = FINAL_SOLVER
 
 
 def preview(studio: Studio, session: Session, form: Form) -> None:
@@ -143,7 +144,7 @@ def refine(studio: Studio, session: Session, wish: Wish, full_steps: float) -> N
     """Refine the preview of wish["seed"] from its own noise, onto the stage."""
     with session.lock:
         tile = _tile_of(session, wish)
-        job = _refinement(tile, full_steps)
+        job = _refinement(studio, tile, full_steps)
         if session.refinement and not session.refinement.ended:
             if session.refinement.job == job:
                 raise RequestError("This one is already being refined.")
@@ -153,6 +154,15 @@ def refine(studio: Studio, session: Session, wish: Wish, full_steps: float) -> N
         session.refinement, session.stage = handle, stage
     session.changed()
     session.follow(lambda: _follow_refinement(studio, session, stage, handle))
+
+
+def show(session: Session, wish: Wish) -> None:
+    """Put the picture of wish["seed"] onto the stage as it is: nothing of it is left to be refined."""
+    with session.lock:
+        tile = _tile_of(session, wish)
+        session.stage = Stage(wish["grid"], tile, tile.job, "done", 100, "")
+        session.stage.name, session.stage.revision = tile.name, tile.revision
+    session.changed()
 
 
 def point_at(session: Session, wish: Wish) -> None:
@@ -230,9 +240,9 @@ def _tile_of(session: Session, wish: Wish) -> Tile:
     return tile
 
 
-def _refinement(tile: Tile, full_steps: float) -> Job:
+def _refinement(studio: Studio, tile: Tile, full_steps: float) -> Job:
     steps = int(check_number("steps", full_steps))
-    return replace(tile.job, kind="refine", steps=steps, solver=FINAL_SOLVER)
+    return replace(tile.job, kind="refine", steps=steps, solver=studio.final_solver)
 
 
 def _record(session: Session, grid: Grid) -> None:
@@ -243,7 +253,7 @@ def _record(session: Session, grid: Grid) -> None:
 
 def _paint(studio: Studio, session: Session, tiles: list[Tile], full_steps: float) -> None:
     """Show `tiles` as the session's grid, and have the pictures made that are missing."""
-    refinements = [_refinement(tile, full_steps) for tile in tiles]
+    refinements = [_refinement(studio, tile, full_steps) for tile in tiles]
     missing = [tile for tile in tiles if not tile.name]
     handles = studio.backend.submit_all([tile.job for tile in missing])
     for handle in session.previews:

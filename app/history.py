@@ -194,8 +194,9 @@ class Shelf:
 class History:
     """The shelves of all browsers, below one folder."""
 
-    def __init__(self, folder: Path, bounds: Bounds | None = None) -> None:
+    def __init__(self, folder: Path, bounds: Bounds | None = None, shelves: type[Shelf] = Shelf) -> None:
         self.folder = folder
+        self._make = shelves
         self.bounds = bounds or Bounds()
         self._lock = threading.Lock()
         self._shelves: WeakValueDictionary[str, Shelf] = WeakValueDictionary()  # one of each, while in use
@@ -232,7 +233,7 @@ class History:
         with self._lock:
             shelf = self._shelves.get(name)
             if shelf is None:
-                shelf = self._shelves[name] = Shelf(self.folder / name, self.bounds)
+                shelf = self._shelves[name] = self._make(self.folder / name, self.bounds)
             return shelf
 
 

@@ -202,6 +202,13 @@ class Queued:
 
 
 @dataclass(frozen=True)
+class Started:
+    """Its first denoiser call begins, with `batch` pictures of its request in it."""
+
+    batch: int
+
+
+@dataclass(frozen=True)
 class Step:
     """`step` of `steps` denoiser calls are made; now and then with the picture as it stands."""
 
@@ -231,5 +238,5 @@ class Cancelled:
     """It was given up on request."""
 
 
-Event = Queued | Step | Done | Failed | Cancelled
+Event = Queued | Started | Step | Done | Failed | Cancelled
 LAST_EVENTS = (Done, Failed, Cancelled)

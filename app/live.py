@@ -11,7 +11,7 @@ import json
 import secrets
 import threading
 from collections import OrderedDict
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from typing import Any
 
 from PIL import Image
@@ -70,25 +70,21 @@ class Sketches:
             return self._data.get(name)
 
 
-def live_routes(backend: Backend, sessions: Sessions, sketches: Sketches) -> list[BaseRoute]:
-    """The routes that the page's scripts use."""
+Views = Callable[[Backend, Session], dict[str, Any]]
 
-    async def session_of(request: Request) -> Session:
-        try:
-            named = json.loads(await read_body(request, MAX_REQUEST_BYTES))
-            browser, tab = named["browser"], named["tab"]
-        except RequestError:
-            raise
-        except (ValueError, KeyError, TypeError) as error:
-            raise RequestError("This page is out of date. Please load it again.") from error
-        return await asyncio.to_thread(sessions.of, browser, tab)
+
+def live_routes(
+    backend: Backend, sessions: Sessions, sketches: Sketches, views: Views | None = None
+) -> list[BaseRoute]:
+    """What a page shows: the stream of `views` (those of the ordinary page), and the pictures in it."""
 
     async def live(request: Request) -> Response:
         try:
-            session = await session_of(request)
+            session, _ = await session_of(request, sessions)
         except RequestError as error:
-            return _refusal(error)
-        return StreamingResponse(_stream(backend, sessions, session), 200, _STREAM, "text/event-stream")
+            return refusal(error)
+        stream = _stream(sessions, session, lambda: (views or all_views)(backend, session))
+        return StreamingResponse(stream, 200, _STREAM, "text/event-stream")
 
     def picture(request: Request) -> Response:
         name, _, ending = request.path_params["file"].partition(".")
@@ -97,22 +93,32 @@ def live_routes(backend: Backend, sessions: Sessions, sketches: Sketches) -> lis
                 raise RequestError("There is no such picture.")
             path = sessions.history.path(request.path_params["shelf"], name, small=ending == "jpg")
         except RequestError as error:
-            return _refusal(error, 404)
+            return refusal(error, 404)
         kind = "image/png" if ending == "png" else "image/jpeg"
         return FileResponse(path, headers=_PRIVATE, media_type=kind)
 
     def sketch(request: Request) -> Response:
         data = sketches.find(request.path_params["name"])
         if data is None:
-            return _refusal(RequestError("This sketch is gone."), 404)
+            return refusal(RequestError("This sketch is gone."), 404)
         return Response(data, headers=_PRIVATE, media_type="image/jpeg")
+
+    return [
+        Route("/live", live, methods=["POST"]),
+        Route("/pictures/{shelf}/{file}", picture),
+        Route("/sketches/{name}", sketch),
+    ]
+
+
+def file_routes(sessions: Sessions) -> list[BaseRoute]:
+    """What a browser has made, as one file; and the form's values, from a picture."""
 
     async def export(request: Request) -> Response:
         try:
-            session = await session_of(request)
+            session, _ = await session_of(request, sessions)
             path = await asyncio.to_thread(export_zip, session.shelf)
         except RequestError as error:
-            return _refusal(error)
+            return refusal(error)
         done = BackgroundTask(path.unlink)
         return FileResponse(path, filename="diffusion-preview.zip", headers=_STREAM, background=done)
 
@@ -121,19 +127,27 @@ def live_routes(backend: Backend, sessions: Sessions, sketches: Sketches) -> lis
             data = await read_body(request, MAX_BYTES)
             wanted = await asyncio.to_thread(from_picture, data)
         except RequestError as error:
-            return _refusal(error)
+            return refusal(error)
         return JSONResponse(wanted)
 
-    return [
-        Route("/live", live, methods=["POST"]),
-        Route("/export", export, methods=["POST"]),
-        Route("/restore", restore, methods=["POST"]),
-        Route("/pictures/{shelf}/{file}", picture),
-        Route("/sketches/{name}", sketch),
-    ]
+    return [Route("/export", export, methods=["POST"]), Route("/restore", restore, methods=["POST"])]
 
 
-async def _stream(backend: Backend, sessions: Sessions, session: Session) -> AsyncIterator[str]:
+async def session_of(request: Request, sessions: Sessions) -> tuple[Session, dict[str, Any]]:
+    """The session that a request's body names, and the whole body. Raises RequestError without."""
+    try:
+        named = json.loads(await read_body(request, MAX_REQUEST_BYTES))
+        browser, tab = named["browser"], named["tab"]
+    except RequestError:
+        raise
+    except (ValueError, KeyError, TypeError, RecursionError) as error:
+        raise RequestError("This page is out of date. Please load it again.") from error
+    return await asyncio.to_thread(sessions.of, browser, tab), named
+
+
+async def _stream(
+    sessions: Sessions, session: Session, views_of: Callable[[], dict[str, Any]]
+) -> AsyncIterator[str]:
     """Server-sent events: whatever has changed since the last one, everything in the first."""
     loop, new = asyncio.get_running_loop(), asyncio.Event()
 
@@ -145,7 +159,8 @@ async def _stream(backend: Backend, sessions: Sessions, session: Session) -> Asy
     try:
         while not sessions.closed:
             new.clear()
-            views = await asyncio.to_thread(_views, backend, session)
+            values = await asyncio.to_thread(views_of)
+            views = {name: json.dumps(view) for name, view in values.items()}
             changes = {name: text for name, text in views.items() if shown.get(name) != text}
             shown |= changes
             body = ",".join(f'"{name}":{text}' for name, text in changes.items())
@@ -157,7 +172,8 @@ async def _stream(backend: Backend, sessions: Sessions, session: Session) -> Asy
         sessions.detach(session, listener)
 
 
-def _views(backend: Backend, session: Session) -> dict[str, str]:
+def all_views(backend: Backend, session: Session) -> dict[str, Any]:
+    """What the ordinary page is told."""
     with session.lock:
         views: dict[str, Any] = {
             "status": status_view(backend),
@@ -165,8 +181,7 @@ def _views(backend: Backend, session: Session) -> dict[str, str]:
             "stage": stage_view(session),
             "notices": session.notices,
         }
-    views["history"] = history_view(session.shelf)
-    return {name: json.dumps(view) for name, view in views.items()}
+    return views | {"history": history_view(session.shelf)}
 
 
 async def read_body(request: Request, most: int) -> bytes:
@@ -179,5 +194,6 @@ async def read_body(request: Request, most: int) -> bytes:
     return data
 
 
-def _refusal(error: RequestError, status: int = 400) -> Response:
+def refusal(error: RequestError, status: int = 400) -> Response:
+    """Why something is not done, in words."""
     return JSONResponse({"error": str(error)}, status, {"Cache-Control": "no-store"})

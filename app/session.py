@@ -93,7 +93,7 @@ class Session:
     """A tab's grid, its stage, its running jobs and what there is to tell it.
 
     shelf: where its browser's pictures are. lock: held by whoever changes anything. start: the name of the
-    start picture on the shelf.
+    start picture on the shelf. name: drawn at random, for logs.
     """
 
     shelf: Shelf
@@ -104,6 +104,7 @@ class Session:
     guesses: Guesses = field(default_factory=Guesses)
     notices: list[dict[str, Any]] = field(default_factory=list)
     start: str = ""
+    name: str = field(default_factory=lambda: secrets.token_hex(8))
     lock: threading.RLock = field(default_factory=threading.RLock)
     listeners: set[Callable[[], None]] = field(default_factory=set)
     followers: list[threading.Thread] = field(default_factory=list)

@@ -77,6 +77,22 @@ class Settings:
     metrics_token: str | None = _setting(
         None, "serve metrics under /metrics of the page, to whoever sends this bearer token", secret=True
     )
+    study: Path | None = _setting(None, "run this user study instead of the ordinary page", "FILE")
+    study_log: str | None = _setting(
+        None,
+        "the study's events: an SQLite file (study.sqlite in --data), or postgresql://…",
+        "LOG",
+        secret=True,
+    )
+    study_dataset: str | None = _setting(
+        None, "mirror the study's events to this private dataset on the Hub", "OWNER/NAME"
+    )
+    log: str | None = _setting(
+        None,
+        "write down what visitors click, and when, without their words: as --study-log",
+        "LOG",
+        secret=True,
+    )
     log_format: str = _setting("text", "a line of text, or of JSON, for each entry", choices=("text", "json"))
     log_level: str = _setting("warning", "from which level on to log; info tells of each job", choices=LEVELS)
     grace: float = _setting(
@@ -87,6 +103,12 @@ class Settings:
         wrong = []
         if self.backend != "ray" and (self.replicas is not None or self.ray_address):
             wrong.append("--replicas and --ray-address go with --backend ray.")
+        if not self.study and (self.study_log or self.study_dataset):
+            wrong.append("--study-log and --study-dataset go with --study.")
+        if self.study and self.log:
+            wrong.append("--log is of the ordinary page; a study has --study-log.")
+        if self.study and self.mcp:
+            wrong.append("--mcp does not go with --study: a study is for people.")
         if self.root_path and not self.root_path.startswith(("/", "http://", "https://")):
             wrong.append(f"--root-path must begin with a slash, as in /preview, not {self.root_path!r}.")
         if self.metrics_port == self.port:

@@ -2,7 +2,7 @@
 
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import fields
 from html import escape
 from pathlib import Path
@@ -20,7 +20,7 @@ from app.backend import Backend
 from app.handlers import Form, Studio
 from app.history import History
 from app.job import LIMITS, RequestError
-from app.live import Sketches, live_routes
+from app.live import Sketches, file_routes, live_routes
 from app.operations.web import forget_lost_tabs
 from app.restore import FULL_STEPS, MAX_GUIDANCE, PREVIEW_STEPS, form_values
 from app.session import GRACE_S, Session, Sessions
@@ -40,6 +40,8 @@ class Page(gr.Blocks):
     """Blocks with routes of their own beside Gradio's; to be opened with `launch_page`."""
 
     routes: Sequence[BaseRoute] = ()
+    styles: Sequence[Path] = (PAGE / "page.css",)
+    meta: str = ""
     sessions: Sessions
 
     def close(self, verbose: bool = True) -> None:
@@ -48,17 +50,30 @@ class Page(gr.Blocks):
         super().close(verbose)
 
 
-def build_page(backend: Backend, data: Path, grace_s: float = GRACE_S) -> Page:
+Watch = Callable[[Studio, Session, handlers.Wish], AbstractContextManager[Studio]]
+"""Goes around what is done for somebody who asked for it with a wish; gives the studio to do it with."""
+
+
+def build_page(
+    backend: Backend,
+    data: Path,
+    grace_s: float = GRACE_S,
+    watch: Watch = lambda studio, session, wish: nullcontext(studio),
+    logged: str = "",
+) -> Page:
     """The page and the programs' endpoints, to be opened with `launch_page`.
 
     data: the folder for all that is kept: pictures for programs in gradio/pictures, which has to be in
-    Gradio's GRADIO_TEMP_DIR, and what people have made in history. grace_s: see `app.session`.
+    Gradio's GRADIO_TEMP_DIR, and what people have made in history. grace_s: see `app.session`. logged: what
+    the page's foot says of logs.
     """
     sessions = Sessions(History(data / "history"), grace_s)
     studio = Studio(backend, Sketches())
     with Page(title=TITLE, analytics_enabled=False) as page:
         page.sessions = sessions
-        page.routes = [*live_routes(backend, sessions, studio.sketches), *about_routes(backend)]
+        page.routes = [*live_routes(backend, sessions, studio.sketches), *file_routes(sessions)]
+        page.routes = [*page.routes, *about_routes(backend)]
+        page.meta = _head()
         if CARD.exists():
             page.routes = [*page.routes, Route("/card.png", _card)]
         add_endpoints(backend, data / "gradio" / "pictures")  # first, since names go to whoever comes first
@@ -89,23 +104,32 @@ def build_page(backend: Backend, data: Path, grace_s: float = GRACE_S) -> Page:
             surprise = gr.Button("Surprise me", size="sm", elem_classes="surprise")
         form = [prompt, *_settings()]
         view = gr.HTML(
-            None, html_template="", js_on_load=_scripts(), apply_default_css=False, elem_id="studio"
+            None,
+            html_template="",
+            js_on_load=read_scripts(SCRIPTS),
+            apply_default_css=False,
+            elem_id="studio",
         )
         gr.HTML(
             "<p class='page-foot'>Model: <span id='model-line'>loading …</span>. Nothing that you type or "
-            "make leaves this server. What you make is kept for this browser alone, until you delete it.</p>"
+            "make leaves this server. What you make is kept for this browser alone, until you delete it. "
+            f"{escape(logged)}</p>"
         )
         names = [field.name for field in fields(Form)]
 
         def act(event: gr.EventData, *values: Any) -> None:
             wish = event._data or {}
             with _told(sessions, wish) as session:
-                _ACTIONS[_choice(wish, _ACTIONS)](studio, session, wish, Form(*values))
+                action = _ACTIONS[_choice(wish, _ACTIONS)]
+                with watch(studio, session, wish) as watched:
+                    action(watched, session, wish, Form(*values))
 
         def note(event: gr.EventData) -> None:
             wish = event._data or {}
             with _told(sessions, wish) as session:
-                _NOTES[_choice(wish, _NOTES)](session, wish)
+                noted = _NOTES[_choice(wish, _NOTES)]
+                with watch(studio, session, wish):
+                    noted(session, wish)
 
         def fill(event: gr.EventData) -> dict[gr.components.Component, Any]:
             wish = event._data or {}
@@ -159,9 +183,9 @@ def launch_page(page: Page, host: str, port: int, **options: Any) -> str:
         server_name=host,
         server_port=port,
         theme=make_theme(),
-        css_paths=PAGE / "page.css",
+        css_paths=list(page.styles),
         favicon_path=PAGE / "favicon.png",
-        head=_head(),
+        head=page.meta,
         footer_links=[],
         run_history=False,
         enable_monitoring=False,
@@ -266,5 +290,6 @@ def _head() -> str:
     return f'{head}<meta property="og:image" content="{card}">\n'
 
 
-def _scripts() -> str:
-    return "\n".join((PAGE / name).read_text(encoding="utf-8") for name in SCRIPTS)
+def read_scripts(names: Sequence[str]) -> str:
+    """The page's scripts of these names, as one."""
+    return "\n".join((PAGE / name).read_text(encoding="utf-8") for name in names)

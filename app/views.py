@@ -68,7 +68,7 @@ def stage_view(session: Session) -> View | None:
         "prompt": stage.job.prompt,
         "preview": picture_address(session.shelf, stage.tile.name),
         "picture": final or (stage.sketch if stage.state == "running" else ""),
-        "steps": [stage.tile.job.steps, stage.job.steps],
+        "tags": [f"Preview · {stage.tile.job.steps} steps", f"Final · {stage.job.steps} steps"],
         "percent": stage.percent,
         "message": stage.message,
         "likeness": stage.likeness or {"words": "", "detail": ""},

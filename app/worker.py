@@ -18,7 +18,20 @@ from PIL import Image
 
 from app.costs import Costs, measure_costs
 from app.handle import Handle
-from app.job import Busy, Cancelled, Done, Event, Failed, Job, Kind, Queued, Record, RequestError, Step
+from app.job import (
+    Busy,
+    Cancelled,
+    Done,
+    Event,
+    Failed,
+    Job,
+    Kind,
+    Queued,
+    Record,
+    RequestError,
+    Started,
+    Step,
+)
 from app.memory import in_halves, is_out_of_memory
 from app.models import ImageModel, ModelFacts
 from app.outbox import Letter, Outbox
@@ -279,7 +292,11 @@ class Worker:
     def _tick(self, batch: Sequence[_Sample]) -> None:
         """One denoiser call for the batch; each sample takes one step, and those at the end are finished."""
         began = time.perf_counter()
-        self._start([sample for sample in batch if sample.state is None])
+        new = [sample for sample in batch if sample.state is None]
+        self._start(new)
+        together = Counter(sample.request for sample in new)
+        for sample in new:
+            sample.handle.tell(Started(together[sample.request]))
         outputs = self._denoise(batch)
         sketched = self._sketches(batch, outputs)
         for sample, output in zip(batch, outputs, strict=True):

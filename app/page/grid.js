@@ -1,10 +1,30 @@
 // The previews, see `grid_view` in app/views.py. `makeGrid(act, report)` gives {node, render, pick, selected}.
 // act(do, more) asks for something. report(what, more) tells what was painted, looked at and picked; a page
-// that does not care leaves it out.
+// that does not care leaves it out. words: what its buttons say, and screen readers are told.
+
+const GRID_WORDS = {
+  title: "Previews",
+  empty: "Your previews appear here.",
+  asking: "Asking for previews …",
+  coming: "Previews are on their way.",
+  there: (note, count) => `${note}. Keys 1 to ${count} pick one.`,
+  pick: "Pick a preview first, with keys 1 to 4.",
+  reroll: "Reroll",
+  others: "Reroll the others",
+  all: "Reroll all",
+  cancel: "Cancel",
+  keep: "Keep",
+  kept: "Kept",
+  vary: "Vary",
+  refine: "Refine",
+  tile: (position, label) => `preview ${position}, seed ${label}`,
+  missing: "not ready",
+  made: (final, position, prompt, label) => `${final ? "Final" : "Preview"} ${position} of “${prompt}”, seed ${label}`,
+};
 
 const POINTED_MS = 250; // whoever rests on a preview for so long looks at it
 
-function makeGrid(act, report = () => {}) {
+function makeGrid(act, report = () => {}, words = GRID_WORDS) {
   const tiles = new Map(); // seed → the tile's parts, so that a kept tile is not even repainted
   let grid = null;
   let selected = null; // the seed that keys act on
@@ -14,13 +34,13 @@ function makeGrid(act, report = () => {}) {
   const bar = make("div", "grid-bar");
   const note = make("p", "grid-note");
   const actions = make("div", "grid-actions");
-  const others = make("button", "plain reroll", "Reroll");
-  const all = make("button", "plain reroll-all", "Reroll all");
-  const stop = make("button", "plain stop-previews", "Cancel");
-  const list = make("ol", "tiles", "", { "aria-label": "Previews" });
+  const others = make("button", "plain reroll", words.reroll);
+  const all = make("button", "plain reroll-all", words.all);
+  const stop = make("button", "plain stop-previews", words.cancel);
+  const list = make("ol", "tiles", "", { "aria-label": words.title });
   const ignored = make("p", "grid-ignored", "", { role: "status" });
   actions.append(stop, others, all);
-  bar.append(make("h2", "unseen", "Previews", { id: "grid-title" }), note, actions);
+  bar.append(make("h2", "unseen", words.title, { id: "grid-title" }), note, actions);
   root.append(bar, list, ignored);
 
   function makeTile(seed) {
@@ -32,9 +52,9 @@ function makeGrid(act, report = () => {}) {
     const state = make("span", "tile-state", "", { "aria-hidden": "true" });
     const problem = make("span", "tile-problem");
     const foot = make("div", "tile-foot");
-    const keep = make("button", "plain keep", "Keep");
-    const vary = make("button", "plain vary", "Vary");
-    const refine = make("button", "strong refine", "Refine");
+    const keep = make("button", "plain keep", words.keep);
+    const vary = make("button", "plain vary", words.vary);
+    const refine = make("button", "strong refine", words.refine);
     const label = make("span", "seed");
     picture.append(image, number, meter, state, problem);
     foot.append(label, keep, vary, refine);
@@ -68,9 +88,8 @@ function makeGrid(act, report = () => {}) {
     vary.addEventListener("click", () => ask("vary"));
     keep.addEventListener("click", () => ask("keep"));
     image.addEventListener("load", () => {
-      if (!item.classList.contains("is-waiting")) {
-        requestAnimationFrame(() => report("painted", { grid: grid.id, seed, at: Math.round(performance.now()) }));
-      }
+      const own = !["is-waiting", "is-picked"].some((each) => item.classList.contains(each)); // no sketch, no final
+      if (own) requestAnimationFrame(() => report("painted", { grid: grid.id, seed, at: performance.now() }));
     });
     return { item, picture, image, number, meter, state, problem, label, keep, vary, refine };
   }
@@ -92,23 +111,21 @@ function makeGrid(act, report = () => {}) {
     if (source && tile.source !== source) tile.image.src = base + (tile.source = source);
     tile.image.hidden = !source;
     const final = staged?.state === "done";
-    const what = `“${grid.prompt}”, seed ${data.label}`;
-    tile.image.alt = data.ready ? `${final ? "Final" : "Preview"} ${position} of ${what}` : "";
+    tile.image.alt = data.ready ? words.made(final, position, grid.prompt, data.label) : "";
     tile.number.textContent = position;
-    tile.label.textContent = `#${data.label}`;
-    tile.label.title = `Seed ${data.label} · ${data.how}`;
+    tile.label.textContent = data.label && `#${data.label}`;
+    tile.label.title = data.label && `Seed ${data.label} · ${data.how}`;
     const done = running ? staged.percent / 100 : data.steps ? data.step / data.steps : 0;
     tile.meter.style.setProperty("--done", done);
-    tile.state.textContent = running ? staged.message : final ? `Final · ${staged.steps[1]} steps` : "";
+    tile.state.textContent = running ? staged.message : final ? staged.tags[1] : "";
     tile.problem.textContent = data.problem;
     tile.keep.setAttribute("aria-pressed", data.kept);
-    tile.keep.textContent = data.kept ? "Kept" : "Keep";
+    tile.keep.textContent = data.kept ? words.kept : words.keep;
     for (const button of [tile.picture, tile.refine, tile.keep, tile.vary]) button.disabled = !data.ready;
-    const name = `preview ${position}, seed ${data.label}`;
-    tile.picture.setAttribute("aria-label", data.ready ? `Refine ${name}: ${grid.prompt}` : `${name}, not ready`);
-    tile.refine.setAttribute("aria-label", `Refine ${name}`);
-    tile.vary.setAttribute("aria-label", `Vary ${name}`);
-    tile.keep.setAttribute("aria-label", `Keep ${name}`);
+    const name = words.tile(position, data.label);
+    const label = data.ready ? `${words.refine} ${name}: ${grid.prompt}` : `${name}, ${words.missing}`;
+    tile.picture.setAttribute("aria-label", label);
+    for (const what of ["refine", "vary", "keep"]) tile[what].setAttribute("aria-label", `${words[what]} ${name}`);
   }
 
   function render(view, stage) {
@@ -119,7 +136,7 @@ function makeGrid(act, report = () => {}) {
     root.classList.toggle("is-empty", !grid);
     root.setAttribute("aria-busy", !!grid?.busy);
     if (!grid) {
-      note.textContent = "Your previews appear here.";
+      note.textContent = words.empty;
       ignored.textContent = "";
       tiles.clear();
       list.replaceChildren(...[1, 2, 3, 4].map(() => make("li", "tile ghost", "", { "aria-hidden": "true" })));
@@ -137,18 +154,18 @@ function makeGrid(act, report = () => {}) {
     const kept = grid.tiles.filter((data) => data.kept).length;
     note.textContent = grid.note;
     ignored.textContent = grid.ignored;
-    others.textContent = kept ? "Reroll the others" : "Reroll";
+    others.textContent = kept ? words.others : words.reroll;
     others.disabled = grid.busy || kept === grid.tiles.length;
     all.hidden = !kept;
     all.disabled = grid.busy;
     stop.hidden = !grid.busy;
-    if (grid.busy && !wasBusy) say("Previews are on their way.");
-    if (!grid.busy && wasBusy) say(`${grid.note}. Keys 1 to ${grid.tiles.length} pick one.`);
+    if (grid.busy && !wasBusy) say(words.coming);
+    if (!grid.busy && wasBusy) say(words.there(grid.note, grid.tiles.length));
   }
 
   // Shows at once that previews are on their way, before the server has said so.
   function expect() {
-    note.textContent = "Asking for previews …";
+    note.textContent = words.asking;
     root.setAttribute("aria-busy", true);
     for (const item of list.children) item.classList.add("is-expecting");
   }
@@ -173,7 +190,7 @@ function makeGrid(act, report = () => {}) {
     // What a key does to the selected tile: "keep", "vary" or "refine".
     press(what) {
       const tile = tiles.get(selected);
-      if (!tile) return say("Pick a preview first, with keys 1 to 4.");
+      if (!tile) return say(words.pick);
       tile[what].click();
     },
   };

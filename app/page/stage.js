@@ -1,6 +1,13 @@
-// The picked picture, see `stage_view` in app/views.py. `makeStage(act)` gives {node, render}.
+// The picked picture, see `stage_view` in app/views.py. `makeStage(act, useAsStart)` gives {node, render}.
+// report("painted", more) is told of the final. words: what screen readers are told.
 
-function makeStage(act, useAsStart) {
+const STAGE_WORDS = {
+  refining: (percent) => `Refining, ${percent} %.`,
+  done: (likeness) => `Done. ${likeness.words}. ${likeness.detail}.`,
+  made: (done, prompt, label) => `${done ? "Final picture" : "Picture in the making"} of “${prompt}”, seed ${label}`,
+};
+
+function makeStage(act, useAsStart, report = () => {}, words = STAGE_WORDS) {
   const root = make("section", "stage", "", { "aria-labelledby": "stage-title" });
   root.innerHTML = `
   <div class="stage-head">
@@ -68,11 +75,11 @@ function makeStage(act, useAsStart) {
         requestAnimationFrame(() => root.scrollIntoView({ behavior: calm.matches ? "auto" : "smooth", block: "nearest" }));
       }
     }
-    const what = `“${stage.prompt}”, seed ${stage.label}`;
-    put(".compare-final", stage.picture || stage.preview, `${stage.state === "done" ? "Final picture" : "Picture in the making"} of ${what}`);
-    put(".compare-preview", stage.preview, stage.state === "done" ? `Preview of ${what}` : "");
-    find(".tag-preview").textContent = `Preview · ${stage.steps[0]} steps`;
-    find(".tag-final").textContent = `Final · ${stage.steps[1]} steps`;
+    const done = stage.state === "done";
+    put(".compare-final", stage.picture || stage.preview, words.made(done, stage.prompt, stage.label));
+    put(".compare-preview", stage.preview, done ? `Preview of “${stage.prompt}”, seed ${stage.label}` : "");
+    find(".tag-preview").textContent = stage.tags[0];
+    find(".tag-final").textContent = stage.tags[1];
     find(".stage-title").textContent = `Seed ${stage.label}`;
     find(".stage-message").textContent = stage.state === "running" ? `Refining, ${stage.message}` : stage.message;
     find(".progress").setAttribute("aria-valuenow", stage.percent);
@@ -90,14 +97,19 @@ function makeStage(act, useAsStart) {
       download.removeAttribute("href");
     }
     const quarter = Math.floor(stage.percent / 25) * 25;
-    if (stage.state === "running" && before?.percent !== stage.percent) say(`Refining, ${quarter} %.`);
+    if (stage.state === "running" && before?.percent !== stage.percent) say(words.refining(quarter));
     if (before && before.id === stage.id && before.state === "running") {
-      if (stage.state === "done") say(`Done. ${stage.likeness.words}. ${stage.likeness.detail}.`);
+      if (stage.state === "done") say(words.done(stage.likeness));
       if (stage.state === "stopped") say(stage.message);
     }
   }
 
   handle.addEventListener("input", () => split(handle.value));
+  find(".compare-final").addEventListener("load", () => {
+    if (stage?.state !== "done") return;
+    const { grid, seed } = stage;
+    requestAnimationFrame(() => report("painted", { grid, seed, final: true, at: performance.now() }));
+  });
   find(".cancel").addEventListener("click", () => act("cancel"));
   find(".use").addEventListener("click", () => useAsStart({ grid: stage.grid, seed: stage.seed }));
   find(".link").addEventListener("click", async () => {

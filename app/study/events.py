@@ -260,12 +260,16 @@ def read(line: str) -> tuple[Event, int]:
         raise TooNew(f"it was written by a newer program (version {version})")
     for each in range(version, VERSION):
         raw = MIGRATIONS[each](raw)
-    kind = KINDS.get(str(raw.get("kind")))
-    if kind is None:
-        raise EventError(f"there is no kind of event {raw.get('kind')!r}")
-    body = kind(**_typed(kind, raw.get("body")))
+    body = body_of(str(raw.get("kind")), raw.get("body"))
     header = {name: value for name, value in raw.items() if name not in ("version", "kind", "body")}
     return Event(body=body, **_typed(Event, header, without="body")), version
+
+
+def body_of(kind: str, values: Any) -> Body:
+    """The body of that kind with these values, from wherever they come. Raises EventError, in words."""
+    if kind not in KINDS:
+        raise EventError(f"there is no kind of event {kind!r}")
+    return KINDS[kind](**_typed(KINDS[kind], values))
 
 
 def _typed(kind: type, values: Any, without: str = "") -> dict[str, Any]:

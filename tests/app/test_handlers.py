@@ -383,7 +383,7 @@ def test_other_settings_are_another_picture_than_the_guessed(
 ) -> None:
     session = new_session()
     make_grid(studio, session)
-    assert refine(studio, session, 13, 9)["steps"] == [4, 9]
+    assert refine(studio, session, 13, 9)["tags"] == ["Preview · 4 steps", "Final · 9 steps"]
     assert worker.made["refine"] == 9
 
 

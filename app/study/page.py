@@ -1,0 +1,113 @@
+"""A study's page: the ordinary page's previews and stage, and around them what a participant goes through.
+
+Nothing here reads the log: it is only written to.
+"""
+
+import asyncio
+import io
+import shutil
+from collections.abc import Mapping
+from functools import partial
+from html import escape
+from pathlib import Path
+from typing import Any
+
+import gradio as gr
+from PIL import Image
+from starlette.requests import Request
+from starlette.responses import Response
+from starlette.routing import Route
+
+from app.backend import Backend
+from app.history import History, Shelf
+from app.job import RequestError
+from app.live import Sketches, live_routes, refusal, session_of
+from app.session import GRACE_S, Sessions
+from app.study.definition import Study
+from app.study.recording import Writer
+from app.study.views import study_views
+from app.study.visit import Lab, Visits
+from app.ui import PAGE, Page, read_scripts
+
+SCRIPTS = ("core.js", "grid.js", "stage.js", "study.js")
+HEAD = (
+    '<meta name="theme-color" content="#faf8f5" media="(prefers-color-scheme: light)">\n'
+    '<meta name="theme-color" content="#12131a" media="(prefers-color-scheme: dark)">\n'
+    '<meta name="robots" content="noindex">\n'
+)
+# The pictures of trials that are on, below the app's data; a trial that ends has its own deleted.
+FOLDER = "study-now"
+
+
+class PlainShelf(Shelf):
+    """A shelf whose pictures do not say how they were made."""
+
+    def put(self, png: bytes) -> str:
+        """See `Shelf`."""
+        return super().put(without_text(png))
+
+
+def build_study_page(
+    backend: Backend, data: Path, study: Study, writer: Writer, log: str, grace_s: float = GRACE_S
+) -> Page:
+    """The page of a study, to be opened with `app.ui.launch_page`.
+
+    data: the folder for what is kept for the moment. log: where the writer's events are.
+    """
+    shutil.rmtree(data / FOLDER, ignore_errors=True)
+    sessions = Sessions(History(data / FOLDER, shelves=PlainShelf), grace_s)
+    sketches = Sketches()
+    visits = Visits(Lab(study, writer, log, backend, sketches))
+    with Page(title=study.title, analytics_enabled=False) as page:
+        page.sessions, page.meta = sessions, HEAD
+        page.styles = (*Page.styles, PAGE / "study.css")
+        page.routes = [
+            *live_routes(backend, sessions, sketches, partial(study_views, visits)),
+            Route("/report", partial(_report, sessions, visits), methods=["POST"]),
+        ]
+        gr.HTML(f"<h1>{escape(study.title)}</h1>", elem_classes="masthead-title study-title", padding=False)
+        view = gr.HTML(
+            None,
+            html_template="",
+            js_on_load=read_scripts(SCRIPTS),
+            apply_default_css=False,
+            elem_id="studio",
+            elem_classes="is-study",
+        )
+
+        def hear(event: gr.EventData) -> None:
+            wish = event._data
+            if not isinstance(wish, Mapping):
+                raise gr.Error(study.labels["again"], print_exception=False)
+            try:
+                visits.of(sessions.of(wish.get("browser"), wish.get("tab"))).do(wish)
+            except RequestError as error:
+                raise gr.Error(escape(str(error)), print_exception=False) from error
+
+        silent: dict[str, Any] = {
+            "show_progress": "hidden",
+            "api_visibility": "private",
+            "trigger_mode": "multiple",
+        }
+        # As on the ordinary page: what submits jobs goes through Gradio's queue.
+        view.act(hear, None, None, concurrency_limit=None, **silent)
+        view.note(hear, None, None, queue=False, **silent)
+    return page
+
+
+async def _report(sessions: Sessions, visits: Visits, request: Request) -> Response:
+    """The browser tells what it painted, and whether somebody can see it."""
+    try:
+        session, told = await session_of(request, sessions)
+        await asyncio.to_thread(lambda: visits.of(session).report(told))
+    except RequestError as error:
+        return refusal(error, 422)
+    return Response(status_code=204)
+
+
+def without_text(png: bytes) -> bytes:
+    """The same picture as a PNG that says nothing of how it was made."""
+    buffer = io.BytesIO()
+    with Image.open(io.BytesIO(png)) as picture:
+        picture.copy().save(buffer, "PNG", pnginfo=None)
+    return buffer.getvalue()

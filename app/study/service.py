@@ -1,0 +1,79 @@
+"""From the settings to the page that is served: the ordinary one, with or without a log, or a study's."""
+
+import logging
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from app.backend import Backend
+from app.settings import Settings
+from app.study.definition import Study, read_study
+from app.ui import Page, build_page
+
+if TYPE_CHECKING:  # what writes logs is needed where there is one
+    from app.study.recording import Writer
+
+logger = logging.getLogger("app.study")
+
+NEEDS = "a log needs `pip install -r requirements-study.txt`"
+# From this level on, the app's own log has nothing about what a visitor does.
+QUIET = ("warning", "error")
+NOT_LOGGED = "Nothing of what you do here is logged."
+
+
+@dataclass(frozen=True)
+class Opened:
+    """A page, and what goes with it. check: raises ValueError where the model can't do what the study asks
+    for. close: writes what is left to be written."""
+
+    page: Page
+    check: Callable[[Backend], None] = lambda backend: None
+    close: Callable[[], None] = lambda: None
+
+
+def open_page(settings: Settings, backend: Backend) -> Opened:
+    """The page that the settings ask for, not yet launched.
+
+    Raises ValueError, in words, where the study's file or a log can't be used.
+    """
+    data = settings.data.resolve()
+    if not settings.study and not settings.log:
+        return Opened(build_page(backend, data, logged=NOT_LOGGED if settings.log_level in QUIET else ""))
+    study = read_study(settings.study) if settings.study else None
+    where = settings.log or settings.study_log or str(data / "study.sqlite")
+    try:
+        from app.study.page import build_study_page
+        from app.study.usage import FOOT, Usage
+        from app.study.visit import check_conditions
+    except ImportError as error:
+        raise ValueError(f"{NEEDS} ({error.name} is missing).") from error
+    writer = _open_writer(settings, where, study)
+    if study is None:
+        page = build_page(backend, data, watch=Usage(writer).watch, logged=FOOT)
+        return Opened(page, close=writer.close)
+    page = build_study_page(backend, data, study, writer, where)
+    return Opened(page, lambda ready: check_conditions(study, ready), writer.close)
+
+
+def _open_writer(settings: Settings, where: str, study: Study | None) -> "Writer":
+    """The log, opened; of a study, what is older than its retention_days is deleted first."""
+    from app.study.pictures import delete_orphans
+    from app.study.recording import Writer
+    from app.study.store import Store, open_store
+
+    store: Store = open_store(where)
+    if settings.study_dataset:
+        from app.study.hub import HubStore
+
+        try:
+            store = HubStore(store, settings.study_dataset)
+        except Exception as error:  # whatever the Hub and the network raise
+            store.close()
+            raise ValueError(f"the dataset {settings.study_dataset} can't be used ({error}).") from error
+    if study:
+        events = store.prune(study.retention_days)
+        pictures = delete_orphans(where, store)
+        if events or pictures:
+            days = study.retention_days
+            logger.warning("Deleted after %d days: %d events and %d pictures", days, events, pictures)
+    return Writer(store)
