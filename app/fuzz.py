@@ -3,19 +3,21 @@
 What can be asked for is read from the app itself: the routes from its OpenAPI, the endpoints for programs
 from Gradio's description of them. Hypothesis makes the nonsense: values of wrong types and sizes, broken
 JSON, paths that lead elsewhere, files that are none. An answer is a finding when it has status 500 or more,
-shows a traceback, or does not come. At the end the app must still be well and make a picture.
+shows a traceback, or does not come, and so is a traceback in the log of an app that was started for this. At
+the end the app must still be well and make a picture.
 """
 
 import argparse
 import json
 import sys
+import tempfile
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 from urllib.parse import quote
 
 import httpx
@@ -321,15 +323,26 @@ def _check_alive(client: httpx.Client, report: Report) -> None:
         report.findings.append(Finding(str(right), f"a request that is right is not answered: {text[:300]}"))
 
 
+def logged(log: str) -> list[Finding]:
+    """A finding for each error that the app did not expect, by its log."""
+    _, *traces = log.split(TRACES[0])
+    return [Finding("see the log", f"a traceback in the log, ending: {_ending(trace)}") for trace in traces]
+
+
+def _ending(trace: str) -> str:
+    """The first line after a traceback's indented ones, which names the error."""
+    return next((line for line in trace.splitlines()[1:] if line and not line.startswith(" ")), "")[:300]
+
+
 @contextmanager
-def _app(url: str | None, model: str) -> Iterator[str]:
-    """The address of an app: the one that is given, or one that is started for this."""
+def _app(url: str | None, model: str, log: IO[str]) -> Iterator[str]:
+    """The address of an app: the one that is given, or one that is started for this, and logs into `log`."""
     if url:
         yield url.rstrip("/")
         return
     from app.latency import running_app
 
-    with running_app(model, "cpu") as (_, own, _):
+    with running_app(model, "cpu", log) as (_, own, _):
         began = time.monotonic()
         while httpx.get(f"{own}readyz").status_code != 200:
             if time.monotonic() - began > 300:
@@ -360,12 +373,18 @@ def main() -> int:
                 file=sys.stderr,
             )
 
-    try:
-        with _app(arguments.url, arguments.model) as url:
-            report = fuzz(url, arguments.requests, arguments.seed, told)
-    except httpx.HTTPError as error:
-        print(f"The app can't be reached ({error}). Is it running at {arguments.url}?", file=sys.stderr)
-        return 2
+    with tempfile.TemporaryFile("w+", encoding="utf-8") as log:
+        try:
+            with _app(arguments.url, arguments.model, log) as url:
+                report = fuzz(url, arguments.requests, arguments.seed, told)
+        except httpx.HTTPError as error:
+            print(f"The app can't be reached ({error}). Is it running at {arguments.url}?", file=sys.stderr)
+            return 2
+        finally:
+            log.seek(0)
+            said = log.read()
+            print(said, end="", file=sys.stderr)
+    report.findings += logged(said)
     for finding in report.findings:
         print(f"{finding.request}\n    {finding.problem}")
     counts = ", ".join(f"{count} × {status}" for status, count in sorted(report.statuses.items()))

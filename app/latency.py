@@ -18,6 +18,7 @@ from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from statistics import median
+from typing import IO
 
 import httpx
 import torch
@@ -127,8 +128,13 @@ def measure_app(model: str, device: str) -> Iterator[Figure]:
 
 
 @contextmanager
-def running_app(model: str, device: str) -> Iterator[tuple[subprocess.Popen[bytes], str, float]]:
-    """The app in a process of its own: the process, its address, and the seconds until it answered."""
+def running_app(
+    model: str, device: str, errors: IO[str] | None = None
+) -> Iterator[tuple[subprocess.Popen[bytes], str, float]]:
+    """The app in a process of its own: the process, its address, and the seconds until it answered.
+
+    errors: where its log goes, in place of this program's own.
+    """
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
@@ -137,7 +143,10 @@ def running_app(model: str, device: str) -> Iterator[tuple[subprocess.Popen[byte
         command = [sys.executable, str(ROOT / "app.py"), "--port", str(port), "--data", data]
         began = time.perf_counter()
         process = subprocess.Popen(
-            [*command, "--model", model, "--device", device], cwd=ROOT, stdout=subprocess.DEVNULL
+            [*command, "--model", model, "--device", device],
+            cwd=ROOT,
+            stdout=subprocess.DEVNULL,
+            stderr=errors,
         )
         try:
             while not answers(f"{url}readyz"):

@@ -201,8 +201,9 @@ def _wrong_event(body: bytes, page: gr.Blocks, path: str) -> str:
     found = page.fns.get(function) if function is not None else _named(page, name)
     if found is None or found.fn is None:
         return "There is no such endpoint."
-    if AT_ONCE.match(path) and len(values) != len(found.inputs):
-        return f"data must have {len(found.inputs)} values."
+    due = len(found.inputs)
+    if len(values) < due or (AT_ONCE.match(path) and len(values) > due):
+        return f"data must have {due} values, not {len(values)}."
     return ""
 
 

@@ -89,3 +89,11 @@ def test_the_same_seed_is_the_same_nonsense() -> None:
 
     assert sent(1) == sent(1) != sent(2)
     assert len(set(sent(1))) > 40
+
+
+def test_a_traceback_in_the_log_is_found() -> None:
+    trace = 'Traceback (most recent call last):\n  File "/a.py", line 1, in b\n    c()\nValueError: no\n'
+    assert fuzz.logged("INFO started\n") == []
+    first, second = fuzz.logged(f"INFO started\n{trace}INFO on\n{trace}")
+    assert first.problem == second.problem
+    assert "ValueError: no" in first.problem

@@ -287,6 +287,17 @@ def test_events_without_their_form_are_refused_in_words(body: bytes, words: str)
     assert "must have 0 values" in web._wrong_event(b'{"data": [1]}', page, "/gradio_api/run/press")
 
 
+def test_events_with_too_few_values_are_refused_in_words() -> None:
+    def preview(prompt: str, seed: int) -> str:
+        return f"{prompt} {seed}"
+
+    with gr.Blocks() as page:
+        gr.api(preview, api_name="preview")
+    words = web._wrong_event(b'{"data": ["a lake"]}', page, "/gradio_api/call/preview")
+    assert words == "data must have 2 values, not 1."
+    assert web._wrong_event(b'{"data": ["a lake", 7]}', page, "/gradio_api/call/preview") == ""
+
+
 def test_what_the_page_does_not_need_is_closed() -> None:
     for path in ("/gradio_api/proxy=http://example.org/a", "/proxy=a\nb", "/gradio_api/component_server"):
         assert web.CLOSED.fullmatch(path)
