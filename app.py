@@ -13,7 +13,7 @@ from app.settings import Settings, describe, read
 from app.study.definition import read_study
 
 
-def prepare_environment(data: Path, model: str) -> None:
+def prepare_environment(data: Path, model: str, configs: Path | None = None) -> None:
     """Keep the libraries off the network and their files below `data`; they read this when imported.
 
     A model of the hub alone may be fetched: into the hub's own cache, where what was fetched before also
@@ -22,7 +22,7 @@ def prepare_environment(data: Path, model: str) -> None:
     os.environ["GRADIO_TEMP_DIR"] = str(data / "gradio")
     os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"
     os.environ["MPLCONFIGDIR"] = str(data / "matplotlib")
-    if is_local(model):
+    if is_local(model) and (configs or not model.endswith(".safetensors")):
         os.environ["HF_HOME"] = str(data / "huggingface")
         os.environ["HF_HUB_OFFLINE"] = "1"
     os.environ["TRANSFORMERS_VERBOSITY"] = os.environ["DIFFUSERS_VERBOSITY"] = "error"
@@ -76,7 +76,7 @@ def main() -> int:
     except ValueError as error:
         return refuse(error)
     data = settings.data.resolve()
-    prepare_environment(data, settings.model)
+    prepare_environment(data, settings.model, settings.configs)
     start_logging(settings.log_format, settings.log_level)
     print(f"Settings: {describe(settings)}", flush=True)
     print(f"Loading {settings.model} …", flush=True)
@@ -84,7 +84,7 @@ def main() -> int:
     # Imported only now: these take seconds, and --help should not.
     from app.backends import loads_beside, start
     from app.backends.loading import Loading
-    from app.models import ModelError, resolve
+    from app.models import Choice, ModelError
     from app.operations import service
     from app.study import service as study_service
     from app.ui import launch_page
@@ -92,7 +92,16 @@ def main() -> int:
     options = {}
     if settings.backend == "ray":
         options = {"data": data, "replicas": settings.replicas, "address": settings.ray_address}
-    load = partial(start, settings.backend, resolve(settings.model), settings.device, **options)
+    choice = Choice(
+        model=settings.model,
+        device=settings.device,
+        solver=settings.solver,
+        safety_checker=settings.safety_checker,
+        offload=settings.offload,  # type: ignore[arg-type]  # one of its choices
+        configs=settings.configs,
+        compiled=settings.compile,
+    )
+    load = partial(start, settings.backend, choice, **options)
     try:
         backend = Loading(load) if loads_beside(settings.backend) else load()
     except ModelError as error:
@@ -115,6 +124,8 @@ def main() -> int:
         except (ModelError, ValueError) as error:
             page.close(verbose=False)
             return refuse(error)
+    for words in front.facts.warnings:
+        print(f"Note: {words}", flush=True)
     print(f"Ready: {url} (Ctrl+C stops it)", flush=True)
     stop.wait()
     service.end(page, front, settings.grace)

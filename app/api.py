@@ -149,7 +149,7 @@ def _make(
     files, records = [], []
     for position, job in enumerate(jobs):
         picture, record = done[position].picture, done[position].record
-        path = folder / f"{job.model}-seed-{job.seed}-{job.steps}-steps.png"
+        path = folder / f"{job.model.replace('/', '-')}-seed-{job.seed}-{job.steps}-steps.png"
         path.write_bytes(record.png(picture))
         files.append(FileData(path=str(path), orig_name=path.name, mime_type="image/png"))
         records.append(

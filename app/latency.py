@@ -25,7 +25,7 @@ import torch
 
 from app.handle import merge
 from app.job import Done, Job
-from app.models import DEVICES, ROOT, ImageModel, load, pick_device, resolve
+from app.models import DEVICES, ROOT, Choice, ImageModel, open_model
 from app.prompts import EXAMPLES
 from app.worker import Worker
 from solver import SampleState, make_plan, noise_for_seed
@@ -256,7 +256,7 @@ def main() -> None:
     parser.add_argument("--repeats", type=int, default=5, help="the median of so many is told (%(default)s)")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write the figures there, too")
     arguments = parser.parse_args()
-    model = load(resolve(arguments.model), pick_device(arguments.device))
+    model = open_model(Choice(arguments.model, arguments.device))
     print(f"{model.facts.name} on {model.device}, {torch.get_num_threads()} threads of {os.cpu_count()}")
     figures = []
     for measure in (

@@ -48,7 +48,8 @@ class Outbox:
         self._thread: threading.Thread | None = None
         device = model.device
         self._stream = torch.cuda.Stream(device) if device.type == "cuda" else None
-        if device.type != "cpu" if beside is None else beside:
+        beside = device.type != "cpu" and not model.offloaded if beside is None else beside
+        if beside:
             self._thread = threading.Thread(target=self._run, name="outbox", daemon=True)
             self._thread.start()
 

@@ -48,6 +48,11 @@ class SafetyChecker:
         return [bool(flag) for flag in flags]
 
 
+def has_safety_checker(folder: Path) -> bool:
+    """Whether the weights of a checker are in a model's folder."""
+    return any((folder / "safety_checker").glob("*.safetensors"))
+
+
 def load_safety_checker(
     folder: Path, device: torch.device | str = "cpu", dtype: torch.dtype = torch.float32
 ) -> SafetyChecker | None:

@@ -14,6 +14,7 @@ from types import NoneType
 from typing import Any, get_args, get_type_hints
 
 from app.backends import BACKENDS
+from app.catalogue import OFFLOADS
 
 PREFIX = "DIFFUSION_PREVIEW_"
 CONFIG = "config"
@@ -47,7 +48,22 @@ class Settings:
     )
     port: int = _setting(7860, "port to listen on", "N", low=1, high=65535, also="GRADIO_SERVER_PORT")
     root_path: str = _setting("", "the path, behind a proxy, that the page is found under", "/PATH")
-    model: str = _setting("landscapes", "a shipped model by name, or a folder in the diffusers layout")
+    model: str = _setting(
+        "landscapes",
+        "a name (see `python -m app.catalogue`), a folder in the diffusers layout, a .safetensors "
+        "checkpoint, or a hub id",
+    )
+    configs: Path | None = _setting(
+        None, "for a single-file checkpoint: a folder with the configs that go with it", "FOLDER"
+    )
+    solver: Path | None = _setting(
+        None, "solver weights to use in place of the model's own, as `solver.convert` writes", "FOLDER"
+    )
+    safety_checker: bool = _setting(True, "hold back what the model's safety checker flags")
+    offload: str = _setting(
+        "none", "model: one part of the model on the GPU at a time; slower", choices=OFFLOADS
+    )
+    compile: bool = _setting(True, "on an NVIDIA GPU, compile the network in the background")
     device: str = _setting("auto", "where to compute", choices=("auto", "cpu", "cuda", "mps"))
     backend: str = _setting(
         "auto",

@@ -74,7 +74,7 @@ def stage_view(session: Session) -> View | None:
         "likeness": stage.likeness or {"words": "", "detail": ""},
         "facts": _facts(stage),
         "link": _link(stage),
-        "file": f"{stage.job.model}-seed-{stage.job.seed}-{stage.job.steps}-steps.png",
+        "file": f"{stage.job.model.replace('/', '-')}-seed-{stage.job.seed}-{stage.job.steps}-steps.png",
     }
 
 

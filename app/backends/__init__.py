@@ -2,13 +2,13 @@
 
 import os
 from importlib import import_module
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from app.backend import Backend
+    from app.models import Choice
 
-# By the names that --backend understands: the modules whose `start(folder, device)` gives a Backend. They are
+# By the names that --backend understands: the modules whose `start(choice)` gives a Backend. They are
 # imported when they are wanted, since that takes seconds.
 BACKENDS = {
     "local": "app.backends.local",
@@ -17,15 +17,15 @@ BACKENDS = {
 }
 
 
-def start(name: str, folder: Path, device: str, **options: Any) -> "Backend":
-    """Start the backend `name`, one of BACKENDS or "auto", for the model in `folder`.
+def start(name: str, choice: "Choice", **options: Any) -> "Backend":
+    """Start the backend `name`, one of BACKENDS or "auto", for a model.
 
-    device: one of `app.models.DEVICES`. options: what that backend takes on top. Raises ModelError, in
-    words, where model, device or options can't be used.
+    options: what that backend takes on top. Raises ModelError, in words, where the choice or the options
+    can't be used.
     """
     if name == "auto":
         name = "zerogpu" if on_zerogpu() else "local"
-    return import_module(BACKENDS[name]).start(folder, device, **options)
+    return import_module(BACKENDS[name]).start(choice, **options)
 
 
 def loads_beside(name: str) -> bool:

@@ -5,10 +5,12 @@ import os
 import socket
 import sys
 from collections.abc import Callable, Sequence
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
-from app.models import ModelError, load, pick_device
+from app.catalogue import find, is_local, name_of, row_of
+from app.models import Choice, ModelError
 
 try:
     import ray
@@ -35,13 +37,12 @@ LONGEST_FOLDER = 39
 
 
 def start(
-    folder: Path,
-    device: str,
+    choice: Choice,
     data: Path = Path("data"),
     replicas: int | None = None,
     address: str | None = None,
 ) -> Replicas:
-    """Start replicas for the model in `folder`, or find them running; see `app.backends.start`.
+    """Start replicas for a model, or find them running; see `app.backends.start`.
 
     data: where Ray, if it is started here, may write. replicas: how many; one per GPU, or one, where not
     given. address: of a running Ray cluster, or "auto" for the one on this machine; otherwise a cluster of
@@ -59,9 +60,9 @@ def start(
         else:
             if address:
                 stop = _delete
-            calls = _deploy(folder.resolve(), device, replicas)
+            calls = _deploy(choice, replicas)
         facts = calls.facts.remote().result(timeout_s=ANSWER_S)
-        if facts.name != folder.resolve().name:
+        if facts.name != name_of(choice.model):
             raise ModelError(
                 f"This cluster runs {facts.name} already. Start the app with that --model, or end the other "
                 "with `serve shutdown`."
@@ -118,18 +119,21 @@ def _knock(address: str) -> None:
         socket.create_connection((host, int(port)), KNOCK_S).close()
 
 
-def _deploy(folder: Path, device: str, replicas: int | None) -> DeploymentHandle:
+def _deploy(choice: Choice, replicas: int | None) -> DeploymentHandle:
     """Run the replicas, and wait until they are ready."""
-    if not (folder / "model_index.json").is_file():
-        load(folder, pick_device("cpu"))  # says here and now what replicas would find out in a minute
+    if is_local(choice.model):
+        # Says here and now what replicas would find out in a minute; theirs are not where we are.
+        found = find(choice.model, configs=choice.configs)
+        choice = choice if row_of(choice.model) else replace(choice, model=str(found.path.resolve()))
+    solver, configs = (path and path.resolve() for path in (choice.solver, choice.configs))
+    choice = replace(choice, solver=solver, configs=configs)
     resources = [node["Resources"] for node in ray.nodes() if node["Alive"]]
-    gpus = int(sum(each.get("GPU", 0) for each in resources)) if device in ("auto", "cuda") else 0
+    gpus = int(sum(each.get("GPU", 0) for each in resources)) if choice.device in ("auto", "cuda") else 0
     replicas = replicas or gpus or 1
     if gpus and replicas > gpus:
         raise ModelError(f"{replicas} replicas need a GPU each, and there are {gpus}. Lower --replicas.")
     settings = Settings(
-        model=str(folder),
-        device=device,
+        **asdict(choice),
         fewest=replicas,
         most=replicas,
         cpus=1 if gpus else cpus_each([each.get("CPU", 0) for each in resources], replicas),

@@ -1,11 +1,9 @@
 """The worker in this process."""
 
-from pathlib import Path
-
-from app.models import load, pick_device
+from app.models import Choice, open_model
 from app.worker import Worker
 
 
-def start(folder: Path, device: str) -> Worker:
+def start(choice: Choice) -> Worker:
     """See `app.backends.start`."""
-    return Worker(load(folder, pick_device(device)))
+    return Worker(open_model(choice))

@@ -7,7 +7,8 @@ import time
 from collections import Counter
 from collections.abc import AsyncGenerator, AsyncIterator, Iterator, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
+from pathlib import Path
 from typing import TypeVar
 
 from pydantic import BaseModel, Field
@@ -15,9 +16,10 @@ from ray import serve
 from ray.serve.config import AutoscalingConfig
 from ray.serve.schema import LoggingConfig
 
+from app.catalogue.fitting import Offload
 from app.handle import Handle, merge
 from app.job import Event, Job, RequestError
-from app.models import ModelFacts, load, pick_device, resolve
+from app.models import Choice, ModelFacts, open_model
 from app.scheduling import POLICIES
 from app.worker import MOST_PICTURES, Worker
 
@@ -44,15 +46,21 @@ Said = None | RequestError | tuple[str, Event]
 class Settings(BaseModel, extra="forbid"):
     """How many replicas of what.
 
-    model, device: as `python app.py` takes them. fewest, most: the number of replicas; between these it is
-    such that each has about `requests` open. (While somebody looks at a grid, its guesses are one.) cpus,
-    gpus: what Ray sets aside for each replica; without a GPU, it computes with so many threads.
+    model to compiled: as `python app.py` takes them, see `Choice`. fewest, most: the number of replicas;
+    between these it is such that each has about `requests` open. (While somebody looks at a grid, its
+    guesses are one.) cpus, gpus: what Ray sets aside for each replica; without a GPU, it computes with so
+    many threads.
 
     Raises pydantic.ValidationError where a value makes no sense.
     """
 
     model: str = "landscapes"
     device: str = "auto"
+    solver: Path | None = None
+    safety_checker: bool = True
+    offload: Offload = "none"
+    configs: Path | None = None
+    compiled: bool = True
     fewest: int = Field(default=1, ge=1)
     most: int = Field(default=1, ge=1)
     requests: float = Field(default=16, gt=0)
@@ -72,8 +80,8 @@ class Counts:
 class Replica:
     """A worker with its model, in a process that Ray Serve starts, watches and restarts."""
 
-    def __init__(self, model: str, device: str) -> None:
-        self._worker = Worker(load(resolve(model), pick_device(device)), POLICY)
+    def __init__(self, choice: Choice) -> None:
+        self._worker = Worker(open_model(choice), POLICY)
         self._handles: dict[str, tuple[str, Handle]] = {}  # by the jobs' keys, with whose they are
         self._heard: dict[str, float] = {}  # when each page last was
 
@@ -155,7 +163,7 @@ def application(settings: Settings) -> serve.Application:
         max_constructor_retry_count=STARTS,
         logging_config=LoggingConfig(log_level="WARNING"),
     )(Replica)
-    return deployment.bind(settings.model, settings.device)
+    return deployment.bind(Choice(**settings.model_dump(include={f.name for f in fields(Choice)})))
 
 
 async def _unblocked(items: Iterator[T]) -> AsyncIterator[T]:

@@ -13,7 +13,7 @@ import re
 import threading
 from collections.abc import Iterator, Sequence
 from contextvars import copy_context
-from pathlib import Path
+from dataclasses import replace
 
 import torch
 
@@ -25,7 +25,7 @@ except ImportError:
 from app.costs import Costs
 from app.handle import Handle, merge
 from app.job import Cancelled, Event, Failed, Job, RequestError
-from app.models import ImageModel, ModelFacts, load, pick_device
+from app.models import Choice, ImageModel, ModelFacts, open_model
 from app.scheduling import POLICIES
 from app.worker import UNHEALTHY_FAILURES, Worker
 from solver.diffusion import TOKENIZING
@@ -73,9 +73,9 @@ os.register_at_fork(
 )
 
 
-def start(folder: Path, device: str) -> "ZeroGpu":
-    """See `app.backends.start`."""
-    return ZeroGpu(load(folder, pick_device(device)))
+def start(choice: Choice) -> "ZeroGpu":
+    """See `app.backends.start`. Nothing is compiled: each request has a process of its own."""
+    return ZeroGpu(open_model(replace(choice, compiled=False)))
 
 
 class ZeroGpu:

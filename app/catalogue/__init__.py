@@ -3,9 +3,9 @@
 `python -m app.catalogue` prints the table.
 """
 
-from app.catalogue.finding import Found, find, is_local
+from app.catalogue.finding import Found, find, is_local, name_of
 from app.catalogue.fitting import OFFLOADS, check_fits, free_memory, memory_needed
-from app.catalogue.table import ROWS, ModelError, Row
+from app.catalogue.table import ROWS, ModelError, Row, row_of
 
 __all__ = [
     "OFFLOADS",
@@ -18,4 +18,6 @@ __all__ = [
     "free_memory",
     "is_local",
     "memory_needed",
+    "name_of",
+    "row_of",
 ]

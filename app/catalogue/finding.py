@@ -54,6 +54,14 @@ def is_local(model: str) -> bool:
     return row.folder is not None if row else Path(model).expanduser().exists() or not HUB_ID.fullmatch(model)
 
 
+def name_of(model: str) -> str:
+    """What the model that `model` means is called, see `Found`."""
+    row, path = row_of(model), Path(model).expanduser()
+    if row:
+        return row.name
+    return path.stem if path.is_file() else path.resolve().name if path.is_dir() else model
+
+
 def find(model: str, *, network: bool = True, configs: Path | None = None) -> Found:
     """The model that `model` means: a row's name, a folder, a `.safetensors` file, or a hub id.
 

@@ -22,7 +22,7 @@ from app.load.figures import Row, make_row, visits_per_second
 from app.load.runs import replay, replay_virtually, saturate, saturate_virtually
 from app.load.soak import soak
 from app.load.trace import Visit
-from app.models import DEVICES, ImageModel, ModelError, load, pick_device, resolve
+from app.models import DEVICES, Choice, ImageModel, ModelError, open_model
 from app.scheduling import POLICIES
 from app.worker import Worker
 
@@ -123,7 +123,7 @@ def parse_options() -> argparse.Namespace:
 def main() -> None:
     options = parse_options()
     try:
-        model = load(resolve(options.model), pick_device(options.device))
+        model = open_model(Choice(options.model, options.device))
     except ModelError as error:
         raise SystemExit(f"Can't start: {error}") from None
     worker = Worker(model)

@@ -1,19 +1,21 @@
-"""Models that make pictures: how a folder becomes one (`loading`), and what is known of it (`facts`)."""
+"""Models that make pictures: how one is chosen (`opening`), read (`loading`), and known (`facts`)."""
 
 from app.catalogue import ModelError
 from app.models.facts import ModelFacts
-from app.models.loading import DEVICES, ROOT, load, pick_device, resolve
+from app.models.loading import DEVICES, ROOT, load, pick_device
 from app.models.model import ImageModel
+from app.models.opening import Choice, open_model
 from solver.diffusion import GuidanceKind
 
 __all__ = [
     "DEVICES",
     "ROOT",
+    "Choice",
     "GuidanceKind",
     "ImageModel",
     "ModelError",
     "ModelFacts",
     "load",
+    "open_model",
     "pick_device",
-    "resolve",
 ]

@@ -3,6 +3,7 @@
 import hashlib
 import importlib
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -10,19 +11,19 @@ import diffusers
 import torch
 import transformers
 
-from app.catalogue import ROWS, ModelError
+from app.catalogue import ROWS, ModelError, Row
 from app.catalogue.files import read_header, weight_files
+from app.catalogue.fitting import Offload
+from app.catalogue.table import ROOT
+from app.compiled import Compiled
+from app.models.checkpoint import load_checkpoint
 from app.models.facts import ModelFacts
 from app.models.model import ImageModel
-from app.safety import load_safety_checker
+from app.models.offloading import offload as offload_parts
+from app.safety import has_safety_checker, load_safety_checker
 from solver import LearnedSolver, NoiseSchedule, make_plan
 from solver.diffusion import FAMILIES, LatentDiffusion, assemble
 from solver.solvers import refuse_nonlinear
-
-ROOT = Path(__file__).resolve().parents[2]
-
-# Names that --model understands, and their folders in the repository; anything else is taken as a folder.
-CATALOGUE = {"landscapes": "checkpoints/landscapes"}
 
 # Classes are only ever taken from here, whatever a folder asks for.
 LIBRARIES = ("diffusers", "transformers", "checkpoints")
@@ -35,17 +36,6 @@ BUCKETS = (
 )  # fmt: skip
 # Models for smaller pictures make no sense of any size but their own.
 SMALLEST_OF_MANY = 512
-
-# What of a scheduler says on which noise levels, and for what, a network was trained.
-TRAINED_FOR = (
-    "prediction_type", "beta_schedule", "beta_start", "beta_end", "num_train_timesteps", "shift",
-    "use_dynamic_shifting",
-)  # fmt: skip
-
-
-def resolve(model: str) -> Path:
-    """The folder that `--model` means: a name from the catalogue, or a folder."""
-    return ROOT / CATALOGUE[model] if model in CATALOGUE else Path(model)
 
 
 def pick_device(name: str = "auto") -> torch.device:
@@ -60,7 +50,16 @@ def pick_device(name: str = "auto") -> torch.device:
 
 
 def load(
-    folder: Path, device: torch.device, *, solver: Path | None = None, safety_checker: bool = True
+    folder: Path,
+    device: torch.device,
+    *,
+    name: str = "",
+    row: Row | None = None,
+    checkpoint: Path | None = None,
+    solver: Path | None = None,
+    safety_checker: bool = True,
+    offload: Offload = "none",
+    compiled: bool = False,
 ) -> ImageModel:
     """The model in `folder`, in the diffusers layout of one of `FAMILIES`, read from disk alone.
 
@@ -68,8 +67,13 @@ def load(
     in float32 where the rest would be in float16, in which Stable Diffusion XL's overflows.
 
     Args:
+        name: what to call it; by default as the folder is called.
+        row: its row of the catalogue; by default the first of its pipeline.
+        checkpoint: a single file that has the weights, where the folder has the configs alone.
         solver: the folder of the learned solver; by default `folder/solver`, where there is one.
         safety_checker: whether the model's own checker, where it comes with one, looks at the pictures.
+        offload: with "model" one part at a time is on the device.
+        compiled: whether the network compiles itself in the background, on a CUDA device.
 
     Raises ModelError, in words, when the folder is missing, of another kind, incomplete or damaged.
     """
@@ -82,11 +86,19 @@ def load(
         raise ModelError(f"{folder} holds a {pipeline}; this app runs: {known}. Choose another with --model.")
     scheduler = _read_json(folder, "scheduler/scheduler_config.json")
     family = FAMILIES[pipeline]
-    parts = {
-        name: _load_component(folder, name, index.get(name), device)
-        for name in family.needs
-        if name not in family.may_lack or None not in (index.get(name) or [None])
-    }
+    lacking = {part for part in family.may_lack if None in (index.get(part) or [None])}
+    needed = [part for part in family.needs if part not in lacking]
+    place = torch.device("cpu") if offload == "model" else device
+    if checkpoint:
+        parts = load_checkpoint(checkpoint, folder, pipeline, needed, lambda part: _precision(device, part))
+        parts = {part: _settled(part, each, place) for part, each in parts.items()}
+    else:
+        parts = {
+            part: _load_component(folder, part, index.get(part), _precision(device, part), place)
+            for part in needed
+        }
+    if offload == "model":
+        offload_parts(parts, device)
     try:
         diffusion = assemble(pipeline, parts, scheduler, index)
     except ValueError as error:
@@ -98,17 +110,28 @@ def load(
     except ValueError as error:
         raise ModelError(f"{folder}/scheduler can't be used: {error}") from error
     _check_fit(folder, diffusion)
-    learned, warnings = _load_learned(solver, folder, schedule, scheduler)
-    facts = _facts(folder, pipeline, diffusion, schedule, learned, warnings)
-    safety = load_safety_checker(folder, device) if safety_checker else None
+    row = row or next(row for row in ROWS if row.pipeline == pipeline)
+    guidance = row.guidance if diffusion.guidance_kind == "classifier-free" else None
+    learned, warnings = _load_learned(solver, folder, schedule, guidance)
+    safety = None
+    if safety_checker and checkpoint and not has_safety_checker(folder):
+        warnings += (f"{checkpoint.name} comes without a safety checker: its pictures are shown unchecked.",)
+    elif safety_checker:
+        safety = load_safety_checker(folder, device)
+    facts = _facts(
+        name or folder.resolve().name, _hash_weights(checkpoint or folder), row, diffusion, learned, warnings
+    )
+    if compiled and device.type == "cuda" and offload == "none":
+        network = {family.network_name: Compiled(diffusion.network)}
+        diffusion = replace(diffusion, parts={**diffusion.parts, **network})
     return ImageModel(diffusion, facts, safety=safety)
 
 
 def _facts(
-    folder: Path,
-    pipeline: str,
+    name: str,
+    revision: str,
+    row: Row,
     diffusion: LatentDiffusion,
-    schedule: NoiseSchedule,
     learned: LearnedSolver,
     warnings: tuple[str, ...],
 ) -> ModelFacts:
@@ -119,12 +142,11 @@ def _facts(
     sizes = {
         (_rounded(w * native / 1024, multiple), _rounded(h * native / 1024, multiple)) for w, h in BUCKETS
     }
-    row = next(row for row in ROWS if row.pipeline == pipeline)
     kind = diffusion.guidance_kind
     tokenizer = diffusion.tokenizer
     return ModelFacts(
-        name=folder.resolve().name,
-        revision=_hash_weights(folder),
+        name=name,
+        revision=revision,
         width=width,
         height=height,
         sizes=tuple(sorted(sizes, key=_by_shape)) if many else ((width, height),),
@@ -138,7 +160,7 @@ def _facts(
         guidance_limits=(1.0, 30.0) if kind != "none" else (1.0, 1.0),
         full_steps=row.steps,
         edits=diffusion.edits,
-        schedule=schedule,
+        schedule=diffusion.schedule,
         tokenizer=tokenizer,
         learned=learned,
         scheduler_config=dict(diffusion.scheduler_config),
@@ -185,7 +207,7 @@ def _precision(device: torch.device, name: str) -> torch.dtype:
 
 
 def _load_learned(
-    solver: Path | None, folder: Path, schedule: NoiseSchedule, scheduler: dict[str, Any]
+    solver: Path | None, folder: Path, schedule: NoiseSchedule, guidance: float | None
 ) -> tuple[LearnedSolver, tuple[str, ...]]:
     """The solver in a folder, with warnings; one that has learned nothing where a model comes without."""
     if solver is None and not (folder / "solver").is_dir():
@@ -197,20 +219,16 @@ def _load_learned(
         learned = LearnedSolver.load(path)
         for steps in {table.steps for table in learned.tables} | {6}:
             learned.plan(steps, schedule)
-        config = json.loads((path / "scheduler_config.json").read_text(encoding="utf-8"))
-        warnings = tuple(
-            f"The solver in {path} was trained for another model: its {name} is {config[name]}, and the "
-            f"model's is {scheduler[name]}. Previews may be worse than with no trained solver at all."
-            for name in TRAINED_FOR
-            if name in config and name in scheduler and config[name] != scheduler[name]
-        )
+        mismatch = learned.mismatch(schedule, guidance)
     # What a damaged file raises depends on where the damage is.
     except Exception as error:
         raise ModelError(f"{path} can't be used ({_brief(error)}). {_advice(folder)}") from error
-    return learned, warnings
+    if not mismatch:
+        return learned, ()
+    return learned, (f"{mismatch} Previews may be worse than with no trained solver at all ({path}).",)
 
 
-def _load_component(folder: Path, name: str, source: Any, device: torch.device) -> Any:
+def _load_component(folder: Path, name: str, source: Any, dtype: torch.dtype, device: torch.device) -> Any:
     try:
         library, class_name = source
     except (TypeError, ValueError):
@@ -231,7 +249,7 @@ def _load_component(folder: Path, name: str, source: Any, device: torch.device) 
             folder / name,
             local_files_only=True,
             use_safetensors=True,
-            torch_dtype=_precision(device, name),
+            torch_dtype=dtype,
             output_loading_info=True,
         )
     # What a damaged file raises depends on where the damage is.
@@ -240,9 +258,15 @@ def _load_component(folder: Path, name: str, source: Any, device: torch.device) 
         raise ModelError(f"{folder / name} can't be read: {words} {_advice(folder)}") from error
     if report["missing_keys"]:
         raise ModelError(f"{folder / name} lacks {len(report['missing_keys'])} weights. {_advice(folder)}")
-    part.to(device).eval().requires_grad_(False)
-    if name == "unet" and device.type == "cuda":
-        part.to(memory_format=torch.channels_last)
+    return _settled(name, part, device)
+
+
+def _settled(name: str, part: Any, device: torch.device) -> Any:
+    """The part for use in inference on a device; what is no network as it is."""
+    if isinstance(part, torch.nn.Module):
+        part.to(device).eval().requires_grad_(False)
+        if name == "unet" and device.type == "cuda":
+            part.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     return part
 
 
@@ -260,19 +284,20 @@ def _read_json(folder: Path, name: str) -> dict[str, Any]:
     return content
 
 
-def _hash_weights(folder: Path) -> str:
+def _hash_weights(place: Path) -> str:
+    """Of a single file, or of all weights in a folder."""
     digest = hashlib.sha256()
-    for path in sorted(folder.rglob("*.safetensors")):
-        digest.update(path.relative_to(folder).as_posix().encode())
+    for path in [place] if place.is_file() else sorted(place.rglob("*.safetensors")):
+        digest.update(path.relative_to(place).as_posix().encode())
         with path.open("rb") as file:
             digest.update(hashlib.file_digest(file, "sha256").digest())
     return digest.hexdigest()
 
 
 def _advice(folder: Path) -> str:
-    for path in CATALOGUE.values():
-        if folder.resolve() == ROOT / path:
-            return f"It ships with the repository: get it back with `git checkout -- {path}`."
+    for row in ROWS:
+        if folder.resolve() == ROOT / row.source:
+            return f"It ships with the repository: get it back with `git checkout -- {row.source}`."
     return "Check --model, or get the folder again."
 
 

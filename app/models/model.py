@@ -37,6 +37,11 @@ class ImageModel:
         return self.diffusion.device
 
     @property
+    def offloaded(self) -> bool:
+        """Whether one part of it at a time is on the device, so that they can't work side by side."""
+        return hasattr(self.diffusion.network, "_hf_hook")
+
+    @property
     def schedule(self) -> NoiseSchedule:
         """See `ModelFacts`."""
         return self.facts.schedule

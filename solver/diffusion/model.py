@@ -76,8 +76,9 @@ class LatentDiffusion(ABC):
 
     @property
     def device(self) -> torch.device:
-        """Where it runs."""
-        return self.network.device
+        """Where it runs; its parts may wait elsewhere until they are called."""
+        hook = getattr(self.network, "_hf_hook", None)
+        return getattr(hook, "execution_device", None) or self.network.device
 
     @property
     def guidance_kind(self) -> GuidanceKind:

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import torch
 
-from app.models import ImageModel, ModelError, load, pick_device, resolve
+from app.models import ImageModel, ModelError, load, pick_device
 from app.worker import Worker
 from solver import ConsistencySolverScheduler, Policy, make_plan, noise_for_seed, sample
 from tests.app.conftest import make_job
@@ -98,11 +98,6 @@ def test_tokenizing_from_many_threads_at_once(model: ImageModel) -> None:
         assert set(pool.map(both, range(60))) == {2}
 
 
-def test_a_name_from_the_catalogue_or_a_folder() -> None:
-    assert resolve("landscapes").is_absolute()
-    assert resolve("some/folder") == Path("some/folder")
-
-
 def test_missing_folders(tmp_path: Path) -> None:
     with pytest.raises(ModelError, match=r"no model folder .*--model"):
         load(tmp_path / "nowhere", CPU)
@@ -113,7 +108,7 @@ def test_missing_folders(tmp_path: Path) -> None:
 def test_the_shipped_model_says_how_to_get_it_back(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setattr("app.models.loading.ROOT", tmp_path)
     with pytest.raises(ModelError, match="git checkout -- checkpoints/landscapes"):
-        load(resolve("landscapes"), CPU)
+        load(tmp_path / "checkpoints/landscapes", CPU)
 
 
 def test_other_kinds_of_models(copy: Path) -> None:

@@ -27,7 +27,7 @@ from app.handlers import Form, Studio
 from app.history import History
 from app.job import Busy, Cancelled, Done, Failed, Job, Queued, Record, RequestError, Step
 from app.live import Sketches
-from app.models import ImageModel, ModelError
+from app.models import Choice, ImageModel, ModelError
 from app.session import Session
 from app.worker import MOST_PICTURES, Worker
 from tests.app.conftest import free_port, make_job
@@ -38,7 +38,7 @@ from tests.app.test_worker import last, pixels
 def replicas(tiny_folder: Path) -> Iterator[Replicas]:
     """Two replicas on a cluster of their own."""
     data = Path(tempfile.mkdtemp(prefix="ray-", dir="/tmp"))  # Ray's sockets need a short path
-    running = start(tiny_folder, "cpu", data, replicas=2)
+    running = start(Choice(str(tiny_folder), "cpu"), data, replicas=2)
     yield running
     running.close()
     shutil.rmtree(data)
@@ -205,7 +205,7 @@ def began_again(handle: Handle) -> bool:
 
 @pytest.fixture
 def replica(tiny_folder: Path) -> Iterator[Replica]:
-    replica = Replica(str(tiny_folder), "cpu")
+    replica = Replica(Choice(str(tiny_folder), "cpu"))
     yield replica
     replica._worker.close()
 
@@ -459,9 +459,9 @@ def test_what_is_wrong_is_said_in_words(
     tiny_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with pytest.raises(ModelError, match="Choose a shorter --data"):
-        start(tiny_folder, "cpu", tmp_path / ("long" * 20))
+        start(Choice(str(tiny_folder), "cpu"), tmp_path / ("long" * 20))
     with pytest.raises(ModelError, match="no Ray cluster to join"):
-        start(tiny_folder, "cpu", tmp_path, address=f"127.0.0.1:{free_port()}")
+        start(Choice(str(tiny_folder), "cpu"), tmp_path, address=f"127.0.0.1:{free_port()}")
     monkeypatch.setitem(sys.modules, "ray", None)
     monkeypatch.delitem(sys.modules, "app.backends.cluster")
     with pytest.raises(ModelError, match="pip install -r requirements-ray"):

@@ -46,10 +46,12 @@ def test_each_setting_can_be_said_in_every_way(name: str, file: Path) -> None:
     values = {"backend": "ray", "data": "elsewhere", "auth": "logins", "root_path": "/below", "device": "cpu"}
     values |= {"log_format": "json", "log_level": "info", "mcp": "true", "metrics_token": "t" * 20}
     values |= {"replicas": "2", "ray_address": "auto", "rate": "700", "metrics_port": "9100", "grace": "3.5"}
+    values |= {"offload": "model", "safety_checker": "false", "compile": "false"}
     raw = values.get(name, "8123" if name == "port" else "some")
     with_ray = ["--backend", "ray"] if name in ("replicas", "ray_address") else []
     flag = "--" + name.replace("_", "-")
-    by_flag = read([*with_ray, *([flag] if name == "mcp" else [flag, raw])], {})
+    said = {"true": [flag], "false": [f"--no-{flag[2:]}"]}.get(raw, [flag, raw])
+    by_flag = read([*with_ray, *said], {})
     assert getattr(by_flag, name) != TABLE[name].default
     assert by_flag == read(with_ray, {PREFIX + name.upper(): raw})
     kinds = (int, float, bool)

@@ -30,7 +30,7 @@ def test_help_explains_every_option() -> None:
 def test_a_wrong_model_ends_in_words(tmp_path: Path) -> None:
     answer = run("--port", str(free_port()), "--model", "no/such/folder", "--data", str(tmp_path))
     assert answer.returncode == 2
-    assert "There is no model folder no/such/folder" in answer.stderr
+    assert "There is no no/such/folder. Check the path" in answer.stderr
     assert "Traceback" not in answer.stderr
 
 

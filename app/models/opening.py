@@ -1,0 +1,80 @@
+"""From what `--model` and the flags beside it say to a model that runs: found, checked, loaded."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+
+from app.catalogue import Found, ModelError, check_fits, find
+from app.catalogue.fitting import Offload
+from app.catalogue.solvers import solver_folder
+from app.models.loading import load, pick_device
+from app.models.model import ImageModel
+from solver.diffusion import FAMILIES
+
+# Pixels along the edge where nothing says for which size a model was made.
+USUAL_EDGE = 1024
+
+
+@dataclass(frozen=True)
+class Choice:
+    """Which model to run, and how; can be pickled.
+
+    Attributes:
+        model: a row's name, a folder, a single-file checkpoint or a hub id, see `app.catalogue.find`.
+        device: one of `DEVICES`.
+        solver: a folder with solver weights, in place of the model's own or those published for it.
+        safety_checker: whether the model's checker, where it has one, looks at the pictures.
+        offload: with "model" one part of it at a time is on the GPU.
+        configs: for a single-file checkpoint, the folder with the configs that go with it.
+        compiled: whether the network is compiled in the background, on a CUDA device.
+    """
+
+    model: str
+    device: str = "auto"
+    solver: Path | None = None
+    safety_checker: bool = True
+    offload: Offload = "none"
+    configs: Path | None = None
+    compiled: bool = True
+
+
+def open_model(choice: Choice) -> ImageModel:
+    """Find a model, have it fetched where it is not here and may be, check that it fits, and load it.
+
+    Raises ModelError, in words and with the next step.
+    """
+    device = pick_device(choice.device)
+    if choice.offload == "model" and device.type == "cpu":
+        raise ModelError("--offload model is for a GPU; on the cpu all parts are where they compute anyway.")
+    found = find(choice.model, configs=choice.configs)
+    parts = {
+        name: count
+        for name, count in found.parts.items()
+        if choice.safety_checker or name != "safety_checker"
+    }
+    check_fits(found.name, parts, _edge(found), device.type, choice.offload)
+    return load(
+        found.configs or found.path,
+        device,
+        name=found.name,
+        row=found.row,
+        checkpoint=found.path if found.configs else None,
+        solver=choice.solver or solver_folder(found),
+        safety_checker=choice.safety_checker,
+        offload=choice.offload,
+        compiled=choice.compiled,
+    )
+
+
+def _edge(found: Found) -> int:
+    """Of the model's pictures in pixels, as far as it can be told before loading."""
+    if found.row:
+        return found.row.sizes[0]
+    family = FAMILIES.get(found.pipeline)
+    config = found.path / (family.network_name if family else "") / "config.json"
+    try:
+        return 8 * int(json.loads(config.read_text(encoding="utf-8"))["sample_size"])
+    except (OSError, ValueError, KeyError, TypeError):
+        return USUAL_EDGE
