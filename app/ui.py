@@ -21,6 +21,7 @@ from app.handlers import Form, Studio
 from app.history import History
 from app.job import LIMITS, RequestError
 from app.live import Sketches, file_routes, live_routes
+from app.operations.agents import show_pictures
 from app.operations.web import forget_lost_tabs
 from app.restore import FULL_STEPS, MAX_GUIDANCE, PREVIEW_STEPS, form_values
 from app.session import GRACE_S, Session, Sessions
@@ -197,6 +198,7 @@ def launch_page(page: Page, host: str, port: int, **options: Any) -> str:
         app_kwargs=app,
         **options,
     )
+    show_pictures(page)
     return url
 
 
