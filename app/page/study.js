@@ -200,7 +200,8 @@ function showPictures() {
   for (const node of screen.querySelectorAll(".vary")) node.hidden = true;
   const done = now.stage?.state === "done";
   parts.satisfied.disabled = !done;
-  parts.hint.textContent = now.grid && !done ? words.pick_first : now.grid ? words.keys : "";
+  parts.hint.textContent = !now.grid ? "" : done ? words.keys : words.pick_first;
+  parts.hint.classList.toggle("is-keys", done);
   parts.form.hidden = !parts.own && !!now.grid;
 }
 

@@ -103,7 +103,7 @@ class Visit:
         with self.session.lock:
             if kind not in REPORTED:
                 raise RequestError(f"A page may report {', '.join(REPORTED)}, and nothing else.")
-            if trial not in self._names:
+            if not isinstance(trial, str) or trial not in self._names:
                 raise RequestError("There is no such trial.")
             if self._reports >= MOST_REPORTS:
                 raise RequestError("This page has reported too much.")

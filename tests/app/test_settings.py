@@ -48,16 +48,17 @@ def test_each_setting_can_be_said_in_every_way(name: str, file: Path) -> None:
     values |= {"replicas": "2", "ray_address": "auto", "rate": "700", "metrics_port": "9100", "grace": "3.5"}
     values |= {"offload": "model", "safety_checker": "false", "compile": "false"}
     raw = values.get(name, "8123" if name == "port" else "some")
-    with_ray = ["--backend", "ray"] if name in ("replicas", "ray_address") else []
+    beside = ["--backend", "ray"] if name in ("replicas", "ray_address") else []
+    beside = ["--study", "some"] if name in ("study_log", "study_dataset") else beside
     flag = "--" + name.replace("_", "-")
     said = {"true": [flag], "false": [f"--no-{flag[2:]}"]}.get(raw, [flag, raw])
-    by_flag = read([*with_ray, *said], {})
+    by_flag = read([*beside, *said], {})
     assert getattr(by_flag, name) != TABLE[name].default
-    assert by_flag == read(with_ray, {PREFIX + name.upper(): raw})
+    assert by_flag == read(beside, {PREFIX + name.upper(): raw})
     kinds = (int, float, bool)
     quoted = raw if isinstance(getattr(by_flag, name), kinds) else f'"{raw}"'
     file.write_text(f"{name} = {quoted}\n")
-    assert by_flag == read([*with_ray, "--config", str(file)], {})
+    assert by_flag == read([*beside, "--config", str(file)], {})
 
 
 def test_all_that_is_wrong_is_named_at_once(file: Path) -> None:
