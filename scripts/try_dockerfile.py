@@ -20,12 +20,13 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from fnmatch import fnmatch
 from pathlib import Path
 from typing import Any
+from urllib.request import urlopen
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 PACKAGES = "python3,python3-venv,ca-certificates"
@@ -226,13 +227,27 @@ def free_port() -> int:
         return probe.getsockname()[1]
 
 
-def wait_until_healthy(build: Build, process: subprocess.Popen[Any]) -> None:
-    """Ask the health check until it is content."""
+def wait_until(state: str, is_so: Callable[[], bool], process: subprocess.Popen[Any]) -> None:
+    """Ask whether it `is_so` until it is."""
     began = time.monotonic()
-    while subprocess.run(build.inside(build.health), capture_output=True).returncode:
+    while not is_so():
         if process.poll() is not None or time.monotonic() - began > HEALTHY_WITHIN_S:
-            raise SystemExit("The app did not become healthy; what it said is above.")
+            raise SystemExit(f"The app did not become {state}; what it said is above.")
         time.sleep(1)
+
+
+def is_healthy(build: Build) -> bool:
+    """What the Dockerfile's own health check says."""
+    return subprocess.run(build.inside(build.health), capture_output=True).returncode == 0
+
+
+def is_ready(url: str) -> bool:
+    """Whether the model is loaded, too."""
+    try:
+        with urlopen(f"{url}readyz", timeout=5) as answer:
+            return bool(answer.status == 200)
+    except OSError:
+        return False
 
 
 def preview(url: str) -> list[dict[str, Any]]:
@@ -264,13 +279,16 @@ def try_it(root: Path, given: Mapping[str, str]) -> dict[str, float]:
         began = time.perf_counter()
         process = subprocess.Popen(build.inside(build.command))
         try:
-            wait_until_healthy(build, process)
+            wait_until("healthy", lambda: is_healthy(build), process)
             took["healthy"] = round(time.perf_counter() - began, 1)
             owner = os.stat(f"/proc/{process.pid}").st_uid
             if owner != int(build.user):
                 raise SystemExit(f"It runs as user {owner}, not {build.user}.")
+            url = f"http://127.0.0.1:{port}/"
+            wait_until("ready", lambda: is_ready(url), process)
+            took["ready"] = round(time.perf_counter() - began, 1)
             began = time.perf_counter()
-            records = preview(f"http://127.0.0.1:{port}/")
+            records = preview(url)
             took["a grid of previews"] = round(time.perf_counter() - began, 1)
             print(f"── {len(records)} previews, seeds {[record['seed'] for record in records]}")
             process.terminate()
