@@ -11,7 +11,6 @@ import pytest
 from app.history import History
 from app.job import RequestError
 from app.live import Sketches
-from app.models import ImageModel
 from app.session import Sessions
 from app.study.definition import Condition, Study, StudyError
 from app.study.events import Event
