@@ -40,6 +40,8 @@ FINAL_SOLVER = "dpm++2m"
 # What V gives: the preview itself, and so many near it, whose noise is turned so far towards another seed's.
 VARIATIONS = 3
 VARIATION_AMOUNT = 0.3
+# Serving and painting new previews takes about so long where server and browser share two cores.
+PAINTING_S = 0.4
 
 
 @dataclass(frozen=True)
@@ -294,16 +296,25 @@ def _follow_previews(
             grid.note = _progress_note(grid, event) if grid.busy else grid.note
         session.changed()
     with session.lock:
-        whole = not any(tile.problem for tile in grid.tiles)
         made = [tile for tile in missing if tile.name]
         if made:
             seconds = time.perf_counter() - began
             grid.note = f"{note_of(made)} · {seconds:.1f} s"
         else:
             grid.note = "No previews were made."
-        if whole and session.grid is grid:
-            session.guesses = Guesses.begin(studio.backend, refinements)
     session.changed()
+    _guess(studio, session, grid, refinements)
+
+
+def _guess(studio: Studio, session: Session, grid: Grid, refinements: list[Job]) -> None:
+    """Begin to refine what may be picked, once the previews have had the processor to be painted with."""
+    if any(tile.problem for tile in grid.tiles):
+        return
+    time.sleep(PAINTING_S)
+    with session.lock:
+        picked = session.stage and session.stage.grid == grid.id
+        if session.grid is grid and not picked:
+            session.guesses = Guesses.begin(studio.backend, refinements)
 
 
 def _follow_refinement(studio: Studio, session: Session, stage: Stage, handle: Handle) -> None:

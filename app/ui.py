@@ -136,8 +136,8 @@ def build_page(
             wish = event._data or {}
             with _told(sessions, wish) as session:
                 values, left_out = form_values(handlers.wanted_of(session, wish), backend.facts)
-                for words in left_out:
-                    session.tell(words)
+                if left_out:
+                    session.tell(" ".join(left_out))
                 return {
                     component: values[name]
                     for name, component in zip(names, form, strict=True)

@@ -13,6 +13,7 @@ element.replaceChildren(lost, status, warnings, bench, history.node, spoken, toa
 const now = { grid: null, stage: null };
 const told = new Set();
 let linked = false;
+let reloaded = true; // until the first views, which tell what this tab has been told before, too
 
 follow(
   (views) => {
@@ -27,10 +28,12 @@ follow(
       if (told.has(notice.id)) continue;
       grid.render(now.grid, now.stage); // what was expected is not going to come
       told.add(notice.id);
+      if (reloaded && !notice.undo) continue;
       const undo = { label: "Undo", run: () => act("delete", { entry: notice.undo, undo: true }) };
       // What was told long ago, to this tab before a refresh, is not told again.
       if (Date.now() / 1000 - notice.time < 20) toast(notice.text, notice.kind, notice.undo ? undo : null);
     }
+    reloaded = false;
   },
   (connected) => {
     lost.hidden = connected;
@@ -46,6 +49,7 @@ function showStatus(view) {
     linked = true;
     const query = Object.fromEntries(new URLSearchParams(location.search));
     if (query.prompt) trigger("fill", { ...me, link: query });
+    else if (now.grid && !promptBox()?.value) trigger("fill", { ...me, picture: { prompt: now.grid.prompt } });
   }
 }
 

@@ -2,6 +2,7 @@
 
 import io
 import math
+import threading
 import time
 from collections.abc import Callable
 from dataclasses import replace
@@ -385,6 +386,29 @@ def test_other_settings_are_another_picture_than_the_guessed(
     make_grid(studio, session)
     assert refine(studio, session, 13, 9)["tags"] == ["Preview · 4 steps", "Final · 9 steps"]
     assert worker.made["refine"] == 9
+
+
+def test_a_pick_made_at_once_leaves_nothing_to_guess(
+    studio: Studio, worker: Worker, new_session: NewSession, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    session = new_session()
+    painting, picked = threading.Event(), threading.Event()
+
+    def paint(seconds: float) -> None:
+        painting.set()
+        picked.wait(30)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(handlers.time, "sleep", paint)
+        handlers.preview(studio, session, FORM)
+        assert painting.wait(30)
+    assert worker.made["speculative"] == 0, "while previews are painted, nothing else is computed"
+    assert session.grid
+    handlers.refine(studio, session, {"grid": session.grid.id, "seed": 12}, 8)
+    picked.set()
+    session.settle()
+    assert worker.made["refine"] == 8
+    assert worker.made["speculative"] == 0
 
 
 def test_guesses_end_with_their_grid(studio: Studio, worker: Worker, new_session: NewSession) -> None:
