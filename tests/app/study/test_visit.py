@@ -9,10 +9,11 @@ from typing import Any
 import pytest
 
 from app.history import History
-from app.job import RequestError
+from app.job import Job, RequestError
 from app.live import Sketches
+from app.models import ModelFacts
 from app.session import Sessions
-from app.study.definition import Condition, Study, StudyError
+from app.study.definition import Study, StudyError
 from app.study.events import Event
 from app.study.outcomes import trial_table
 from app.study.reading import read_log
@@ -179,10 +180,17 @@ def test_the_worker_never_waits_for_the_log(visit: Visit, monkeypatch: pytest.Mo
     assert kinds(visit)[-3:] == ["queued", "compute_start", "compute_end"]
 
 
-def test_conditions_that_the_model_cannot_do_are_named(worker: Worker, study: Study) -> None:
+def test_conditions_that_the_model_cannot_do_are_named(
+    worker: Worker, study: Study, monkeypatch: pytest.MonkeyPatch
+) -> None:
     check_conditions(study, worker)
-    odd = replace(study, conditions=(Condition("odd", "preview", solver="consistency", steps=99),))
-    try:
-        check_conditions(odd, worker)
-    except StudyError as error:
-        assert "'odd'" in str(error)
+    plan = ModelFacts.plan
+
+    def fussy(self: ModelFacts, job: Job) -> Any:
+        if job.solver == "ddim":
+            raise RequestError("It has no ddim.")
+        return plan(self, job)
+
+    monkeypatch.setattr(ModelFacts, "plan", fussy)
+    with pytest.raises(StudyError, match="'quick': It has no ddim"):
+        check_conditions(study, worker)
