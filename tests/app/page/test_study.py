@@ -22,8 +22,6 @@ from app.ui import launch_page
 from tests.app.conftest import GRACE_S, Served, free_port
 from tests.app.page.conftest import PATIENCE_MS
 
-pytest_plugins = ["tests.app.study.conftest"]
-
 
 @dataclass(frozen=True)
 class Running:
