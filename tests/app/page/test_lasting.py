@@ -22,6 +22,7 @@ def test_a_refresh_in_the_middle_of_a_refinement(page: Any, slow: Callable[[floa
     page.locator(".stage[data-state=running]").wait_for()
     page.reload()
     page.locator(".stage[data-state=running]").wait_for()
+    page.wait_for_function("document.querySelector('#prompt input').value === 'snowy mountains'")
     assert sources(page)[1:] == before[1:]
     assert page.locator(".keep").nth(3).inner_text() == "Kept"
     page.locator(".stage[data-state=done]").wait_for()
