@@ -5,15 +5,17 @@ import shutil
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import gradio as gr
 from gradio import FileData
+from gradio.utils import get_upload_folder
 
 from app.backend import Backend
 from app.handle import merge
-from app.job import Done, Failed, Job, Kind, RequestError, check_number
+from app.job import Done, Failed, Job, RequestError, Start, check_number
 from app.seeds import following_seeds, fresh_seeds
 
 # A program fetches its pictures at once; what is older is deleted when the next ones are made.
@@ -31,6 +33,10 @@ def add_endpoints(worker: Backend, pictures: Path) -> None:
         guidance: float = 3.0,
         seed: int = -1,
         solver: str = "consistency",
+        picture: FileData | None = None,
+        strength: float = 0.6,
+        width: int = 0,
+        height: int = 0,
         request: gr.Request | None = None,
     ) -> tuple[list[FileData], list[dict[str, Any]]]:
         """Quick previews of a prompt: PNG files, and for each how it was made. Refine the one you like best.
@@ -43,12 +49,18 @@ def add_endpoints(worker: Backend, pictures: Path) -> None:
             guidance: how literally to take the prompt, 1 to 30
             seed: of the first preview, the others follow it; -1 draws fresh seeds
             solver: the learned one, consistency, or a classical one such as unipc
+            picture: a PNG, JPEG or WebP to start from, or to edit
+            strength: how much of the picture is made anew, 0.05 to 1
+            width: in pixels; 0 is the model's own
+            height: in pixels; 0 is the model's own
         """
         with _errors_in_words():
             seeds = _seeds(seed, int(check_number("count", count)))
-            settings = (prompt, negative_prompt, steps, guidance, solver)
-            jobs = _jobs(worker, "preview", settings, seeds, request)
-            return _make(worker, jobs, pictures)
+            start = Start(_content(picture), strength) if picture else None
+            words = (prompt, negative_prompt, guidance)
+            shared = _shared(worker, words, start, width, height, request)
+            first = Job(kind="preview", seed=seeds[0], steps=steps, solver=solver, **shared)
+            return _make(worker, [replace(first, seed=seed) for seed in seeds], pictures)
 
     def refine(
         prompt: str,
@@ -57,6 +69,10 @@ def add_endpoints(worker: Backend, pictures: Path) -> None:
         steps: int = 40,
         guidance: float = 3.0,
         solver: str = "dpm++2m",
+        picture: FileData | None = None,
+        strength: float = 0.6,
+        width: int = 0,
+        height: int = 0,
         request: gr.Request | None = None,
     ) -> tuple[FileData, dict[str, Any]]:
         """The full-step picture of a prompt and a seed, such as a preview's: a PNG file, and how it was made.
@@ -68,11 +84,17 @@ def add_endpoints(worker: Backend, pictures: Path) -> None:
             steps: solver steps, 1 to 100
             guidance: how literally to take the prompt, as for the preview
             solver: the solver of the many steps
+            picture: a PNG, JPEG or WebP to start from, or to edit, as for the preview
+            strength: how much of the picture is made anew, 0.05 to 1
+            width: in pixels; 0 is the model's own
+            height: in pixels; 0 is the model's own
         """
         with _errors_in_words():
-            settings = (prompt, negative_prompt, steps, guidance, solver)
-            jobs = _jobs(worker, "refine", settings, _seeds(seed, 1), request)
-            files, records = _make(worker, jobs, pictures)
+            start = Start(_content(picture), strength) if picture else None
+            words = (prompt, negative_prompt, guidance)
+            shared = _shared(worker, words, start, width, height, request)
+            job = Job(kind="refine", seed=_seeds(seed, 1)[0], steps=steps, solver=solver, **shared)
+            files, records = _make(worker, [job], pictures)
             return files[0], records[0]
 
     gr.api(preview, api_name="preview", concurrency_limit=None)
@@ -88,31 +110,40 @@ def _errors_in_words() -> Iterator[None]:
         raise gr.Error(str(error), print_exception=False) from error
 
 
-def _jobs(
+def _shared(
     worker: Backend,
-    kind: Kind,
-    settings: tuple[str, str, int, float, str],
-    seeds: Sequence[int],
+    words: tuple[str, str, float],
+    start: Start | None,
+    width: int,
+    height: int,
     request: gr.Request | None,
-) -> list[Job]:
-    """One job for each seed; `settings` are prompt, negative prompt, steps, guidance and solver."""
-    prompt, negative_prompt, steps, guidance, solver = settings
-    return [
-        Job(
-            kind=kind,
-            prompt=prompt,
-            negative_prompt=negative_prompt,
-            seed=seed,
-            steps=steps,
-            guidance=guidance,
-            solver=solver,
-            model=worker.facts.name,
-            width=worker.facts.width,
-            height=worker.facts.height,
-            owner=_owner(request),
-        )
-        for seed in seeds
-    ]
+) -> dict[str, Any]:
+    """What all jobs of a request have in common, as arguments of `Job`; `words` are the prompt, the negative
+    prompt and the guidance scale."""
+    facts = worker.facts
+    prompt, negative_prompt, guidance = words
+    return {
+        "prompt": prompt,
+        "negative_prompt": negative_prompt,
+        "guidance": guidance,
+        "model": facts.name,
+        "width": width or facts.width,
+        "height": height or facts.height,
+        "owner": _owner(request),
+        "start": start,
+    }
+
+
+def _content(picture: Any) -> bytes:
+    """The bytes of a file that was uploaded; no other file on this machine is read, whatever is asked for."""
+    named = picture.get("path") if isinstance(picture, dict) else getattr(picture, "path", None)
+    try:
+        path = Path(str(named)).resolve(strict=True)
+        if not path.is_relative_to(Path(get_upload_folder()).resolve()):
+            raise FileNotFoundError
+        return path.read_bytes()
+    except (OSError, ValueError) as error:
+        raise RequestError("The picture to start from has not arrived here. Upload it first.") from error
 
 
 def _owner(request: gr.Request | None) -> str:
@@ -160,6 +191,9 @@ def _make(
                 "seconds": round(record.seconds, 4),
                 "evaluations": record.evaluations,
                 "guidance": job.guidance,
+                "width": job.width,
+                "height": job.height,
+                "strength": job.start.strength if job.start else None,
                 "model": job.model,
                 "revision": record.revision,
                 "ignored_words": ignored,

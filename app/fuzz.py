@@ -36,7 +36,7 @@ OWN = (
 )
 # A request that is right, and cheap.
 PREVIEW = {"prompt": "snowy mountains", "negative_prompt": "", "count": 1, "steps": 4, "guidance": 1.0}
-PREVIEW |= {"seed": 1, "solver": "euler"}
+PREVIEW |= {"seed": 1, "solver": "euler", "picture": None, "strength": 0.6, "width": 0, "height": 0}
 
 
 @dataclass(frozen=True)

@@ -5,8 +5,9 @@ from pathlib import Path
 
 import httpx
 import pytest
-from gradio_client import Client
+from gradio_client import Client, handle_file
 from gradio_client.exceptions import AppError
+from PIL import Image
 
 from app import png
 from app.api import KEEP_S
@@ -76,7 +77,7 @@ def test_mistakes_are_answered_in_words(client: Client, wrong: dict, words: str)
 
 
 def test_not_a_number_in_the_json_itself(url: str) -> None:
-    body = '{"data": ["snowy mountains", "", 4, NaN, 3, -1, "ddim"], "session_hash": "raw"}'
+    body = '{"data": ["snowy mountains", "", 4, NaN, 3, -1, "ddim", null, 0.6, 0, 0], "session_hash": "raw"}'
     headers = {"Content-Type": "application/json"}
     answer = httpx.post(f"{url}gradio_api/call/preview", content=body, headers=headers)
     if answer.status_code == 200:  # otherwise the server refused the JSON, which is as good
@@ -125,3 +126,55 @@ def test_pictures_do_not_pile_up(client: Client, served: Served) -> None:
     client.predict(prompt="snowy mountains", count=1, api_name="/preview")
     assert not old.exists()
     assert new.exists()
+
+
+@pytest.fixture(scope="module")
+def picture(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("starts") / "start.png"
+    Image.effect_noise((90, 60), 80).convert("RGB").save(path)
+    return path
+
+
+def test_a_picture_to_start_from(client: Client, picture: Path) -> None:
+    asked = {"prompt": "a lake", "seed": 5, "picture": handle_file(str(picture)), "strength": 0.5}
+    files, records = client.predict(**asked, count=2, steps=4, api_name="/preview")
+    assert [record["strength"] for record in records] == [0.5, 0.5]
+    assert [record["evaluations"] for record in records] == [2, 2]
+    assert png.read(Path(files[0]).read_bytes()).settings["Denoising strength"] == "0.5"
+    final, record = client.predict(**asked, steps=20, api_name="/refine")
+    assert (record["evaluations"], record["strength"]) == (10, 0.5)
+    plain, record = client.predict(prompt="a lake", seed=5, steps=20, api_name="/refine")
+    assert record["strength"] is None
+    assert Path(final).read_bytes() != Path(plain).read_bytes()
+
+
+@pytest.mark.parametrize(
+    ("wrong", "words"),
+    [
+        ({"strength": 0}, "The strength"),
+        ({"width": 72}, "makes pictures of 64"),
+        ({"height": 1}, "The height"),
+    ],
+)
+def test_bad_starts_and_sizes_are_refused_in_words(
+    client: Client, picture: Path, wrong: dict, words: str
+) -> None:
+    with pytest.raises(AppError, match=words):
+        client.predict(prompt="a lake", picture=handle_file(str(picture)), **wrong, api_name="/preview")
+
+
+def test_what_is_no_picture_is_refused_in_words(client: Client, tmp_path: Path) -> None:
+    (tmp_path / "start.png").write_text("no picture")
+    with pytest.raises(AppError, match="not a picture that can be read"):
+        client.predict(prompt="a lake", picture=handle_file(str(tmp_path / "start.png")), api_name="/preview")
+
+
+@pytest.mark.parametrize(
+    ("meta", "words"), [({}, "Upload it first"), ({"meta": {"_type": "gradio.FileData"}}, "event: error")]
+)
+def test_no_file_but_an_uploaded_one_is_read(served: Served, picture: Path, meta: dict, words: str) -> None:
+    named = {"path": str(picture)} | meta
+    data = ["a lake", "", 1, 4, 3, 1, "ddim", named, 0.5, 0, 0]
+    asked = httpx.post(f"{served.url}gradio_api/call/preview", json={"data": data})
+    told = httpx.get(f"{served.url}gradio_api/call/preview/{asked.json()['event_id']}", timeout=60).text
+    assert words in told and "event: complete" not in told
