@@ -148,14 +148,15 @@ def test_from_consent_to_thanks_and_withdrawal(
     painted = [event for event in lab.events if isinstance(event.body, Painted)]
     assert all(event.browser_ms and event.browser_ms > 0 for event in painted)
     modes = {event.trial: event.body.condition for event in lab.events if isinstance(event.body, TrialStart)}
-    assert {modes[event.trial] for event in painted if event.body.what == "preview"} == {"quick"}
+    previews = [e.trial for e in painted if isinstance(e.body, Painted) and e.body.what == "preview"]
+    assert {modes[trial] for trial in previews} == {"quick"}
     told = page.evaluate("window.stream") + "".join(pages) + page.content()
     for secret in ("quick", "ddim", "dpm++", "solver", "condition", "tiny"):
         assert secret not in told, secret
     assert not re.search(r"\b\d+ steps|seed \d", told)
     assert not list((Path(lab.log).parent / "study-now").rglob("*.png")), "no picture is kept"
     assert page.errors == []
-    assert main(["withdraw", lab.log, code]) in (0, None)
+    main(["withdraw", lab.log, code])
     assert lab.events == []
 
 
@@ -268,12 +269,13 @@ def test_what_a_page_reports_is_checked_and_refused_in_words(lab: Running, join:
     }"""
     good = {"trial": trial, "kind": "painted", "at": 5.5, "body": {"what": "final", "seed": 3}}
     assert page.evaluate(send, good)[0] == 204
-    for change in (
+    changes: tuple[dict[str, Any], ...] = (
         {"kind": "satisfied"}, {"kind": None}, {"trial": "x"}, {"trial": None}, {"at": -1}, {"at": "now"},
         {"body": {"what": "final", "seed": -1}}, {"body": {"what": "all", "seed": 3}}, {"body": []},
         {"body": {"what": "final", "seed": "3"}}, {"body": {"seed": 3, "what": "final", "more": 1}},
         {"tab": "x"}, {"kind": ["painted"]}, {"trial": ["x"]},
-    ):  # fmt: skip
+    )  # fmt: skip
+    for change in changes:
         status, words = page.evaluate(send, good | change)
         assert status == 422 and words.endswith("."), change
     assert len(lab.bodies(Painted)) == 1
