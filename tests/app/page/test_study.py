@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from app.study.__main__ import main
-from app.study.definition import Study
+from app.study.definition import Study, read_study
 from app.study.events import Event, Painted, RatingGiven, Satisfied, SessionBegan, SessionEnded, TrialStart
 from app.study.outcomes import trial_table
 from app.study.page import build_study_page
@@ -21,8 +21,14 @@ from app.study.store import open_store
 from app.ui import launch_page
 from tests.app.conftest import GRACE_S, Served, free_port
 from tests.app.page.conftest import PATIENCE_MS
+from tests.app.study.conftest import TEXT
 
-pytest_plugins = ["tests.app.study.conftest"]
+
+@pytest.fixture
+def study(tmp_path: Path) -> Study:
+    path = tmp_path / "study.toml"
+    path.write_text(TEXT, encoding="utf-8")
+    return read_study(path)
 
 
 @dataclass(frozen=True)
