@@ -10,7 +10,6 @@ import pytest
 from app.latency import BROWSER_OPTIONS, BROWSERS, find_browser
 from app.worker import Worker
 from tests.app.conftest import Served
-from tests.app.study.conftest import study, study_file  # noqa: F401  fixtures
 
 sync_api = pytest.importorskip("playwright.sync_api")
 

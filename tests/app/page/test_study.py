@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from app.study.__main__ import main
-from app.study.definition import Study
+from app.study.definition import Study, read_study
 from app.study.events import Event, Painted, RatingGiven, Satisfied, SessionBegan, SessionEnded, TrialStart
 from app.study.outcomes import trial_table
 from app.study.page import build_study_page
@@ -21,6 +21,14 @@ from app.study.store import open_store
 from app.ui import launch_page
 from tests.app.conftest import GRACE_S, Served, free_port
 from tests.app.page.conftest import PATIENCE_MS
+from tests.app.study.conftest import TEXT
+
+
+@pytest.fixture
+def study(tmp_path: Path) -> Study:
+    path = tmp_path / "study.toml"
+    path.write_text(TEXT, encoding="utf-8")
+    return read_study(path)
 
 
 @dataclass(frozen=True)
@@ -143,10 +151,11 @@ def test_from_consent_to_thanks_and_withdrawal(
     assert table.set_index("condition")["refinements"].to_dict() == {"full": 0, "quick": 1}
     assert lab.bodies(SessionEnded) == [SessionEnded({"age": "old", "remarks": "Nice."})]
     assert {body.prompt for body in lab.bodies(Satisfied)} == {"", "snowy mountains"}
-    painted = [(event, event.body.what) for event in lab.events if isinstance(event.body, Painted)]
-    assert all(event.browser_ms and event.browser_ms > 0 for event, _ in painted)
+    painted = [event for event in lab.events if isinstance(event.body, Painted)]
+    assert all(event.browser_ms and event.browser_ms > 0 for event in painted)
     modes = {event.trial: event.body.condition for event in lab.events if isinstance(event.body, TrialStart)}
-    assert {modes[event.trial] for event, what in painted if what == "preview"} == {"quick"}
+    previews = [e.trial for e in painted if isinstance(e.body, Painted) and e.body.what == "preview"]
+    assert {modes[trial] for trial in previews} == {"quick"}
     told = page.evaluate("window.stream") + "".join(pages) + page.content()
     for secret in ("quick", "ddim", "dpm++", "solver", "condition", "tiny"):
         assert secret not in told, secret
