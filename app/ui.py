@@ -45,6 +45,14 @@ class Page(gr.Blocks):
     meta: str = ""
     sessions: Sessions
 
+    async def preprocess_data(self, *arguments: Any, **options: Any) -> list[Any]:
+        """As Gradio does it; values that no control of the page sends are refused without a traceback."""
+        try:
+            return await super().preprocess_data(*arguments, **options)
+        except Exception as error:
+            words = "A setting has a value that it can't have. Please load the page again."
+            raise gr.Error(words, print_exception=False) from error
+
     def close(self, verbose: bool = True) -> None:
         """End what the pages listen to, and then the server."""
         self.sessions.close()
