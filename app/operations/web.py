@@ -133,14 +133,21 @@ class Logins:
         self._app = app
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        app = scope.get("app")
-        if scope["type"] == "http" and app is not None and getattr(app, "auth", None) is not None:
+        if scope["type"] == "http" and not _logged_in(scope):
             first = scope["path"].removeprefix(scope.get("root_path", "")).strip("/").split("/")[0]
-            names = (f"access-token-{app.cookie_id}", f"access-token-unsecure-{app.cookie_id}")
-            cookies = Request(scope).cookies
-            if first not in OPEN and not any(cookies.get(name) in app.tokens for name in names):
+            if first not in OPEN:
                 return await _words("Please log in.", 401)(scope, receive, send)
         await self._app(scope, receive, send)
+
+
+def _logged_in(scope: Scope) -> bool:
+    """Whether whoever sent a request may use the app; where there is no login, everybody may."""
+    app = scope.get("app")
+    if app is None or getattr(app, "auth", None) is None:
+        return True
+    names = (f"access-token-{app.cookie_id}", f"access-token-unsecure-{app.cookie_id}")
+    cookies = Request(scope).cookies
+    return any(cookies.get(name) in app.tokens for name in names)
 
 
 class Events:
@@ -157,7 +164,8 @@ class Events:
             return await _words("There is nothing at this address.", 404)(scope, receive, send)
         if method == "GET" and ANSWERS.fullmatch(path) and _is_lost(Request(scope), scope["app"], path):
             return await _words("There is nothing to be heard of this event.", 404)(scope, receive, send)
-        if method != "POST" or not EVENTS.fullmatch(path):
+        # Strangers are told by Gradio to log in, and nothing of what was wrong.
+        if method != "POST" or not EVENTS.fullmatch(path) or not _logged_in(scope):
             return await self._app(scope, receive, send)
         body = await Request(scope, receive).body()
         wrong = _wrong_event(body, scope["app"].get_blocks(), path)

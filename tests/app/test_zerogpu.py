@@ -28,7 +28,7 @@ from app.backends.zerogpu import COSTS, LONGEST_S, START_S, ZeroGpu
 from app.handle import Handle
 from app.handlers import Form, Studio
 from app.history import History
-from app.job import LAST_EVENTS, Cancelled, Done, Event, Failed, Queued, RequestError, Step
+from app.job import LAST_EVENTS, Cancelled, Done, Event, Failed, Queued, RequestError, Started, Step
 from app.live import Sketches
 from app.models import ImageModel
 from app.session import Session
@@ -146,11 +146,11 @@ def test_a_grid_made_in_a_fork_is_the_one_that_the_worker_makes(backend: ZeroGpu
 
 def test_events_tell_the_whole_story(backend: ZeroGpu) -> None:
     events = events_of(backend.submit(make_job(backend._model, steps=6)))
-    assert isinstance(events[0], Queued)
-    steps = [event for event in events[1:-1] if isinstance(event, Step)]
+    assert isinstance(events[0], Queued) and isinstance(events[1], Started)
+    steps = [event for event in events[2:-1] if isinstance(event, Step)]
     assert [(step.step, step.steps) for step in steps] == [(i, 6) for i in range(1, 6)]
     assert isinstance(events[-1], Done)
-    assert len(events) == 7
+    assert len(events) == 8
 
 
 def test_a_request_is_one_call_and_seeds_go_in_and_pictures_come_out(
