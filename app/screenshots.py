@@ -64,10 +64,10 @@ def preview(page: Any, prompt: str) -> None:
 def show_session(page: Any, url: str) -> None:
     """An earlier grid, and one with a kept preview and a refined one."""
     page.goto(f"{url}?prompt={EARLIER}&seed=11")
-    page.wait_for_function("text => document.querySelector('#prompt input').value === text", arg=EARLIER)
+    page.wait_for_function("text => document.querySelector('#prompt input')?.value === text", arg=EARLIER)
     preview(page, EARLIER)
     page.goto(f"{url}?prompt={PROMPT}&seed={FIRST_SEED}")
-    page.wait_for_function("text => document.querySelector('#prompt input').value === text", arg=PROMPT)
+    page.wait_for_function("text => document.querySelector('#prompt input')?.value === text", arg=PROMPT)
     preview(page, PROMPT)
     page.locator(".keep").nth(2).click()
     page.locator(".tile .refine").first.click()
