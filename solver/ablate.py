@@ -1,7 +1,7 @@
 """What each part of the method is worth: `python -m solver.ablate --pairs DIR --validation DIR`.
 
 Trains every variant of the table below for the same number of iterations on the same pairs, and compares them
-in one run of `solver.evaluate`. Each resumes where it was cut off.
+and all training-free solvers in one run of `solver.evaluate`. Each resumes where it was cut off.
 """
 
 from __future__ import annotations
@@ -35,8 +35,11 @@ VARIANTS = {
     "+ grid": "--order 4 --learns rows grid",
     "+ grid and times": ALL,
     "+ grid and times, rows free": f"{ALL} --free",
-    "grid and times alone": "--learns grid times",
+    "+ grid and times, all outputs": "--order 20 --learns rows grid times",
+    # What others learn: the grid (GITS), with the network's times (LD3), with the whole table (BNS, S4S).
     "grid alone": "--learns grid",
+    "grid and times alone": "--learns grid times",
+    "whole table, grid and times, free": "--order 20 --learns rows grid times --free",
     # How, and for what.
     "all, by PPO": f"{ALL} --method ppo",
     "all, by PPO on bins": f"{ALL} --method ppo --bins 11",
@@ -65,34 +68,38 @@ def main() -> None:
     parser.add_argument("--steps", type=int, nargs="+", default=[5, 8], help="numbers of steps trained for")
     parser.add_argument("--iterations", type=int, default=100, help="of gradient descent")
     parser.add_argument("--ppo-iterations", type=int, default=100, help="of PPO")
-    parser.add_argument("--batch", type=int, default=8, help="pairs in an iteration")
+    parser.add_argument("--batch", type=int, default=8, help="pairs in an iteration of gradient descent")
+    parser.add_argument(
+        "--ppo-batch", type=int, default=2, help="of PPO, with 16 rollouts each: about as much computing"
+    )
     parser.add_argument("--test-pairs", type=int, default=96, help="that variants are compared on")
+    parser.add_argument("--validation-pairs", type=int, default=64, help="to choose classical grids by")
+    parser.add_argument(
+        "--evaluated", type=Path, default=Path("build/evaluate"), help="as --work of solver.evaluate"
+    )
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu", help=" ")
     parser.add_argument("--json", type=Path, help="write the rows to this file")
     args = parser.parse_args()
     steps = [str(N) for N in args.steps]
     chosen = args.only or list(VARIANTS)
     shared = ["--model", args.model, "--pairs", str(args.pairs), "--validation", str(args.validation)]
-    shared += ["--steps", *steps, "--batch", str(args.batch), "--device", args.device]
+    shared += ["--steps", *steps, "--device", args.device, "--keep-activations"]
     try:
         for name in (bar := tqdm(chosen, unit="variant")):
             bar.set_postfix_str(name)
             options = ["--method", "distill", *shlex.split(VARIANTS[name])]
-            iterations = args.ppo_iterations if "ppo" in options else args.iterations
+            by_ppo = "ppo" in options
+            iterations, batch = (
+                (args.ppo_iterations, args.ppo_batch) if by_ppo else (args.iterations, args.batch)
+            )
             out = args.work / folder_of(name)
-            arguments = [*shared, *options, "--iterations", str(iterations), "--out", str(out)]
+            arguments = [*shared, *options, "--iterations", str(iterations), "--batch", str(batch)]
+            arguments += ["--validate-every", str(max(1, iterations // 2)), "--out", str(out)]
             train.run(train.parser().parse_args(arguments))
-        arguments = [
-            "--model",
-            args.model,
-            "--nfe",
-            *steps,
-            "--pairs",
-            str(args.test_pairs),
-            "--device",
-            args.device,
-        ]
-        arguments += ["--solvers", "dpm++2m", "unipc", "--work", str(args.work / "evaluate"), "--learned"]
+        arguments = ["--model", args.model, "--device", args.device, "--nfe", *steps]
+        arguments += ["--pairs", str(args.test_pairs), "--validation-pairs", str(args.validation_pairs)]
+        arguments += ["--finer-pairs", "2", "--work", str(args.evaluated)]
+        arguments += ["--solvers", *evaluate.TRAINING_FREE, "--learned"]
         arguments += [f"{name}={args.work / folder_of(name)}" for name in chosen]
         rows: list[dict[str, Any]] = evaluate.evaluate(evaluate.parser().parse_args(arguments))
     except (OSError, ValueError) as error:

@@ -67,9 +67,26 @@ class Contender:
     covers: Callable[[int], bool] = lambda N: True
 
 
-def classical(solver: str, grid: str, model: LatentDiffusion) -> Contender:
-    """A training-free solver on a time grid."""
-    return Contender(solver, grid, lambda N: make_plan(solver, N, model.schedule, grid=grid))
+def classical(solver: str, grid: str, model: LatentDiffusion, only: Sequence[int] = ()) -> Contender:
+    """A training-free solver on a time grid, compared at all numbers of evaluations or at some."""
+    return Contender(
+        solver,
+        grid,
+        lambda N: make_plan(solver, N, model.schedule, grid=grid),
+        lambda N: not only or N in only,
+    )
+
+
+def parse_solver(text: str) -> tuple[str, tuple[int, ...]]:
+    """`NAME`, or `NAME@N,N,…` for a solver that is compared at these numbers of evaluations alone.
+
+    Raises:
+        ValueError: numbers that are none.
+    """
+    name, at, numbers = text.partition("@")
+    if at and not all(number.isdecimal() for number in numbers.split(",")):
+        raise ValueError(f"Write {name}@5,8 to compare {name} at 5 and 8 evaluations, not {text!r}.")
+    return name, tuple(map(int, numbers.split(","))) if at else ()
 
 
 def learned(name: str, folder: Path, model: LatentDiffusion, guidance: float) -> Contender:
@@ -274,13 +291,14 @@ def evaluate(args: argparse.Namespace) -> list[dict[str, Any]]:
     """All rows of the comparison; see `solver.summary` for what is in them."""
     bench, validation, others = prepare(args)
     contenders = []
-    for name in args.solvers:
+    for name, only in map(parse_solver, args.solvers):
         folder = Path(args.model) / "solver"
         if name == "consistency":
             contenders.append(learned(name, folder, bench.model, args.guidance))
         else:
             tqdm.write(f"Choosing the grid of {name}")
-            contenders.append(classical(name, best_grid(name, bench, validation, args.work), bench.model))
+            grid = best_grid(name, bench, validation, args.work)
+            contenders.append(classical(name, grid, bench.model, only))
     for entry in args.learned:
         name, _, folder = entry.partition("=")
         contenders.append(learned(name, Path(folder), bench.model, args.guidance))
@@ -310,7 +328,13 @@ def parser() -> argparse.ArgumentParser:
     parser.add_argument("--model", default="checkpoints/landscapes", help="folder or hub id")
     parser.add_argument("--nfe", type=int, nargs="+", default=NFE, help="numbers of evaluations")
     parser.add_argument("--pairs", type=int, default=320, help=f"{SEEDS_PER_PROMPT} seeds to each prompt")
-    parser.add_argument("--solvers", nargs="*", default=["consistency", *TRAINING_FREE], help="to compare")
+    parser.add_argument(
+        "--solvers",
+        nargs="*",
+        default=["consistency", *TRAINING_FREE],
+        metavar="NAME[@N,N,…]",
+        help="to compare, a training-free one perhaps at some numbers of evaluations alone",
+    )
     parser.add_argument(
         "--learned", nargs="*", default=[], metavar="NAME=FOLDER", help="others from solver.train"
     )

@@ -80,7 +80,7 @@ def mean_interval(
     if sums.shape[1] != 1:
         raise ValueError(f"values must be one number per picture, not of shape {v.shape}.")
     means = _resampled_means(sums, counts, resamples, seed)[:, 0]
-    low, high = np.quantile(means, _tails(level))
+    low, high = np.quantile(means, tails(level))
     return Interval(float(v.mean()), float(low), float(high))
 
 
@@ -162,10 +162,10 @@ def equivalent_evaluations_interval(
     sums, counts = _per_prompt(np.column_stack([c, q]), prompts)
     means = _resampled_means(sums, counts, resamples, seed)
     crossings = _crossing(n, means[:, :-1], means[:, -1])
-    tails = _tails(level)
+    ends = tails(level)
     # Order statistics, the outer ones: there is no interpolating towards an infinite one.
-    low = float(np.quantile(crossings, tails[0], method="lower"))
-    high = float(np.quantile(crossings, tails[1], method="higher"))
+    low = float(np.quantile(crossings, ends[0], method="lower"))
+    high = float(np.quantile(crossings, ends[1], method="higher"))
     value = equivalent_evaluations(n, c.mean(axis=0), float(q.mean()))
     return EvaluationsInterval(value, _stated(low, n), _stated(high, n))
 
@@ -221,12 +221,12 @@ def _per_prompt(values: Floats, prompts: ArrayLike) -> tuple[Floats, Floats]:
 
 def _resampled_means(sums: Floats, counts: Floats, resamples: int, seed: int) -> Floats:
     """Means over as many prompts drawn with replacement, each with all its pictures, [resamples, columns]."""
-    times = _times_drawn(len(counts), resamples, seed)
+    times = times_drawn(len(counts), resamples, seed)
     return (times @ sums) / (times @ counts)[:, None]
 
 
 @lru_cache(maxsize=1)
-def _times_drawn(prompts: int, resamples: int, seed: int) -> Floats:
+def times_drawn(prompts: int, resamples: int, seed: int) -> Floats:
     """How often each prompt is drawn, [resamples, prompts]; kept, for one test set has many figures."""
     drawn = np.random.default_rng(seed).integers(prompts, size=(resamples, prompts))
     drawn += prompts * np.arange(resamples)[:, None]
@@ -235,7 +235,7 @@ def _times_drawn(prompts: int, resamples: int, seed: int) -> Floats:
     return times.reshape(resamples, prompts)
 
 
-def _tails(level: float) -> tuple[float, float]:
+def tails(level: float) -> tuple[float, float]:
     if not 0 < level < 1:
         raise ValueError(f"The level of an interval lies between 0 and 1, not at {level}.")
     return (1 - level) / 2, (1 + level) / 2

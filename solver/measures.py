@@ -10,9 +10,12 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+
+from solver.intervals import RESAMPLES, Interval, tails, times_drawn
 
 
 def load_judge(model: str | Path, device: str | torch.device = "cpu") -> Any:
@@ -173,6 +176,39 @@ def kid(
         return ((x @ y.T / x.shape[1] + 1) ** 3)[apart].mean()
 
     return float(mean_kernel(a, a, g, g) + mean_kernel(b, b, h, h) - 2 * mean_kernel(a, b, g, h))
+
+
+def kid_interval(
+    features_a: Tensor, features_b: Tensor, prompts: Sequence[int] | Tensor, resamples: int = RESAMPLES
+) -> Interval:
+    """`kid` of two sets of pictures of the same prompts, and its percentile bootstrap interval over prompts.
+
+    A prompt that is drawn twice is still one group, so that its pictures are compared with those of other
+    prompts alone; a sample of one prompt alone has no distance and is left out.
+
+    Args:
+        features_a, features_b: [n, …]; row i of both belongs to prompt `prompts[i]`.
+        prompts: [n], any integers.
+
+    Raises:
+        ValueError: as `kid`.
+    """
+    value = kid(features_a, features_b, prompts, prompts)
+    a, b = (f.flatten(1).double().cpu() for f in (features_a, features_b))
+    _, group = torch.as_tensor(prompts).cpu().unique(return_inverse=True)
+    member = torch.nn.functional.one_hot(group).double()  # [n, P]
+    apart = 1 - torch.eye(member.shape[1], dtype=torch.float64)
+    pairs = (member.sum(0)[:, None] * member.sum(0)[None] * apart).numpy()
+    drawn = times_drawn(len(pairs), resamples, 0)
+    drawn = drawn[(drawn > 0).sum(axis=1) > 1]
+
+    def mean_kernels(x: Tensor, y: Tensor) -> Any:
+        sums = (member.T @ (x @ y.T / x.shape[1] + 1) ** 3 @ member * apart).numpy()
+        return ((drawn @ sums) * drawn).sum(axis=1) / ((drawn @ pairs) * drawn).sum(axis=1)
+
+    distances = mean_kernels(a, a) + mean_kernels(b, b) - 2 * mean_kernels(a, b)
+    low, high = np.quantile(distances, tails(0.95))
+    return Interval(value, float(low), float(high))
 
 
 def _check_scores(preview: Tensor, final: Tensor) -> None:

@@ -117,7 +117,7 @@ def ppo(
                     "gradient_norm": norm,
                 }
             for name, value in seen.items():
-                figures.setdefault(name, []).append(float(value))
+                figures.setdefault(name, []).append(value.item())
         if figures["approx_kl"][-1] > settings.target_kl:
             break
     means = {name: sum(values) / len(values) for name, values in figures.items()}

@@ -213,6 +213,32 @@ def estimates(rows: Sequence[Row]) -> str:
     )
 
 
+SEPARATED = {
+    "sharpness": ("sharpness", "sharpness_lost", 0.0),
+    "faithfulness": ("faithfulness", "faithfulness_lost", 0.0),
+    "KID": ("kid", "kid", 0.0),
+    "top-1 agreement": ("top1_agreement", "top1_agreement", 1.0),
+}
+"""Measure → its entry, the entry whose interval tells, and what that has of the full-step pictures."""
+
+
+def separation(rows: Sequence[Row], solver: str = "ddim", nfe: int = 5) -> str:
+    """Which measures tell a poor preview from the full-step picture; one that does not ranks no solver."""
+    poor = next((row for row in rows[:-1] if (row["solver"], row["nfe"]) == (solver, nfe)), None)
+    if poor is None:
+        return ""
+    told: dict[bool, list[str]] = {True: [], False: []}
+    for title, (name, entry, same) in SEPARATED.items():
+        if f"{entry}_ci" in poor:
+            low, high = poor[f"{entry}_ci"]
+            told[not low <= same <= high].append(f"{title} ({poor[name]:.3f} and {rows[-1][name]:.3f})")
+    text = f"Of the measures that full-step pictures have too, these tell {nfe} steps of {solver} from them: "
+    text += ", ".join(told[True] or ["none"]) + "."
+    if told[False]:
+        text += f" These do not, and so rank no solver here: {', '.join(told[False])}."
+    return text
+
+
 def ablation_table(rows: Sequence[Row]) -> str:
     """A Markdown table of what `solver.ablate` compared: PSNR at each number of evaluations, worst first."""
     counts = sorted({row["nfe"] for row in rows[:-1]})
@@ -229,10 +255,16 @@ def ablation_table(rows: Sequence[Row]) -> str:
 
 def command(rows: Sequence[Row]) -> str:
     """The command that made these rows."""
+    counts = sorted({row["nfe"] for row in rows[:-1]})
+    solvers = []
+    for name in sorted({row["solver"] for row in rows[:-1]}):
+        some = sorted(row["nfe"] for row in rows[:-1] if row["solver"] == name)
+        whole = some == counts or any(row["grid"] == LEARNED_GRID for row in rows if row["solver"] == name)
+        solvers.append(name if whole else f"{name}@{','.join(map(str, some))}")
     options = {
         "pairs": [rows[-1]["pairs"]],
-        "nfe": sorted({row["nfe"] for row in rows[:-1]}),
-        "solvers": sorted({row["solver"] for row in rows[:-1]}),
+        "nfe": counts,
+        "solvers": solvers,
         "validation-pairs": [rows[-1]["validation_pairs"]],
         "finer-pairs": [rows[-1]["finer_pairs"]],
     }
@@ -293,11 +325,12 @@ def write_page(
     ]
     for nfe in counts:
         parts += [f"## {nfe} evaluations", table(rows, nfe)]
-    parts += [estimates(rows)]
+    parts += [separation(rows), estimates(rows)]
     if ablation:
         parts += [
             "## What each part is worth",
-            "Variants that differ in one part, trained alike and for the same time, compared in one run on "
+            "Variants that differ in one part, trained alike and for about the same time, much shorter than "
+            "the solver above, and compared in one run with all training-free solvers, on "
             f"{ablation[-1]['pairs']} held-out pairs:",
             f"```\n{ablated}\n```" if ablated else "",
             ablation_table(ablation),

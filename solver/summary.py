@@ -16,7 +16,7 @@ from solver.intervals import (
     equivalent_evaluations_interval,
     mean_interval,
 )
-from solver.measures import kid, regret, top1_agreement, within_prompt_spearman
+from solver.measures import kid_interval, regret, top1_agreement, within_prompt_spearman
 from solver.pairs import Target
 
 Cells = Mapping[tuple[str, str, int], Mapping[str, Tensor]]
@@ -35,6 +35,8 @@ MEANS = {
     "finer_reader_distance": False,
 }
 LEADS = ("psnr_db", "ssim", "reader_distance")
+# Measures of a picture by itself, of which the full-step pictures have their own share.
+ALONE = ("sharpness", "faithfulness")
 BASELINE = "dpm++2m"
 
 
@@ -43,8 +45,9 @@ def summarize(
 ) -> list[dict[str, Any]]:
     """One row for each solver and number of evaluations; a last one for the full-step pictures themselves.
 
-    Every mean `x` comes with `x_ci`, the ends of its interval. `sharpness` is relative to the final picture.
-    `kid` is the kernel distance of the judging reader's features to full-step pictures of other seeds.
+    Every mean `x` comes with `x_ci`, the ends of its interval. `sharpness` is relative to the final
+    picture. `x_lost` is by how much the full-step pictures have more of a measure, pair by pair. `kid` is
+    the kernel distance of the judging reader's features to full-step pictures of other seeds.
 
     Decisions among the `seeds` pictures of a prompt: `top1_agreement` is how often the best preview is the
     best final, and `regret` what it costs otherwise, where best is what shows most of the attributes named
@@ -87,8 +90,11 @@ def _row(
     for name in MEANS:
         if name in cell:
             _enter(row, name, mean_interval(cell[name], prompts[: len(cell[name])]))
+    for name in ALONE:
+        if name in cell:
+            _enter(row, f"{name}_lost", difference_interval(finals[name], cell[name], prompts))
     if "features" in cell:
-        row["kid"] = kid(cell["features"], others["features"], list(prompts), list(prompts))
+        _enter(row, "kid", kid_interval(cell["features"], others["features"], list(prompts)))
     by_prompt = np.arange(len(prompts) // seeds)
     for name, score in _scores(cell).items():
         preview, final = _grouped(score, seeds), _grouped(_scores(finals)[name], seeds)

@@ -221,6 +221,32 @@ def test_page_states_the_measured_figures(rows, tmp_path):
         assert f"{row['psnr_db']:.2f}" in text
 
 
+def test_a_solver_can_be_compared_at_some_numbers_alone():
+    assert evaluate.parse_solver("unipc") == ("unipc", ())
+    name, only = evaluate.parse_solver("dpm++2m@5,8")
+    assert (name, only) == ("dpm++2m", (5, 8))
+    for text in ("unipc@", "unipc@five", "unipc@5,,8"):
+        with pytest.raises(ValueError, match="Write unipc@5,8"):
+            evaluate.parse_solver(text)
+
+
+def test_page_names_the_command_that_made_its_rows(rows):
+    told = report.command(rows)
+    assert {"unipc", "consistency"} <= set(told.split("--solvers ")[1].split(" --")[0].split())
+    fewer = [row for row in rows if (row["solver"], row["nfe"]) != ("unipc", 5)]
+    left = ",".join(str(row["nfe"]) for row in fewer[:-1] if row["solver"] == "unipc")
+    assert f"unipc@{left}" in report.command(fewer)
+
+
+def test_page_says_which_measures_tell_a_poor_preview_from_a_final(rows):
+    poor = {"solver": "ddim", "nfe": 5, "faithfulness": 0.9, "faithfulness_lost_ci": [-0.01, 0.03]}
+    poor |= {"top1_agreement": 0.7, "top1_agreement_ci": [0.6, 0.8]}
+    final = rows[-1] | {"faithfulness": 0.91, "top1_agreement": 1.0}
+    told, dropped = report.separation([poor, final]).split("These do not")
+    assert "top-1 agreement (0.700 and 1.000)" in told and "faithfulness (0.900 and 0.910)" in dropped
+    assert report.separation([final]) == ""
+
+
 def test_page_says_how_well_distances_are_guessed_and_what_each_part_is_worth(rows, tmp_path):
     report.write_page(rows, tmp_path, "a test's machine", rows, "python -m solver.ablate")
     text = (tmp_path / "README.md").read_text(encoding="utf-8")

@@ -161,6 +161,21 @@ def test_kid_leaves_out_pairs_of_one_prompt_where_pictures_depend_on_each_other(
     assert np.mean(shifted) > 20 * error
 
 
+def test_intervals_of_kid_hold_what_is_true_about_as_often_as_they_say() -> None:
+    held = []
+    for s in range(60):
+        generator = torch.Generator().manual_seed(s)
+        prompts = [i % 12 for i in range(24)]
+        finals = torch.randn(24, 8, generator=generator)
+        previews, others = finals + 0.1 * torch.randn(24, 8, generator=generator), random(24, 8, seed=900 + s)
+        found = measures.kid_interval(previews, others, prompts, resamples=400)
+        assert found.value == pytest.approx(measures.kid(previews, others, prompts, prompts))
+        assert found.low <= found.high
+        held.append(found.low <= 0.005 and found.high >= 0)
+        assert measures.kid_interval(previews + 2, others, prompts, resamples=400).low > 0
+    assert sum(held) / len(held) > 0.85
+
+
 def test_kid_refuses_sets_that_cannot_be_compared() -> None:
     for a, b, groups, message in [
         (random(3, 2), random(3, 3), (None, None), "2 and 3 features"),

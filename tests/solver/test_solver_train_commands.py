@@ -10,6 +10,7 @@ import pytest
 
 from solver import ConsistencySolverScheduler, LearnedSolver, ablate, make_plan, report, train
 from solver.diffusion import LatentDiffusion, load_diffusion
+from solver.evaluate import TRAINING_FREE
 from solver.pairs import Prompt, Target, make_pairs
 
 LANDSCAPES = "checkpoints/landscapes"
@@ -95,8 +96,9 @@ def test_ablation_compares_what_it_trained(pairs, tmp_path, monkeypatch):
         "solver.evaluate.make_pairs",
         lambda *a, **k: make_pairs(*a, **k | {"count": 8, "target": Target(steps=3)}),
     )
-    arguments = (*pairs, "--work", str(tmp_path), "--only", "grid alone", "--steps", "2", "--iterations", "1")
-    command(ablate, monkeypatch, *arguments, "--batch", "2", "--test-pairs", "8", "--json", str(rows_file))
+    arguments = (*pairs, "--work", str(tmp_path), "--evaluated", str(tmp_path / "evaluated"))
+    arguments += ("--only", "grid alone", "--steps", "2", "--iterations", "1", "--batch", "2")
+    command(ablate, monkeypatch, *arguments, "--test-pairs", "8", "--json", str(rows_file))
     rows = json.loads(rows_file.read_text())
-    assert {row["solver"] for row in rows} == {"dpm++2m", "unipc", "grid alone"}
+    assert {row["solver"] for row in rows} == {*TRAINING_FREE, "grid alone"}
     assert (tmp_path / Path(ablate.folder_of("grid alone")) / "policy.safetensors").exists()
