@@ -19,7 +19,7 @@ from tqdm import tqdm
 from app.costs import Costs
 from app.load import trace
 from app.load.figures import Row, make_row, visits_per_second
-from app.load.runs import replay, replay_virtually, saturate, saturate_virtually
+from app.load.runs import Meter, replay, replay_virtually, saturate, saturate_virtually
 from app.load.soak import soak
 from app.load.trace import Visit
 from app.models import DEVICES, Choice, ImageModel, ModelError, open_model
@@ -63,7 +63,7 @@ def real_rows(
         outcome = replay(policy, model, costs, coming, rate)
         made = {kind: outcome.made[kind] for kind in ("preview", "refine", "speculative", "wasted")}
         yield make_row(policy, "real", busy, span_s, outcome.record, made, costs, pace, steps[policy])
-        imagined = replay_virtually(policy, costs, outcome.pace, coming, rate)
+        imagined = replay_virtually(policy, outcome.meter, coming, rate)
         yield make_row(policy, "virtual", busy, span_s, imagined.record, imagined.made, costs, pace, None)
 
 
@@ -72,7 +72,7 @@ def virtual_rows(costs: Costs, options: argparse.Namespace, visits: Sequence[Vis
     for busy in options.busy:
         rate = visits_per_second(visits, busy, costs, 1.0)
         for policy in options.policies:
-            outcome = replay_virtually(policy, costs, 1.0, visits, rate)
+            outcome = replay_virtually(policy, Meter(costs), visits, rate)
             steps = saturate_virtually(policy, costs, 1.0, 10 * SATURATED_S)
             span_s = visits[-1].at / rate
             yield make_row(policy, "virtual", busy, span_s, outcome.record, outcome.made, costs, 1.0, steps)

@@ -1,11 +1,12 @@
 """One run: a policy under a load, on either clock."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Protocol
 
 from app.costs import Costs
 from app.job import KINDS
+from app.load.figures import ROWS
 from app.load.real import RealClock
 from app.load.trace import Visit
 from app.load.virtual import VirtualClock
@@ -27,30 +28,52 @@ class Running(Clock, Protocol):
         ...
 
 
+@dataclass
+class Meter:
+    """Told of a worker's calls: how long they take in a run, where `costs` say what they take alone."""
+
+    costs: Costs
+    taken: dict[int, list[float]] = field(default_factory=dict)
+
+    def __call__(self, seconds: float, pictures: int) -> None:
+        self.taken.setdefault(ROWS * pictures, []).append(seconds)
+
+    @property
+    def calls(self) -> dict[int, float]:
+        """Seconds of a call by its rows, in the mean."""
+        return {rows: sum(times) / len(times) for rows, times in self.taken.items()}
+
+    @property
+    def pace(self) -> float:
+        """1 where calls take what they cost; more when they take longer."""
+        expected = sum(len(times) * self.costs.tick(rows) for rows, times in self.taken.items())
+        return sum(map(sum, self.taken.values())) / expected if expected else 1.0
+
+
 @dataclass(frozen=True)
 class Outcome:
-    """What a run left behind. made: as `Worker.made`. pace: as `Worker.pace`."""
+    """What a run left behind. made: as `Worker.made`. meter: what it measured, on a real clock."""
 
     record: Record
     made: Mapping[str, int]
-    pace: float
+    meter: Meter
 
 
-def replay_virtually(policy: str, costs: Costs, pace: float, visits: Sequence[Visit], rate: float) -> Outcome:
-    """The visits, `rate` of them a second, on the virtual clock."""
-    clock = VirtualClock(POLICIES[policy], costs, pace)
+def replay_virtually(policy: str, meter: Meter, visits: Sequence[Visit], rate: float) -> Outcome:
+    """The visits, `rate` of them a second, on the virtual clock; calls take what they took in a run."""
+    clock = VirtualClock(POLICIES[policy], meter.costs, meter.pace, meter.calls)
     record = _replay(clock, visits, rate, POLICIES[policy].speculate)
-    return Outcome(record, clock.made, pace)
+    return Outcome(record, clock.made, meter)
 
 
 def replay(policy: str, model: ImageModel, costs: Costs, visits: Sequence[Visit], rate: float) -> Outcome:
     """The visits, `rate` of them a second, on a worker of its own."""
-    worker = Worker(model, POLICIES[policy], costs)
+    worker, meter = _metered(policy, model, costs)
     record = _replay(
         RealClock(worker), visits, rate, POLICIES[policy].speculate, visits[-1].at / rate + PATIENT_S
     )
     worker.close()
-    return Outcome(record, worker.made, worker.pace)
+    return Outcome(record, worker.made, meter)
 
 
 def saturate_virtually(policy: str, costs: Costs, pace: float, seconds: float) -> float:
@@ -61,12 +84,18 @@ def saturate_virtually(policy: str, costs: Costs, pace: float, seconds: float) -
 
 
 def saturate(policy: str, model: ImageModel, costs: Costs, seconds: float) -> tuple[float, float]:
-    """Steps of pictures per second when there is always something to do, and the worker's pace."""
-    worker = Worker(model, POLICIES[policy], costs)
+    """Steps of pictures per second when there is always something to do, and the pace (`Meter`)."""
+    worker, meter = _metered(policy, model, costs)
     _saturate(RealClock(worker), seconds)
     made = sum(worker.made[kind] for kind in KINDS)
     worker.close()
-    return made / seconds, worker.pace
+    return made / seconds, meter.pace
+
+
+def _metered(policy: str, model: ImageModel, costs: Costs) -> tuple[Worker, Meter]:
+    worker, meter = Worker(model, POLICIES[policy], costs), Meter(costs)
+    worker.on_tick = meter
+    return worker, meter
 
 
 def _replay(

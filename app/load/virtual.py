@@ -4,17 +4,16 @@ Hours of load take seconds, since nothing is computed but `app.scheduling.choose
 """
 
 import heapq
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import count
 
 from app.costs import Costs
 from app.job import KINDS, Kind
+from app.load.figures import ROWS
 from app.load.visitors import FULL_STEPS, PREVIEW_STEPS, Ending, Picture
 from app.scheduling import Policy, Ticket, choose, forecast
 from app.worker import LONGEST_WAIT_S, MOST_PICTURES, PICTURE_SHARE
-
-ROWS = 2  # with guidance
 
 
 @dataclass
@@ -25,19 +24,24 @@ class _Making:
     arrived: float
     cancelled: bool = False
     guessed: int = 0
+    unspent_s: float = 0.0  # as the worker's samples have it
 
 
 class VirtualClock:
     """A `Clock` on which ticks take the time that `costs` say, times `pace`.
 
+    calls: what calls with so many rows took in a real run, which goes first. Decisions are by `costs`.
     made: steps by kind, and those of guesses given up as "wasted", as `Worker.made`.
     """
 
-    def __init__(self, policy: Policy, costs: Costs, pace: float = 1.0) -> None:
+    def __init__(
+        self, policy: Policy, costs: Costs, pace: float = 1.0, calls: Mapping[int, float] | None = None
+    ) -> None:
         self.now = 0.0
         self.ticks = 0
         self.made = dict.fromkeys((*KINDS, "wasted"), 0)
         self._policy, self._costs, self._pace = policy, costs, pace
+        self._calls = calls or {}
         self._timers: list[tuple[float, int, Callable[[], None]]] = []
         self._order = count()
         self._requests = count()
@@ -89,7 +93,7 @@ class VirtualClock:
             self._running = frozenset(t.number for t in batch)
             if batch:
                 alone = len(batch) == sum(t.kind != "speculative" for t in tickets)
-                self._pass_time(self.now + self._seconds(batch, sketching=alone))
+                self._pass_time(self.now + self._seconds(batch, watched=alone))
                 self._advance(batch)
             elif self._timers:
                 self._pass_time(self._timers[0][0])
@@ -112,13 +116,25 @@ class VirtualClock:
             self.made["wasted"] += making.guessed
             making.ended(number, "cancelled")
 
-    def _seconds(self, batch: Sequence[Ticket], sketching: bool) -> float:
-        """What a tick takes: its call, the prompts that begin and the pictures that are shown with it."""
-        call = self._pace * self._costs.tick(sum(t.rows for t in batch))
-        beginning = sum(t.steps_left == t.steps for t in batch)
+    def _seconds(self, batch: Sequence[Ticket], watched: bool) -> float:
+        """What a tick takes: its call, the prompts that begin, and the pictures that are done or shown."""
+        rows = sum(t.rows for t in batch)
+        call = self._calls.get(rows, self._pace * self._costs.tick(rows))
+        beginning = len({t.request for t in batch if t.steps_left == t.steps})
         finished = sum(t.steps_left == 1 for t in batch)
-        shown = finished * self._costs.decode_s + sketching * PICTURE_SHARE * call
-        return call + beginning * self._costs.encode_s + shown
+        shown = self._sketches(batch, call) if watched and batch[0].kind != "speculative" else 0
+        return call + beginning * self._costs.encode_s + (finished + shown) * self._costs.decode_s
+
+    def _sketches(self, batch: Sequence[Ticket], call: float) -> int:
+        """How many pictures on the way are shown with a call: as many as their share of the time pays for."""
+        shown = 0
+        for t in batch:
+            making = self._making[t.number]
+            if making.unspent_s >= self._costs.decode_s:
+                making.unspent_s = 0.0
+                shown += t.steps_left > 1
+            making.unspent_s += PICTURE_SHARE * call / len(batch)
+        return shown
 
     def _pass_time(self, end: float) -> None:
         while self._timers and self._timers[0][0] <= end:

@@ -14,7 +14,7 @@ from app.costs import Costs
 from app.load import trace
 from app.load.figures import Row, alone_s, make_row, visits_per_second
 from app.load.plots import draw_rows
-from app.load.runs import replay, replay_virtually, saturate, saturate_virtually
+from app.load.runs import Meter, replay, replay_virtually, saturate, saturate_virtually
 from app.load.soak import soak
 from app.load.trace import Visit
 from app.load.virtual import VirtualClock
@@ -28,7 +28,7 @@ CALM = Visit(at=0, user=1, seed=0, pick=2, think_s=5)
 
 def row_of(policy: str, busy: float, visits: list[Visit]) -> Row:
     rate = visits_per_second(visits, busy, COSTS, 1.0)
-    outcome = replay_virtually(policy, COSTS, 1.0, visits, rate)
+    outcome = replay_virtually(policy, Meter(COSTS), visits, rate)
     span_s = visits[-1].at / rate
     return make_row(policy, "virtual", busy, span_s, outcome.record, outcome.made, COSTS, 1.0, None)
 
@@ -62,7 +62,7 @@ def test_a_file_that_is_no_trace_is_refused(tmp_path: Path, text: str) -> None:
 
 @pytest.mark.parametrize("policy", POLICIES)
 def test_alone_a_visitor_waits_for_nobody(policy: str) -> None:
-    outcome = replay_virtually(policy, COSTS, 1.0, [CALM], 1.0)
+    outcome = replay_virtually(policy, Meter(COSTS), [CALM], 1.0)
     grid, final = outcome.record.requests
     # Nobody else waits, so pictures in between are shown; they may cost a tenth.
     assert alone_s("preview", COSTS, 1.0) <= grid.seconds <= 1.15 * alone_s("preview", COSTS, 1.0)
@@ -77,7 +77,7 @@ def test_every_request_ends() -> None:
     visits = trace.make_trace(60, 2)
     for policy in POLICIES:
         rate = visits_per_second(visits, 1.5, COSTS, 1.0)
-        outcome = replay_virtually(policy, COSTS, 1.0, visits, rate)
+        outcome = replay_virtually(policy, Meter(COSTS), visits, rate)
         outcomes = {request.outcome for request in outcome.record.requests}
         assert outcomes <= {"done", "refused", "cancelled"}
         grids = [request for request in outcome.record.requests if request.kind == "preview"]
@@ -179,3 +179,18 @@ def test_rows_without_a_measure_can_be_drawn(tmp_path: Path) -> None:
     rows = [row_of("fifo", 0.3, [replace(CALM, pick=None), replace(CALM, at=2, seed=1000, pick=None)])]
     draw_rows(rows, tmp_path / "empty.png")
     assert (tmp_path / "empty.png").exists()
+
+
+def test_on_the_virtual_clock_calls_take_what_they_took() -> None:
+    meter = Meter(COSTS)
+    for seconds in (0.9, 1.1):
+        meter(seconds, GRID)
+    assert meter.calls == {2 * GRID: 1.0} and meter.pace == pytest.approx(1 / COSTS.tick(2 * GRID))
+    grid = replay_virtually("step-priority", meter, [replace(CALM, pick=None)], 1.0).record.requests[0]
+    shown_s = 6 * GRID * COSTS.decode_s  # once with every call at most
+    assert 6.0 <= grid.seconds <= 6.0 + shown_s + COSTS.encode_s + 1e-9
+    slower = Meter(COSTS)
+    slower(2 * COSTS.tick(2), 1)  # of calls with more rows it knows the pace alone
+    assert replay_virtually("step-priority", slower, [CALM], 1.0).record.requests[0].seconds == pytest.approx(
+        2 * 6 * COSTS.tick(2 * GRID), rel=0.2
+    )
