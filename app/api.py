@@ -196,6 +196,7 @@ def _make(
                 "strength": job.start.strength if job.start else None,
                 "model": job.model,
                 "revision": record.revision,
+                "decoder": record.decoder,
                 "ignored_words": ignored,
             }
         )

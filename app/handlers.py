@@ -288,6 +288,7 @@ def _follow_previews(
                     tile.sketch = studio.sketches.put(event.picture) if event.picture else tile.sketch
                 case Done():
                     tile.name, tile.revision = name, event.record.revision
+                    tile.decoder = event.record.decoder
                     _record(session, grid)
                 case Failed():
                     tile.problem = event.message

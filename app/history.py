@@ -47,7 +47,8 @@ class Bounds:
 
 @dataclass
 class Shot:
-    """One picture of an entry. job: as `app.job.job_to_json` tells it. picture: its name on the shelf."""
+    """One picture of an entry. job: as `app.session.values_of` tells it. picture: its name on the shelf.
+    decoder: see `Record`."""
 
     job: dict[str, Any]
     picture: str
@@ -55,6 +56,7 @@ class Shot:
     kept: bool = False
     likeness: dict[str, str] | None = None
     seconds: float = 0.0
+    decoder: str = ""
 
 
 @dataclass

@@ -7,6 +7,7 @@ import errno
 import os
 import re
 import shutil
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -62,7 +63,9 @@ def name_of(model: str) -> str:
     return path.stem if path.is_file() else path.resolve().name if path.is_dir() else model
 
 
-def find(model: str, *, network: bool = True, configs: Path | None = None) -> Found:
+def find(
+    model: str, *, network: bool = True, configs: Path | None = None, without: Sequence[str] = ()
+) -> Found:
     """The model that `model` means: a row's name, a folder, a `.safetensors` file, or a hub id.
 
     What is in the hub's cache is taken from there; the rest is fetched, where `network` allows it and the
@@ -71,14 +74,15 @@ def find(model: str, *, network: bool = True, configs: Path | None = None) -> Fo
     Args:
         configs: for a single file, a folder in the diffusers layout whose configs and tokenizers go with it;
             else those of the same model's row are taken from the hub.
+        without: parts that are not needed.
 
     Raises ModelError, in words and with the next step, when it can't be had or is not whole.
     """
     row, path = row_of(model), Path(model).expanduser()
     if row and row.folder:
-        return _in_folder(row.name, row.folder, row)
+        return _in_folder(row.name, row.folder, row, without)
     if row is None and path.is_dir():
-        return _in_folder(path.resolve().name, path, None)
+        return _in_folder(path.resolve().name, path, None, without)
     if row is None and path.is_file():
         return _in_file(path, configs, network)
     if row is None and not HUB_ID.fullmatch(model):
@@ -87,20 +91,20 @@ def find(model: str, *, network: bool = True, configs: Path | None = None) -> Fo
     name = row.name if row else source
     folder = fetch(source, network=network, row=row)
     try:
-        return _in_folder(name, folder, row)
+        return _in_folder(name, folder, row, without)
     except ModelError as error:
         if not network:
             raise ModelError(f"{error} Where there is a network: {command(source)}") from error
     folder = fetch(source, network=network, row=row, cached=False)  # the cache may hold but a part
     try:
-        return _in_folder(name, folder, row)
+        return _in_folder(name, folder, row, without)
     except ModelError as error:
         raise ModelError(f"{error} Delete {folder.parents[1]} and start again.") from error
 
 
-def _in_folder(name: str, folder: Path, row: Row | None) -> Found:
+def _in_folder(name: str, folder: Path, row: Row | None, without: Sequence[str]) -> Found:
     try:
-        return Found(name, folder, read_index(folder)["_class_name"], check_folder(folder), row)
+        return Found(name, folder, read_index(folder)["_class_name"], check_folder(folder, without), row)
     except ModelError as error:
         if row and row.folder:
             raise ModelError(
