@@ -72,6 +72,25 @@ def classical(solver: str, grid: str, model: LatentDiffusion) -> Contender:
     return Contender(solver, grid, lambda N: make_plan(solver, N, model.schedule, grid=grid))
 
 
+def training_free(model: LatentDiffusion, solvers: Sequence[str] | None) -> list[str]:
+    """The training-free solvers among those that were asked for; by default all that have a meaning for the
+    model, since a flow does not know some.
+
+    Raises:
+        ValueError: one that was asked for has none.
+    """
+    found = []
+    for name in TRAINING_FREE if solvers is None else solvers:
+        try:
+            if name != "consistency":
+                make_plan(name, CHOICE_NFE[0], model.schedule)
+                found.append(name)
+        except ValueError:
+            if solvers is not None:
+                raise
+    return found
+
+
 def learned(name: str, folder: Path, model: LatentDiffusion, guidance: float) -> Contender:
     """What `solver.train` left in a folder, compared where it learned something."""
     solver = LearnedSolver.load(folder)
@@ -228,9 +247,8 @@ def best_grid(solver: str, bench: Bench, validation: Pairs, work: Path) -> str:
     return max(scores, key=lambda grid: scores[grid])
 
 
-def prepare(args: argparse.Namespace) -> tuple[Bench, Pairs, Tensor]:
+def prepare(args: argparse.Namespace, model: LatentDiffusion) -> tuple[Bench, Pairs, Tensor]:
     """The bench, validation pairs, and full-step latents of other seeds, made where they are missing."""
-    model = load_diffusion(args.model, args.device)
     prompts_folder = args.prompts or Path(args.model) / "prompts"
     prompts = read_prompts(prompts_folder / "test.jsonl")
     count = args.pairs // SEEDS_PER_PROMPT
@@ -272,18 +290,18 @@ def prepare(args: argparse.Namespace) -> tuple[Bench, Pairs, Tensor]:
 
 def evaluate(args: argparse.Namespace) -> list[dict[str, Any]]:
     """All rows of the comparison; see `solver.summary` for what is in them."""
-    bench, validation, others = prepare(args)
-    contenders = []
-    for name in args.solvers:
-        folder = Path(args.model) / "solver"
-        if name == "consistency":
-            contenders.append(learned(name, folder, bench.model, args.guidance))
-        else:
-            tqdm.write(f"Choosing the grid of {name}")
-            contenders.append(classical(name, best_grid(name, bench, validation, args.work), bench.model))
-    for entry in args.learned:
-        name, _, folder = entry.partition("=")
-        contenders.append(learned(name, Path(folder), bench.model, args.guidance))
+    model = load_diffusion(args.model, args.device)
+    own = Path(args.model) / "solver"
+    folders = {name: Path(folder) for name, _, folder in (entry.partition("=") for entry in args.learned)}
+    if "consistency" in (args.solvers or ("consistency",)) and (args.solvers or own.is_dir()):
+        folders = {"consistency": own} | folders
+    # First what may be wrong, then what takes long.
+    contenders = [learned(name, folder, model, args.guidance) for name, folder in folders.items()]
+    free = training_free(model, args.solvers)
+    bench, validation, others = prepare(args, model)
+    for name in free:
+        tqdm.write(f"Choosing the grid of {name}")
+        contenders.append(classical(name, best_grid(name, bench, validation, args.work), model))
     target = make_plan(bench.pairs.target.solver, bench.pairs.target.steps, bench.model.schedule)
     cells: dict[tuple[str, str, int], Cell] = {}
     wanted = [(contender, N) for contender in contenders for N in args.nfe if contender.covers(N)]
@@ -310,7 +328,9 @@ def parser() -> argparse.ArgumentParser:
     parser.add_argument("--model", default="checkpoints/landscapes", help="folder or hub id")
     parser.add_argument("--nfe", type=int, nargs="+", default=NFE, help="numbers of evaluations")
     parser.add_argument("--pairs", type=int, default=320, help=f"{SEEDS_PER_PROMPT} seeds to each prompt")
-    parser.add_argument("--solvers", nargs="*", default=["consistency", *TRAINING_FREE], help="to compare")
+    parser.add_argument(
+        "--solvers", nargs="*", help="to compare: the model's own, consistency, and all training-free ones"
+    )
     parser.add_argument(
         "--learned", nargs="*", default=[], metavar="NAME=FOLDER", help="others from solver.train"
     )
