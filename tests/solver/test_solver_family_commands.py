@@ -21,7 +21,20 @@ MODELS = (
     "flux_kontext",
 )
 STEPS = 2
-PPO = ("--method", "ppo", "--group", "2", "--start", "euler", "--sees", "paper", "--learns", "rows", "--bins", "5")
+PPO = (
+    "--method",
+    "ppo",
+    "--group",
+    "2",
+    "--start",
+    "euler",
+    "--sees",
+    "paper",
+    "--learns",
+    "rows",
+    "--bins",
+    "5",
+)
 
 
 def command(module: Any, monkeypatch: pytest.MonkeyPatch, *arguments: object) -> None:
