@@ -100,6 +100,7 @@ def main() -> int:
         offload=settings.offload,  # type: ignore[arg-type]  # one of its choices
         configs=settings.configs,
         compiled=settings.compile,
+        preview_decoder=settings.preview_decoder,
     )
     load = partial(start, settings.backend, choice, **options)
     try:

@@ -14,6 +14,7 @@ from gradio import FileData
 from gradio.utils import get_upload_folder
 
 from app.backend import Backend
+from app.disk import cannot_keep
 from app.handle import merge
 from app.job import Done, Failed, Job, RequestError, Start, check_number
 from app.seeds import following_seeds, fresh_seeds
@@ -103,7 +104,7 @@ def add_endpoints(worker: Backend, pictures: Path) -> None:
 
 @contextmanager
 def _errors_in_words() -> Iterator[None]:
-    """Pass a RequestError on to the program as its message alone."""
+    """Pass what went wrong on to the program, in words alone."""
     try:
         yield
     except RequestError as error:
@@ -159,7 +160,7 @@ def _seeds(seed: object, count: int) -> list[int]:
 def _make(
     worker: Backend, jobs: Sequence[Job], pictures: Path
 ) -> tuple[list[FileData], list[dict[str, Any]]]:
-    """Run the jobs to their end. Raises RequestError when one fails."""
+    """Run the jobs to their end. Raises RequestError when one fails, or can't be written."""
     handles = worker.submit_all(jobs)
     done: dict[int, Done] = {}
     try:
@@ -175,13 +176,18 @@ def _make(
         raise RequestError("The request was cancelled.")
     _delete_old(pictures)
     folder = pictures / secrets.token_hex(16)  # so that nobody can guess where another's pictures are
-    folder.mkdir(parents=True)
     ignored = worker.facts.unknown_words(jobs[0].prompt)
     files, records = [], []
     for position, job in enumerate(jobs):
         picture, record = done[position].picture, done[position].record
         path = folder / f"{job.model.replace('/', '-')}-seed-{job.seed}-{job.steps}-steps.png"
-        path.write_bytes(record.png(picture))
+        data = record.png(picture)
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+            path.write_bytes(data)
+        except OSError as error:
+            shutil.rmtree(folder, ignore_errors=True)
+            raise RequestError(cannot_keep(error, pictures, len(data))) from error
         files.append(FileData(path=str(path), orig_name=path.name, mime_type="image/png"))
         records.append(
             {
@@ -196,6 +202,7 @@ def _make(
                 "strength": job.start.strength if job.start else None,
                 "model": job.model,
                 "revision": record.revision,
+                "decoder": record.decoder,
                 "ignored_words": ignored,
             }
         )

@@ -248,9 +248,12 @@ def _refinement(studio: Studio, tile: Tile, full_steps: float) -> Job:
 
 
 def _record(session: Session, grid: Grid) -> None:
-    """Write the grid, as far as it is finished, into the history."""
+    """Write the grid, as far as it is finished, into the history, or tell why that can't be done."""
     old = next((entry for entry in session.shelf.entries if entry.id == grid.id), None)
-    session.shelf.record(entry_of(session, grid, old))
+    try:
+        session.shelf.record(entry_of(session, grid, old))
+    except RequestError as error:
+        session.tell(str(error))
 
 
 def _paint(studio: Studio, session: Session, tiles: list[Tile], full_steps: float) -> None:
@@ -279,8 +282,12 @@ def _follow_previews(
     """Fill the missing tiles as their events come, and then guess which will be picked."""
     began = time.perf_counter()
     for position, event in merge(handles):
-        tile = missing[position]
-        name = session.shelf.put(event.record.png(event.picture)) if isinstance(event, Done) else ""
+        tile, name = missing[position], ""
+        if isinstance(event, Done):
+            try:
+                name = session.shelf.put(event.record.png(event.picture))
+            except RequestError as error:
+                event = Failed(str(error))
         with session.lock:
             match event:
                 case Step():
@@ -288,6 +295,7 @@ def _follow_previews(
                     tile.sketch = studio.sketches.put(event.picture) if event.picture else tile.sketch
                 case Done():
                     tile.name, tile.revision = name, event.record.revision
+                    tile.decoder = event.record.decoder
                     _record(session, grid)
                 case Failed():
                     tile.problem = event.message
@@ -320,7 +328,12 @@ def _guess(studio: Studio, session: Session, grid: Grid, refinements: list[Job])
 def _follow_refinement(studio: Studio, session: Session, stage: Stage, handle: Handle) -> None:
     """Show on the stage how far the refinement is, and at the end how alike preview and final are."""
     for event in handle.events():
-        final = _finish(session, stage, event) if isinstance(event, Done) else None
+        final = None
+        if isinstance(event, Done):
+            try:
+                final = _finish(session, stage, event)
+            except RequestError as error:
+                event = Failed(str(error))
         with session.lock:
             match event:
                 case Queued() if event.place:
@@ -333,8 +346,6 @@ def _follow_refinement(studio: Studio, session: Session, stage: Stage, handle: H
                     stage.state, stage.percent, stage.message = "done", 100, ""
                     stage.name, stage.revision = final.picture, final.revision
                     stage.likeness, stage.seconds = final.likeness, final.seconds
-                case Done():
-                    stage.state, stage.message = "stopped", "Its preview was deleted meanwhile."
                 case Failed():
                     stage.state, stage.message = "stopped", event.message
                 case Cancelled():
@@ -342,13 +353,13 @@ def _follow_refinement(studio: Studio, session: Session, stage: Stage, handle: H
         session.changed()
 
 
-def _finish(session: Session, stage: Stage, done: Done) -> Shot | None:
-    """Put a final on the shelf and into the history; nothing where its grid was deleted meanwhile."""
+def _finish(session: Session, stage: Stage, done: Done) -> Shot:
+    """Put a final on the shelf and into the history. Raises RequestError where it can't be kept."""
     try:
         likeness = compare(session.shelf.open(stage.tile.name), done.picture)
         entry = session.shelf.find(stage.grid)
-    except RequestError:
-        return None
+    except RequestError as error:
+        raise RequestError("Its preview was deleted meanwhile.") from error
     exact = likeness.decibels == float("inf")
     number = "equal pixel by pixel" if exact else f"{likeness.decibels:.1f} dB PSNR"
     final = Shot(

@@ -23,6 +23,7 @@ from weakref import WeakValueDictionary
 
 from PIL import Image
 
+from app.disk import cannot_keep
 from app.job import RequestError
 
 log = logging.getLogger(__name__)
@@ -47,7 +48,8 @@ class Bounds:
 
 @dataclass
 class Shot:
-    """One picture of an entry. job: as `app.job.job_to_json` tells it. picture: its name on the shelf."""
+    """One picture of an entry. job: as `app.session.values_of` tells it. picture: its name on the shelf.
+    decoder: see `Record`."""
 
     job: dict[str, Any]
     picture: str
@@ -55,6 +57,7 @@ class Shot:
     kept: bool = False
     likeness: dict[str, str] | None = None
     seconds: float = 0.0
+    decoder: str = ""
 
 
 @dataclass
@@ -100,14 +103,20 @@ class Shelf:
         raise RequestError("This is no longer in your history.")
 
     def put(self, png: bytes) -> str:
-        """Keep a picture, and a small version of it; gives its name."""
-        self.folder.mkdir(parents=True, exist_ok=True)
+        """Keep a picture, and a small version of it; gives its name. Raises RequestError where it can't."""
         name = secrets.token_hex(16)
+        large, small = self._files(name)
         with Image.open(io.BytesIO(png)) as picture:
-            small = picture.convert("RGB")
-            small.thumbnail((THUMBNAIL_EDGE, THUMBNAIL_EDGE))
-            small.save(self.folder / f"{name}.jpg", "JPEG", quality=88)
-        (self.folder / f"{name}.png").write_bytes(png)
+            thumbnail = picture.convert("RGB")
+        thumbnail.thumbnail((THUMBNAIL_EDGE, THUMBNAIL_EDGE))
+        try:
+            self.folder.mkdir(parents=True, exist_ok=True)
+            large.write_bytes(png)
+            thumbnail.save(small, "JPEG", quality=88)
+        except OSError as error:
+            for path in (large, small):
+                path.unlink(missing_ok=True)
+            raise RequestError(cannot_keep(error, self.folder, len(png))) from error
         return name
 
     def path(self, name: str, small: bool = False) -> Path:
@@ -124,7 +133,10 @@ class Shelf:
             return picture.convert("RGB")
 
     def record(self, entry: Entry) -> None:
-        """Write an entry down, new or changed; the oldest make room where there are too many."""
+        """Write an entry down, new or changed; the oldest make room where there are too many.
+
+        Raises RequestError where it can't be written; what was written before is as it was.
+        """
         with self._lock:
             self._entries = [e for e in self._entries if e.id != entry.id] + [entry]
             self._trim()
@@ -185,10 +197,15 @@ class Shelf:
         return self.folder / f"{name}.png", self.folder / f"{name}.jpg"
 
     def _save(self) -> None:
-        self.folder.mkdir(parents=True, exist_ok=True)
         draft = self.folder / "history.json.new"
-        draft.write_text(json.dumps([asdict(e) for e in self._entries], ensure_ascii=False), encoding="utf-8")
-        os.replace(draft, self.folder / "history.json")
+        content = json.dumps([asdict(e) for e in self._entries], ensure_ascii=False).encode()
+        try:
+            self.folder.mkdir(parents=True, exist_ok=True)
+            draft.write_bytes(content)
+            os.replace(draft, self.folder / "history.json")
+        except OSError as error:
+            draft.unlink(missing_ok=True)
+            raise RequestError(cannot_keep(error, self.folder, len(content))) from error
 
 
 class History:

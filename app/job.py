@@ -162,12 +162,14 @@ class Record:
     """How a finished picture was made: its job, the model's revision, and how long it took.
 
     evaluations: calls of the denoiser. seconds: what its steps, in whatever company, and its decoding took.
+    decoder: of a preview, the small decoder that drew it; none where the model's own autoencoder did.
     """
 
     job: Job
     revision: str
     evaluations: int
     seconds: float
+    decoder: str = ""
 
     def parameters(self) -> png.Parameters:
         """The record as other tools read it in a PNG."""
@@ -184,6 +186,8 @@ class Record:
         if job.variation:
             settings["Variation seed"] = str(job.variation.seed)
             settings["Variation seed strength"] = f"{job.variation.amount:g}"
+        if self.decoder:
+            settings["Preview decoder"] = self.decoder
         if job.start:
             settings["Denoising strength"] = f"{job.start.strength:g}"
         return png.Parameters(job.prompt, job.negative_prompt, settings)

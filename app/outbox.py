@@ -24,16 +24,19 @@ class Letter:
 
     tell is called with the picture and the seconds that its decoding took; or, where decoding failed, `fail`
     with nothing; or, where the safety checker flagged the picture, `hold_back` (where there is none, `fail`).
+    preview: whether the model's preview decoder draws it, where there is one.
     """
 
     latents: torch.Tensor | None
     tell: Callable[[Image.Image | None, float], None]
     fail: Callable[[], None]
     hold_back: Callable[[], None] | None = None
+    preview: bool = False
 
 
 class Outbox:
-    """Decodes what was posted, all pictures of a post in one call, and tells the letters in order.
+    """Decodes what was posted and tells the letters in order: of one post first previews, all in one call of
+    their decoder, and then the others.
 
     On a CPU that happens at once, within `post`. Elsewhere it happens in a thread with a stream of its own,
     so that decoding goes on beside the next steps of the denoiser. What `checker` flags is held back.
@@ -78,23 +81,40 @@ class Outbox:
     def _on_stream(self) -> AbstractContextManager[object]:
         return torch.cuda.stream(self._stream) if self._stream else nullcontext()
 
-    @torch.inference_mode()
     def _deliver(self, letters: Sequence[Letter]) -> None:
+        for preview in (True, False):
+            self._deliver_alike([letter for letter in letters if letter.preview is preview], preview)
+
+    @torch.inference_mode()
+    def _deliver_alike(self, letters: Sequence[Letter], preview: bool) -> None:
         latents = [letter.latents for letter in letters if letter.latents is not None]
         began = time.perf_counter()
         try:
-            pictures = in_halves(lambda part: self._model.pictures(torch.stack(list(part))), latents)
-            flags = self._checker.flagged(pictures) if self._checker else [False] * len(pictures)
+            made = iter(self._draw(latents, preview))
         except Exception:
-            log.exception("Decoding failed; %d pictures are given up", len(latents))
+            log.exception("Decoding failed for %d pictures", len(latents))
+            made = None
+        if made is None and len(letters) > 1:  # so that no picture takes others along
             for letter in letters:
-                letter.fail() if letter.latents is not None else letter.tell(None, 0.0)
+                self._deliver_alike([letter], preview)
             return
         seconds = (time.perf_counter() - began) / max(1, len(latents))
-        made = iter(zip(pictures, flags, strict=True))
         for letter in letters:
+            if made is None:
+                letter.fail()
+                continue
             picture, flagged = next(made) if letter.latents is not None else (None, False)
             if flagged:
                 (letter.hold_back or letter.fail)()
             else:
                 letter.tell(picture, seconds)
+
+    def _draw(self, latents: Sequence[torch.Tensor], preview: bool) -> list[tuple[Image.Image, bool]]:
+        """The pictures of latents, and whether the checker flags them."""
+        if not latents:
+            return []
+        pictures = in_halves(
+            lambda part: self._model.pictures(torch.stack(list(part)), preview=preview), latents
+        )
+        flags = self._checker.flagged(pictures) if self._checker else [False] * len(pictures)
+        return list(zip(pictures, flags, strict=True))

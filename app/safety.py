@@ -7,7 +7,7 @@ where a model brings one; whoever runs the app can turn it off.
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,7 +16,7 @@ import numpy as np
 import torch
 from PIL import Image
 
-from app.catalogue.files import read_header, weight_files
+from app.catalogue.files import SAFETY, read_header, weight_files
 from app.catalogue.table import ModelError
 from app.job import Failed
 
@@ -25,6 +25,7 @@ HELD_BACK = Failed(
     "safe to show. It often errs. Take another seed, or other words."
 )
 _OFF = "Get the folder again, or start with --no-safety-checker."
+_UNCHECKED = "its pictures are shown unchecked."
 
 
 @dataclass(frozen=True, eq=False)
@@ -48,9 +49,33 @@ class SafetyChecker:
         return [bool(flag) for flag in flags]
 
 
-def has_safety_checker(folder: Path) -> bool:
-    """Whether the weights of a checker are in a model's folder."""
-    return any((folder / "safety_checker").glob("*.safetensors"))
+def safety_of(
+    folder: Path, device: torch.device, wanted: bool, checkpoint: Path | None = None
+) -> tuple[SafetyChecker | None, tuple[str, ...]]:
+    """What looks at a model's pictures, and a warning where nothing does though something should.
+
+    Args:
+        folder: the model's, or that with the configs of a checkpoint.
+        wanted: whether to have the checker that the model comes with.
+        checkpoint: a single file with the weights, which never holds those of a checker.
+
+    Raises ModelError, in words, where the model names one that is missing or damaged.
+    """
+    index = json.loads((folder / "model_index.json").read_text(encoding="utf-8"))
+    named = _names_checker(index)
+    if not wanted:
+        off = f"The safety checker that the model comes with is switched off: {_UNCHECKED}"
+        return None, (off,) if named else ()
+    if checkpoint and not any((folder / "safety_checker").glob("*.safetensors")):
+        alone = f"{checkpoint.name} comes without a safety checker: {_UNCHECKED}"
+        return None, (alone,) if index["_class_name"] == "StableDiffusionPipeline" else ()
+    if not named and index.get("requires_safety_checker"):
+        return None, (f"The model lacks the safety checker that its pipeline asks for: {_UNCHECKED}",)
+    return load_safety_checker(folder, device), ()
+
+
+def _names_checker(index: Mapping[str, Any]) -> bool:
+    return None not in (index.get("safety_checker") or [None])
 
 
 def load_safety_checker(
@@ -61,9 +86,9 @@ def load_safety_checker(
     Raises ModelError, in words, where the model names one that is missing or damaged.
     """
     index = json.loads((folder / "model_index.json").read_text(encoding="utf-8"))
-    if None in (index.get("safety_checker") or [None]):
+    if not _names_checker(index):
         return None
-    for name in ("safety_checker", "feature_extractor"):
+    for name in SAFETY:
         if not (folder / name).is_dir():
             raise ModelError(f"{folder} should have a safety checker, but there is no folder {name}. {_OFF}")
     for path in weight_files(folder / "safety_checker"):

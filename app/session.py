@@ -27,7 +27,8 @@ _NOT_KEPT = ("kind", "owner")
 
 @dataclass
 class Tile:
-    """A preview. name: that of its picture on the shelf, once finished; sketch: address of the latest."""
+    """A preview. name: that of its picture on the shelf, once finished; sketch: address of the latest.
+    decoder: see `Record`."""
 
     job: Job
     step: int = 0
@@ -37,6 +38,7 @@ class Tile:
     name: str = ""
     revision: str = ""
     kept: bool = False
+    decoder: str = ""
 
     @property
     def seed(self) -> int:
@@ -214,7 +216,13 @@ class Sessions:
 def show_entry(session: Session, entry: Entry) -> None:
     """Put an entry of the history back into the grid, and its last final onto the stage."""
     tiles = [
-        Tile(job_of(shot, "preview", session), name=shot.picture, revision=shot.revision, kept=shot.kept)
+        Tile(
+            job_of(shot, "preview", session),
+            name=shot.picture,
+            revision=shot.revision,
+            kept=shot.kept,
+            decoder=shot.decoder,
+        )
         for shot in entry.previews
     ]
     grid = Grid(tiles, note=note_of(tiles), id=entry.id)
@@ -245,7 +253,9 @@ def entry_of(session: Session, grid: Grid, old: Entry | None) -> Entry:
         id=grid.id,
         time=old.time if old else time.time(),
         previews=[
-            Shot(values_of(tile.job), tile.name, tile.revision, tile.kept) for tile in grid.tiles if tile.name
+            Shot(values_of(tile.job), tile.name, tile.revision, tile.kept, decoder=tile.decoder)
+            for tile in grid.tiles
+            if tile.name
         ],
         finals=old.finals if old else [],
     )

@@ -64,6 +64,12 @@ class Settings:
         "none", "model: one part of the model on the GPU at a time; slower", choices=OFFLOADS
     )
     compile: bool = _setting(True, "on an NVIDIA GPU, compile the network in the background")
+    preview_decoder: str = _setting(
+        "auto",
+        "a folder with a small decoder (AutoencoderTiny) that draws previews; auto takes the model's own, or "
+        "the one published for it if it is on this machine; off takes none",
+        "FOLDER",
+    )
     device: str = _setting("auto", "where to compute", choices=("auto", "cpu", "cuda", "mps"))
     backend: str = _setting(
         "auto",

@@ -119,7 +119,8 @@ def picture_address(shelf: Shelf, name: str, small: bool = False) -> str:
 
 
 def _model_line(facts: ModelFacts) -> str:
-    return f"{facts.name}, {facts.width} × {facts.height} pixels, on {facts.place}"
+    by = f", previews drawn by {facts.preview_decoder}" if facts.preview_decoder else ""
+    return f"{facts.name}, {facts.width} × {facts.height} pixels, on {facts.place}{by}"
 
 
 def _ignored_note(grid: Grid) -> str:
@@ -139,11 +140,12 @@ def _link(stage: Stage) -> dict[str, str]:
 
 def _facts(stage: Stage) -> list[list[str]]:
     job, preview = stage.job, stage.tile.job
+    drawn = f", drawn by {stage.tile.decoder}" if stage.tile.decoder else ""
     took = f", {stage.seconds:.1f} s" if stage.seconds else ""
     facts = [
         ["Prompt", job.prompt],
         ["Not wanted", job.negative_prompt],
-        ["Preview", f"{preview.steps} steps, {preview.solver}"],
+        ["Preview", f"{preview.steps} steps, {preview.solver}{drawn}"],
         ["Final", f"{job.steps} steps, {job.solver}{took}"],
         ["Guidance", f"{job.guidance:g}"],
         ["Variation", _variation(job)],

@@ -409,16 +409,24 @@ class Worker:
                 self._decode_s += FORGETTING * (decode_s - self._decode_s)
             handle.tell(replace(step, picture=picture))
 
-        return Letter(sketch, tell, lambda: handle.tell(step))
+        return Letter(sketch, tell, lambda: handle.tell(step), preview=bool(self.facts.preview_decoder))
 
     def _last_letter(self, sample: _Sample) -> Letter:
         handle, made_s, nfe = sample.handle, sample.seconds, sample.plan.nfe
+        decoder = self.facts.decoder_of(handle.job)
 
         def tell(picture: Image.Image | None, decode_s: float) -> None:
             assert picture
-            handle.tell(Done(picture, Record(handle.job, self.facts.revision, nfe, made_s + decode_s)))
+            record = Record(handle.job, self.facts.revision, nfe, made_s + decode_s, decoder)
+            handle.tell(Done(picture, record))
 
-        return Letter(_state(sample).x, tell, lambda: handle.tell(_FAILED), lambda: handle.tell(HELD_BACK))
+        return Letter(
+            _state(sample).x,
+            tell,
+            lambda: handle.tell(_FAILED),
+            lambda: handle.tell(HELD_BACK),
+            preview=bool(decoder),
+        )
 
     @torch.inference_mode()
     def _calibrate(self) -> Costs:
@@ -438,7 +446,8 @@ class Worker:
             model.encode([""])
             self._wait_for_device()
 
-        return measure_costs(call, lambda: model.pictures(state.x[None]), encode)
+        model.pictures(state.x[None])
+        return measure_costs(call, lambda: model.pictures(state.x[None], preview=True), encode)
 
 
 _FAILED = Failed("Something went wrong while making this picture. Please try again.")

@@ -12,7 +12,7 @@ import argparse
 import hashlib
 import json
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -87,6 +87,25 @@ def parse_solver(text: str) -> tuple[str, tuple[int, ...]]:
     if at and not all(number.isdecimal() for number in numbers.split(",")):
         raise ValueError(f"Write {name}@5,8 to compare {name} at 5 and 8 evaluations, not {text!r}.")
     return name, tuple(map(int, numbers.split(","))) if at else ()
+
+
+def training_free(model: LatentDiffusion, solvers: Iterable[str] | None) -> list[str]:
+    """The training-free solvers among those that were asked for; by default all that have a meaning for the
+    model, since a flow does not know some.
+
+    Raises:
+        ValueError: one that was asked for has none.
+    """
+    found = []
+    for name in TRAINING_FREE if solvers is None else solvers:
+        try:
+            if name != "consistency":
+                make_plan(name, CHOICE_NFE[0], model.schedule)
+                found.append(name)
+        except ValueError:
+            if solvers is not None:
+                raise
+    return found
 
 
 def learned(name: str, folder: Path, model: LatentDiffusion, guidance: float) -> Contender:
@@ -245,9 +264,8 @@ def best_grid(solver: str, bench: Bench, validation: Pairs, work: Path) -> str:
     return max(scores, key=lambda grid: scores[grid])
 
 
-def prepare(args: argparse.Namespace) -> tuple[Bench, Pairs, Tensor]:
+def prepare(args: argparse.Namespace, model: LatentDiffusion) -> tuple[Bench, Pairs, Tensor]:
     """The bench, validation pairs, and full-step latents of other seeds, made where they are missing."""
-    model = load_diffusion(args.model, args.device)
     prompts_folder = args.prompts or Path(args.model) / "prompts"
     prompts = read_prompts(prompts_folder / "test.jsonl")
     count = args.pairs // SEEDS_PER_PROMPT
@@ -289,19 +307,20 @@ def prepare(args: argparse.Namespace) -> tuple[Bench, Pairs, Tensor]:
 
 def evaluate(args: argparse.Namespace) -> list[dict[str, Any]]:
     """All rows of the comparison; see `solver.summary` for what is in them."""
-    bench, validation, others = prepare(args)
-    contenders = []
-    for name, only in map(parse_solver, args.solvers):
-        folder = Path(args.model) / "solver"
-        if name == "consistency":
-            contenders.append(learned(name, folder, bench.model, args.guidance))
-        else:
-            tqdm.write(f"Choosing the grid of {name}")
-            grid = best_grid(name, bench, validation, args.work)
-            contenders.append(classical(name, grid, bench.model, only))
-    for entry in args.learned:
-        name, _, folder = entry.partition("=")
-        contenders.append(learned(name, Path(folder), bench.model, args.guidance))
+    model = load_diffusion(args.model, args.device)
+    own = Path(args.model) / "solver"
+    asked = None if args.solvers is None else dict(map(parse_solver, args.solvers))
+    folders = {name: Path(folder) for name, _, folder in (entry.partition("=") for entry in args.learned)}
+    if own.is_dir() if asked is None else "consistency" in asked:
+        folders = {"consistency": own} | folders
+    # First what may be wrong, then what takes long.
+    contenders = [learned(name, folder, model, args.guidance) for name, folder in folders.items()]
+    free = training_free(model, asked)
+    bench, validation, others = prepare(args, model)
+    for name in free:
+        tqdm.write(f"Choosing the grid of {name}")
+        grid = best_grid(name, bench, validation, args.work)
+        contenders.append(classical(name, grid, model, (asked or {}).get(name, ())))
     target = make_plan(bench.pairs.target.solver, bench.pairs.target.steps, bench.model.schedule)
     cells: dict[tuple[str, str, int], Cell] = {}
     wanted = [(contender, N) for contender in contenders for N in args.nfe if contender.covers(N)]
@@ -331,9 +350,9 @@ def parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--solvers",
         nargs="*",
-        default=["consistency", *TRAINING_FREE],
         metavar="NAME[@N,N,…]",
-        help="to compare, a training-free one perhaps at some numbers of evaluations alone",
+        help="to compare, a training-free one perhaps at some numbers of evaluations alone; by default the "
+        "model's own, consistency, and all training-free ones",
     )
     parser.add_argument(
         "--learned", nargs="*", default=[], metavar="NAME=FOLDER", help="others from solver.train"

@@ -10,7 +10,9 @@ from pathlib import Path
 from typing import Any
 
 from app.catalogue import find, is_local, name_of, row_of
+from app.catalogue.files import SAFETY
 from app.models import Choice, ModelError
+from app.models.preview_decoder import AUTO, OFF
 
 try:
     import ray
@@ -123,10 +125,13 @@ def _deploy(choice: Choice, replicas: int | None) -> DeploymentHandle:
     """Run the replicas, and wait until they are ready."""
     if is_local(choice.model):
         # Says here and now what replicas would find out in a minute; theirs are not where we are.
-        found = find(choice.model, configs=choice.configs)
+        without = () if choice.safety_checker else SAFETY
+        found = find(choice.model, configs=choice.configs, without=without)
         choice = choice if row_of(choice.model) else replace(choice, model=str(found.path.resolve()))
     solver, configs = (path and path.resolve() for path in (choice.solver, choice.configs))
-    choice = replace(choice, solver=solver, configs=configs)
+    decoder = choice.preview_decoder
+    decoder = decoder if decoder in (AUTO, OFF) else str(Path(decoder).expanduser().resolve())
+    choice = replace(choice, solver=solver, configs=configs, preview_decoder=decoder)
     resources = [node["Resources"] for node in ray.nodes() if node["Alive"]]
     gpus = int(sum(each.get("GPU", 0) for each in resources)) if choice.device in ("auto", "cuda") else 0
     replicas = replicas or gpus or 1

@@ -46,9 +46,9 @@ Said = None | RequestError | tuple[str, Event]
 class Settings(BaseModel, extra="forbid"):
     """How many replicas of what.
 
-    model to compiled: as `python app.py` takes them, see `Choice`. fewest, most: the number of replicas;
-    between these it is such that each has about `requests` open. (While somebody looks at a grid, its
-    guesses are one.) cpus, gpus: what Ray sets aside for each replica; without a GPU, it computes with so
+    model to preview_decoder: as `python app.py` takes them, see `Choice`. fewest, most: the number of
+    replicas; between these it is such that each has about `requests` open. (While somebody looks at a grid,
+    its guesses are one.) cpus, gpus: what Ray sets aside for each replica; without a GPU, it computes with so
     many threads.
 
     Raises pydantic.ValidationError where a value makes no sense.
@@ -61,6 +61,7 @@ class Settings(BaseModel, extra="forbid"):
     offload: Offload = "none"
     configs: Path | None = None
     compiled: bool = True
+    preview_decoder: str = "auto"
     fewest: int = Field(default=1, ge=1)
     most: int = Field(default=1, ge=1)
     requests: float = Field(default=16, gt=0)

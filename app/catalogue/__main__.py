@@ -8,6 +8,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
+from app.catalogue.decoders import FILES
 from app.catalogue.finding import fetch, find
 from app.catalogue.fitting import WEIGHT_BYTES, free_memory, row_needs
 from app.catalogue.solvers import solver_folder
@@ -45,10 +46,10 @@ def is_here(row: Row) -> bool:
 
 
 def get(name: str) -> Path:
-    """Fetch a model, its decoder for sketches and its solver, as far as they are missing."""
+    """Fetch a model, its preview decoder and its solver, as far as they are missing."""
     found = find(name)
     if found.row and found.row.decoder:
-        fetch(found.row.decoder, network=True, only=("config.json", "diffusion_pytorch_model.safetensors"))
+        fetch(found.row.decoder, network=True, only=FILES)
     solver_folder(found)
     return found.path
 

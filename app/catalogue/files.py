@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import math
 import struct
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +15,8 @@ WEIGHTS = ("diffusion_pytorch_model", "model")  # how diffusers and transformers
 PICKLES = (".bin", ".ckpt", ".pt", ".pth")
 # What the names of parts without weights begin with.
 WEIGHTLESS = ("scheduler", "tokenizer", "feature_extractor", "image_processor")
+# What nobody needs who does not want pictures checked.
+SAFETY = ("safety_checker", "feature_extractor")
 LARGEST_HEADER = 100 * 2**20  # bytes, as in safetensors itself
 
 
@@ -100,8 +102,11 @@ def _instead(folder: Path) -> str:
     return "it has no model_index.json. Choose the folder that holds that file."
 
 
-def check_folder(folder: Path) -> dict[str, int]:
+def check_folder(folder: Path, without: Sequence[str] = ()) -> dict[str, int]:
     """The numbers of weights of a model's parts, once all its files are found to be there and whole.
+
+    Args:
+        without: parts that need not be there, and don't count.
 
     Raises ModelError, in words, for the first that is not.
     """
@@ -109,8 +114,11 @@ def check_folder(folder: Path) -> dict[str, int]:
     for name, source in read_index(folder).items():
         if name.startswith("_") or not isinstance(source, list) or len(source) != 2 or None in source:
             continue  # settings, and parts that the pipeline goes without
+        if name in without:
+            continue
         if not (folder / name).is_dir():
-            raise ModelError(f"{folder} lacks its {name}: there is no folder of that name. Get it again.")
+            ways = "Get it again" + (", or start with --no-safety-checker." if name in SAFETY else ".")
+            raise ModelError(f"{folder} lacks its {name}: there is no folder of that name. {ways}")
         if not name.startswith(WEIGHTLESS):
             parts[name] = sum(count(read_header(path)) for path in weight_files(folder / name))
     return parts

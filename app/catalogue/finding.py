@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 import difflib
-import errno
 import os
 import re
-import shutil
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from app.catalogue.files import check_folder, count, read_header, read_index, refuse_pickle
 from app.catalogue.table import ROWS, ModelError, Row, row_of
+from app.disk import free_bytes, is_full
 
 HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
 
@@ -62,7 +62,9 @@ def name_of(model: str) -> str:
     return path.stem if path.is_file() else path.resolve().name if path.is_dir() else model
 
 
-def find(model: str, *, network: bool = True, configs: Path | None = None) -> Found:
+def find(
+    model: str, *, network: bool = True, configs: Path | None = None, without: Sequence[str] = ()
+) -> Found:
     """The model that `model` means: a row's name, a folder, a `.safetensors` file, or a hub id.
 
     What is in the hub's cache is taken from there; the rest is fetched, where `network` allows it and the
@@ -71,14 +73,15 @@ def find(model: str, *, network: bool = True, configs: Path | None = None) -> Fo
     Args:
         configs: for a single file, a folder in the diffusers layout whose configs and tokenizers go with it;
             else those of the same model's row are taken from the hub.
+        without: parts that are not needed.
 
     Raises ModelError, in words and with the next step, when it can't be had or is not whole.
     """
     row, path = row_of(model), Path(model).expanduser()
     if row and row.folder:
-        return _in_folder(row.name, row.folder, row)
+        return _in_folder(row.name, row.folder, row, without)
     if row is None and path.is_dir():
-        return _in_folder(path.resolve().name, path, None)
+        return _in_folder(path.resolve().name, path, None, without)
     if row is None and path.is_file():
         return _in_file(path, configs, network)
     if row is None and not HUB_ID.fullmatch(model):
@@ -87,20 +90,20 @@ def find(model: str, *, network: bool = True, configs: Path | None = None) -> Fo
     name = row.name if row else source
     folder = fetch(source, network=network, row=row)
     try:
-        return _in_folder(name, folder, row)
+        return _in_folder(name, folder, row, without)
     except ModelError as error:
         if not network:
             raise ModelError(f"{error} Where there is a network: {command(source)}") from error
     folder = fetch(source, network=network, row=row, cached=False)  # the cache may hold but a part
     try:
-        return _in_folder(name, folder, row)
+        return _in_folder(name, folder, row, without)
     except ModelError as error:
         raise ModelError(f"{error} Delete {folder.parents[1]} and start again.") from error
 
 
-def _in_folder(name: str, folder: Path, row: Row | None) -> Found:
+def _in_folder(name: str, folder: Path, row: Row | None, without: Sequence[str]) -> Found:
     try:
-        return Found(name, folder, read_index(folder)["_class_name"], check_folder(folder), row)
+        return Found(name, folder, read_index(folder)["_class_name"], check_folder(folder, without), row)
     except ModelError as error:
         if row and row.folder:
             raise ModelError(
@@ -193,9 +196,11 @@ def fetch(
             f"{source} is not in the hub's cache ({constants.HF_HUB_CACHE}), and the network is not used "
             f"now. Fetch it where there is one: {command(source, only)}"
         )
+    needed = 0
     try:
         files = snapshot_download(source, dry_run=True, **wanted)
-        _check_space(source, sum(file.file_size or 0 for file in files if file.will_download))
+        needed = sum(file.file_size or 0 for file in files if file.will_download)
+        _check_space(source, needed)
         return Path(snapshot_download(source, **wanted))
     except errors.GatedRepoError as error:
         raise ModelError(_gated(source, row)) from error
@@ -206,14 +211,12 @@ def fetch(
     except errors.HfHubHTTPError as error:
         status = error.response.status_code
         raise ModelError(f"The hub answered {status} for {source}. Try again in a few minutes.") from error
-    except OSError as error:
-        if error.errno == errno.ENOSPC:
-            raise ModelError(f"The disk became full while {source} was fetched. {_ELSEWHERE}") from error
-        raise ModelError(_unreachable(source, only)) from error
-    # Whatever a broken connection raises, in whichever library it broke.
+    except ModelError:
+        raise
+    # Whatever a broken connection or a full disk raises, in whichever library that happened.
     except Exception as error:
-        if isinstance(error, ModelError):
-            raise
+        if is_full(error):
+            raise ModelError(_full(source, needed)) from error
         raise ModelError(_unreachable(source, only)) from error
 
 
@@ -229,15 +232,23 @@ def command(source: str, only: tuple[str, ...] = INCLUDE) -> str:
 def _check_space(source: str, needed: int) -> None:
     from huggingface_hub import constants
 
-    folder = Path(constants.HF_HUB_CACHE)
-    while not folder.exists():
-        folder = folder.parent
-    free = shutil.disk_usage(folder).free
+    free = free_bytes(Path(constants.HF_HUB_CACHE))
     if needed > free:
         raise ModelError(
             f"{source} needs {needed / 2**30:.1f} GiB in the hub's cache ({constants.HF_HUB_CACHE}), and "
             f"{free / 2**30:.1f} GiB are free there. {_ELSEWHERE}"
         )
+
+
+def _full(source: str, needed: int) -> str:
+    from huggingface_hub import constants
+
+    cache = Path(constants.HF_HUB_CACHE)
+    return (
+        f"The disk became full while {source} was fetched: it needs {needed / 2**30:.1f} GiB in the hub's "
+        f"cache ({cache}), and {free_bytes(cache) / 2**30:.1f} GiB are free now. What has come is kept. "
+        f"{_ELSEWHERE}"
+    )
 
 
 def _gated(source: str, row: Row | None) -> str:

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import os
+import shutil
 from pathlib import Path
 
 from app.catalogue.finding import Found
 from app.catalogue.table import ModelError
+from app.disk import is_full
 from solver import convert
 
 
@@ -35,8 +38,15 @@ def solver_folder(found: Found, *, network: bool = True) -> Path | None:
         "diffusion-preview", f"solver-{found.row.name}", revision, assets_dir=constants.HF_ASSETS_CACHE
     )
     if not (folder / convert.CONFIG_FILE).is_file():
+        draft = folder.with_name(f"{folder.name}.{os.getpid()}")  # so that no half of it is ever used
         try:
-            convert.convert(file, folder)
+            convert.convert(file, draft)
+            os.replace(draft, folder)
         except (OSError, ValueError) as error:
-            raise ModelError(f"The solver published for {found.row.name} can't be used: {error}") from error
+            shutil.rmtree(draft, ignore_errors=True)
+            why = f"there is no room in {folder.parent}" if is_full(error) else str(error)
+            raise ModelError(
+                f"The solver published for {found.row.name} can't be used: {why.rstrip('.')}. Another can be "
+                "named by --solver."
+            ) from error
     return folder

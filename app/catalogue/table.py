@@ -38,7 +38,7 @@ class Row:
         licence: its name.
         gated: whether its licence has to be accepted on the hub first.
         former: hub ids under which the same weights were once published, since taken down.
-        decoder: hub id of a small decoder for sketches while a picture is being made.
+        decoder: hub id of a small decoder for previews, and for pictures while they are being made.
         published_solver: hub id of the ConsistencySolver weights published for it, which `solver.convert`
             reads.
     """

@@ -22,8 +22,9 @@ class ModelFacts:
     guidance_limits: the scales that make sense. full_steps: of a refinement, by default. edits: whether a
     job's start is a picture to be edited by instructions, and not one to begin with. schedule: the noise
     levels that it was trained on, on a flow with the shift for the default size. scheduler_config: of the
-    scheduler that it came with. learned: its ConsistencySolver, as far as trained. warnings: what is odd
-    about it, in words, but does not keep it from working.
+    scheduler that it came with. learned: its ConsistencySolver, as far as trained. preview_decoder: what
+    draws previews in place of its own autoencoder, if something does. warnings: what is odd about it, in
+    words, but does not keep it from working.
     """
 
     name: str
@@ -45,6 +46,7 @@ class ModelFacts:
     tokenizer: Any = field(repr=False)
     learned: LearnedSolver = field(repr=False)
     scheduler_config: Mapping[str, Any] = field(repr=False)
+    preview_decoder: str = ""
     warnings: tuple[str, ...] = ()
 
     @property
@@ -114,6 +116,11 @@ class ModelFacts:
     def sees_start(self, job: Job) -> bool:
         """Whether a job's start matters: at strength 1 nothing is left of it, unless it is to be edited."""
         return job.start is not None and (self.edits or job.start.strength < 1)
+
+    def decoder_of(self, job: Job) -> str:
+        """The preview decoder, where it draws a job's picture: a preview's, unless half of a final's steps or
+        more make it as good as one."""
+        return self.preview_decoder if job.kind == "preview" and 2 * job.steps < self.full_steps else ""
 
     def rows(self, guidance: float) -> int:
         """Of a denoiser call for one picture: with classifier-free guidance it is asked twice."""

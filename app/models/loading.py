@@ -12,6 +12,7 @@ import torch
 import transformers
 
 from app.catalogue import ROWS, ModelError, Row
+from app.catalogue.decoders import FOLDER as PREVIEW_DECODER
 from app.catalogue.files import read_header, weight_files
 from app.catalogue.fitting import Offload
 from app.catalogue.table import ROOT
@@ -20,7 +21,7 @@ from app.models.checkpoint import load_checkpoint
 from app.models.facts import ModelFacts
 from app.models.model import ImageModel
 from app.models.offloading import offload as offload_parts
-from app.safety import has_safety_checker, load_safety_checker
+from app.safety import safety_of
 from solver import LearnedSolver, NoiseSchedule, make_plan
 from solver.diffusion import FAMILIES, LatentDiffusion, assemble
 from solver.solvers import refuse_nonlinear
@@ -90,11 +91,11 @@ def load(
     needed = [part for part in family.needs if part not in lacking]
     place = torch.device("cpu") if offload == "model" else device
     if checkpoint:
-        parts = load_checkpoint(checkpoint, folder, pipeline, needed, lambda part: _precision(device, part))
+        parts = load_checkpoint(checkpoint, folder, pipeline, needed, lambda part: precision(device, part))
         parts = {part: _settled(part, each, place) for part, each in parts.items()}
     else:
         parts = {
-            part: _load_component(folder, part, index.get(part), _precision(device, part), place)
+            part: load_component(folder, part, index.get(part), precision(device, part), place)
             for part in needed
         }
     if offload == "model":
@@ -113,14 +114,9 @@ def load(
     row = row or next(row for row in ROWS if row.pipeline == pipeline)
     guidance = row.guidance if diffusion.guidance_kind == "classifier-free" else None
     learned, warnings = _load_learned(solver, folder, schedule, guidance)
-    safety = None
-    if safety_checker and checkpoint and not has_safety_checker(folder):
-        warnings += (f"{checkpoint.name} comes without a safety checker: its pictures are shown unchecked.",)
-    elif safety_checker:
-        safety = load_safety_checker(folder, device)
-    facts = _facts(
-        name or folder.resolve().name, _hash_weights(checkpoint or folder), row, diffusion, learned, warnings
-    )
+    safety, unsafe = safety_of(folder, device, safety_checker, checkpoint)
+    revision = _hash_weights(checkpoint or folder)
+    facts = _facts(name or folder.resolve().name, revision, row, diffusion, learned, warnings + unsafe)
     if compiled and device.type == "cuda" and offload == "none":
         network = {family.network_name: Compiled(diffusion.network)}
         diffusion = replace(diffusion, parts={**diffusion.parts, **network})
@@ -198,7 +194,8 @@ def _check_fit(folder: Path, diffusion: LatentDiffusion) -> None:
         raise ModelError(f"The {parts} in {folder} do not fit together ({_brief(error)}).") from error
 
 
-def _precision(device: torch.device, name: str) -> torch.dtype:
+def precision(device: torch.device, name: str) -> torch.dtype:
+    """Of a part, by its name, on a device; see `load`."""
     if device.type == "cpu":
         return torch.float32
     if device.type == "cuda" and torch.cuda.is_bf16_supported():
@@ -228,18 +225,29 @@ def _load_learned(
     return learned, (f"{mismatch} Previews may be worse than with no trained solver at all ({path}).",)
 
 
-def _load_component(folder: Path, name: str, source: Any, dtype: torch.dtype, device: torch.device) -> Any:
+def load_component(
+    folder: Path, name: str, source: Any, dtype: torch.dtype, device: torch.device, advice: str = ""
+) -> Any:
+    """The part `name` of the model in a folder, for use in inference.
+
+    Args:
+        source: its library and class.
+        advice: what to do where it can't be read; by default to get the model again.
+
+    Raises ModelError, in words, where it is missing, of another kind, incomplete or damaged.
+    """
+    advice = advice or _advice(folder)
     try:
         library, class_name = source
     except (TypeError, ValueError):
-        raise ModelError(f"{folder}/model_index.json names no {name}. {_advice(folder)}") from None
+        raise ModelError(f"{folder}/model_index.json names no {name}. {advice}") from None
     if library not in LIBRARIES:
         raise ModelError(f"{folder} wants its {name} from {library}; only {', '.join(LIBRARIES)} are used.")
     cls = getattr(importlib.import_module(library), str(class_name), None)
     if cls is None:
         raise ModelError(f"{library} has no {class_name}, which {folder} wants as its {name}.")
     if not (folder / name).is_dir():
-        raise ModelError(f"{folder} lacks its {name}: there is no such folder in it. {_advice(folder)}")
+        raise ModelError(f"{folder} lacks its {name}: there is no such folder in it. {advice}")
     try:
         if name.startswith("tokenizer"):
             return cls.from_pretrained(folder / name, local_files_only=True)
@@ -255,9 +263,9 @@ def _load_component(folder: Path, name: str, source: Any, dtype: torch.dtype, de
     # What a damaged file raises depends on where the damage is.
     except Exception as error:
         words = str(error) if isinstance(error, ModelError) else _brief(error) + "."
-        raise ModelError(f"{folder / name} can't be read: {words} {_advice(folder)}") from error
+        raise ModelError(f"{folder / name} can't be read: {words} {advice}") from error
     if report["missing_keys"]:
-        raise ModelError(f"{folder / name} lacks {len(report['missing_keys'])} weights. {_advice(folder)}")
+        raise ModelError(f"{folder / name} lacks {len(report['missing_keys'])} weights. {advice}")
     return _settled(name, part, device)
 
 
@@ -285,9 +293,11 @@ def _read_json(folder: Path, name: str) -> dict[str, Any]:
 
 
 def _hash_weights(place: Path) -> str:
-    """Of a single file, or of all weights in a folder."""
+    """Of a single file, or of all weights in a folder, but for those that draw previews alone."""
     digest = hashlib.sha256()
     for path in [place] if place.is_file() else sorted(place.rglob("*.safetensors")):
+        if path.parent == place / PREVIEW_DECODER:
+            continue
         digest.update(path.relative_to(place).as_posix().encode())
         with path.open("rb") as file:
             digest.update(hashlib.file_digest(file, "sha256").digest())

@@ -3,6 +3,7 @@
 from collections import OrderedDict
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 import torch
@@ -13,9 +14,21 @@ from app.models.facts import ModelFacts
 from app.safety import SafetyChecker
 from app.uploads import fit_picture
 from solver import NoiseSchedule
-from solver.diffusion import Conditions, LatentDiffusion
+from solver.diffusion import Conditions, LatentDiffusion, decode
 
 REMEMBERED_PROMPTS = 256
+
+
+@dataclass(frozen=True, eq=False)
+class PreviewDecoder:
+    """A small decoder of a model's latents, on its device: diffusers' AutoencoderTiny. name: for records."""
+
+    name: str
+    network: Any = field(repr=False)
+
+    def decode(self, latents: torch.Tensor) -> torch.Tensor:
+        """Latents as the pipelines keep them [B, C, H, W] as pictures, see `LatentDiffusion.decode`."""
+        return decode(self.network, latents)
 
 
 @dataclass(frozen=True, eq=False)
@@ -23,13 +36,15 @@ class ImageModel:
     """A text-to-image latent diffusion model, ready to run on one device.
 
     remembered: conditions of recent prompts, by whether they are negative, and the prompt. safety: what looks
-    at its pictures before they are shown, if anything does.
+    at its pictures before they are shown, if anything does. preview_decoder: what draws previews faster than
+    the model's own autoencoder, if there is something.
     """
 
     diffusion: LatentDiffusion
     facts: ModelFacts
     remembered: OrderedDict[tuple[bool, str], Conditions] = field(default_factory=OrderedDict, repr=False)
     safety: SafetyChecker | None = field(default=None, repr=False)
+    preview_decoder: PreviewDecoder | None = None
 
     @property
     def device(self) -> torch.device:
@@ -107,8 +122,16 @@ class ImageModel:
         return self.diffusion.denoise(x, timesteps, prompts, negatives, guidance)
 
     @torch.inference_mode()
-    def pictures(self, latents: torch.Tensor) -> list[Image.Image]:
-        """Latents [B, C, H, W] as B RGB pictures."""
-        decoded = self.diffusion.decode(latents.to(self.device)).float()
+    def pictures(self, latents: torch.Tensor, *, preview: bool = False) -> list[Image.Image]:
+        """Latents [B, C, H, W] as B RGB pictures; with `preview` by the preview decoder, if there is one.
+
+        Raises FloatingPointError where a number overflowed on the way, which would be a black picture.
+        """
+        decoder = (preview and self.preview_decoder) or self.diffusion
+        decoded = decoder.decode(latents.to(self.device)).float()
+        if not decoded.isfinite().all():
+            raise FloatingPointError(
+                "a picture is no numbers: something overflowed in the network or decoder"
+            )
         levels = (decoded * 255).round().clamp(0, 255).to(torch.uint8)
         return [Image.fromarray(array) for array in levels.permute(0, 2, 3, 1).cpu().numpy()]

@@ -7,10 +7,12 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from app.catalogue import Found, ModelError, check_fits, find
+from app.catalogue.files import SAFETY
 from app.catalogue.fitting import Offload
 from app.catalogue.solvers import solver_folder
 from app.models.loading import load, pick_device
 from app.models.model import ImageModel
+from app.models.preview_decoder import AUTO, with_preview_decoder
 from solver.diffusion import FAMILIES
 
 # Pixels along the edge where nothing says for which size a model was made.
@@ -29,6 +31,7 @@ class Choice:
         offload: with "model" one part of it at a time is on the GPU.
         configs: for a single-file checkpoint, the folder with the configs that go with it.
         compiled: whether the network is compiled in the background, on a CUDA device.
+        preview_decoder: "auto", "off" or a folder, see `with_preview_decoder`.
     """
 
     model: str
@@ -38,6 +41,7 @@ class Choice:
     offload: Offload = "none"
     configs: Path | None = None
     compiled: bool = True
+    preview_decoder: str = AUTO
 
 
 def open_model(choice: Choice) -> ImageModel:
@@ -48,14 +52,9 @@ def open_model(choice: Choice) -> ImageModel:
     device = pick_device(choice.device)
     if choice.offload == "model" and device.type == "cpu":
         raise ModelError("--offload model is for a GPU; on the cpu all parts are where they compute anyway.")
-    found = find(choice.model, configs=choice.configs)
-    parts = {
-        name: count
-        for name, count in found.parts.items()
-        if choice.safety_checker or name != "safety_checker"
-    }
-    check_fits(found.name, parts, _edge(found), device.type, choice.offload)
-    return load(
+    found = find(choice.model, configs=choice.configs, without=() if choice.safety_checker else SAFETY)
+    check_fits(found.name, found.parts, _edge(found), device.type, choice.offload)
+    model = load(
         found.configs or found.path,
         device,
         name=found.name,
@@ -66,6 +65,7 @@ def open_model(choice: Choice) -> ImageModel:
         offload=choice.offload,
         compiled=choice.compiled,
     )
+    return with_preview_decoder(model, choice.preview_decoder, found)
 
 
 def _edge(found: Found) -> int:

@@ -1,3 +1,4 @@
+import errno
 import os
 import time
 from concurrent.futures import ThreadPoolExecutor
@@ -178,3 +179,20 @@ def test_no_file_but_an_uploaded_one_is_read(served: Served, picture: Path, meta
     asked = httpx.post(f"{served.url}gradio_api/call/preview", json={"data": data})
     told = httpx.get(f"{served.url}gradio_api/call/preview/{asked.json()['event_id']}", timeout=60).text
     assert words in told and "event: complete" not in told
+
+
+def test_a_full_disk_is_told_in_words(
+    client: Client, served: Served, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write = Path.write_bytes
+
+    def full(path: Path, data: bytes) -> int:
+        if path.is_relative_to(served.pictures):
+            raise OSError(errno.ENOSPC, "No space left on device")
+        return write(path, data)
+
+    before = set(served.pictures.iterdir())
+    monkeypatch.setattr(Path, "write_bytes", full)
+    with pytest.raises(AppError, match="could not be saved: the disk is full"):
+        client.predict(prompt="a lake", count=1, steps=2, api_name="/preview")
+    assert set(served.pictures.iterdir()) == before

@@ -21,7 +21,10 @@ from app.catalogue.finding import EXCLUDE, INCLUDE, fetch
 from app.catalogue.fitting import row_needs
 from app.catalogue.solvers import solver_folder
 from app.catalogue.table import row_of
-from solver import LearnedSolver
+from app.job import Job
+from app.models import Choice, open_model
+from solver import LearnedSolver, make_plan
+from tests import tiny_models
 
 WEIGHTS = "unet/diffusion_pytorch_model.safetensors"
 
@@ -276,10 +279,33 @@ def test_a_full_disk_is_refused_before_anything_is_fetched(
     assert "needs 1048576.0 GiB" in words and str(cache) in words and "set HF_HOME" in words
 
 
-def test_a_disk_that_fills_up_is_told(cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    error = OSError(errno.ENOSPC, "No space left on device")
-    monkeypatch.setattr(huggingface_hub, "snapshot_download", lambda *_, **o: _raise(o, error))
-    assert "The disk became full" in refused("sdxl")
+def wrapped(error: Exception) -> Exception:
+    """As a library raises it that says something else of its own."""
+    outer = RuntimeError("the download failed")
+    outer.__cause__ = error
+    return outer
+
+
+FULL = OSError(errno.ENOSPC, "No space left on device")
+
+
+@pytest.mark.parametrize(
+    "error", [FULL, wrapped(FULL), RuntimeError("I/O error: No space left on device (os error 28)")]
+)
+def test_a_disk_that_fills_up_is_told_with_what_is_needed(
+    error: Exception, cache: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def download(source: str, **options: Any) -> list[File]:
+        if options.get("local_files_only"):
+            raise errors.LocalEntryNotFoundError("not here")
+        if options.get("dry_run"):
+            return [File(2**28, True), File(2**28, True), File(2**40, False)]
+        raise error
+
+    monkeypatch.setattr(huggingface_hub, "snapshot_download", download)
+    words = refused("sdxl")
+    assert "The disk became full while stabilityai/stable-diffusion-xl-base-1.0 was fetched" in words
+    assert f"it needs 0.5 GiB in the hub's cache ({cache})" in words and "set HF_HOME" in words
 
 
 def test_only_what_is_read_is_fetched() -> None:
@@ -375,31 +401,83 @@ def test_precision_and_offload_count() -> None:
     )  # there is nowhere else
 
 
-@pytest.mark.parametrize("damaged", [False, True])
-def test_the_published_solver_is_taken_and_converted_once(
-    damaged: bool, cache: Path, tiny_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def publish(folder: Path, **changes: Any) -> Path:
+    """A stand-in for the published solver's file: the same names, shapes, types and values of actions."""
+    torch.manual_seed(0)
+    values = torch.stack([torch.linspace(*span, 11) for span in ((0, 2), (-2, 0), (-1, 1))])
+    layers = {"0": (256, 2), "2": (256, 256), "4": (33, 256)}
+    state = {f"mlp.{i}.weight": torch.randn(shape) / shape[1] ** 0.5 for i, shape in layers.items()}
+    state |= {f"mlp.{i}.bias": torch.randn(shape[0]) / 10 for i, shape in layers.items()}
+    folder.mkdir(parents=True)
+    torch.save(state | {"action_values": values} | changes, folder / "model.ckpt")
+    return folder
+
+
+@pytest.fixture
+def sd15(cache: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
+    """A stand-in for Stable Diffusion 1.5 in the hub's cache, and no network."""
     monkeypatch.setattr(constants, "HF_ASSETS_CACHE", str(tmp_path / "assets"))
     monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
-    put_in_cache(cache, "stable-diffusion-v1-5/stable-diffusion-v1-5", tiny_folder)
-    found = find("sd15")
-    assert solver_folder(found) is None  # it does without
-    values = torch.stack([torch.linspace(*span, 11) for span in ((0, 2), (-2, 0), (-1, 1))])
-    layers = {"0": (8, 2), "2": (8, 8), "4": (33, 8)}
-    state = {f"mlp.{i}.weight": torch.randn(shape) for i, shape in layers.items()}
-    state |= {f"mlp.{i}.bias": torch.randn(shape[0]) for i, shape in layers.items()}
-    published = tmp_path / "published"
-    published.mkdir()
-    torch.save(state | ({} if damaged else {"action_values": values}), published / "model.ckpt")
-    put_in_cache(cache, "wangfuyun/consolver", published)
-    if damaged:
-        with pytest.raises(ModelError, match=r"published for sd15 can't be used: .* Missing: action_values"):
-            solver_folder(found)
-        return
-    folder = solver_folder(found)
-    assert folder and LearnedSolver.load(folder).policy
+    row = row_of("sd15")
+    assert row
+    put_in_cache(cache, row.source, tiny_models.build("stable_diffusion", tmp_path / "sd15"))
+    return row.name
+
+
+def test_the_published_solver_is_used_where_it_is_in_the_cache(
+    sd15: str, cache: Path, tmp_path: Path
+) -> None:
+    assert solver_folder(find(sd15)) is None  # it does without
+    plain = open_model(Choice(sd15, "cpu")).facts
+    put_in_cache(cache, "wangfuyun/consolver", publish(tmp_path / "published"))
+    facts = open_model(Choice(sd15, "cpu")).facts
+    assert facts.warnings == ()
+    for steps in (5, 6, 7):
+        job = Job("preview", "a lake", 1, steps, sd15, facts.width, facts.height)
+        plan = facts.plan(job)
+        assert plan.nfe == steps and plan.b != plain.plan(job).b
+        # The exact trailing grid, and an end at the lowest level, as published.
+        assert plan.timestep == make_plan("ddim", steps, facts.schedule).timestep
+        assert plan.sigma[-1] == pytest.approx(0.0292, abs=1e-4)
+    folder = solver_folder(find(sd15))
+    assert folder
     before = (folder / "policy.safetensors").stat().st_mtime_ns
-    assert solver_folder(found) == folder and (folder / "policy.safetensors").stat().st_mtime_ns == before
+    assert solver_folder(find(sd15)) == folder  # converted but once
+    assert (folder / "policy.safetensors").stat().st_mtime_ns == before
+
+
+@pytest.mark.parametrize(
+    ("damage", "words"),
+    [
+        (lambda file: torch.save({"mlp.0.weight": torch.zeros(1)}, file), "Missing: action_values"),
+        (lambda file: file.write_bytes(file.read_bytes()[:1000]), "it is cut off"),
+        (lambda file: torch.save({"x": print}, file), "could run code"),
+    ],
+)
+def test_a_published_solver_that_is_none_is_told_in_words(
+    damage: Any, words: str, sd15: str, cache: Path, tmp_path: Path
+) -> None:
+    damage(put_in_cache(cache, "wangfuyun/consolver", publish(tmp_path / "published")) / "model.ckpt")
+    with pytest.raises(ModelError, match=f"published for sd15 can't be used: .*{words}.*--solver"):
+        open_model(Choice(sd15, "cpu"))
+
+
+def test_without_room_for_the_published_solver_nothing_half_converted_is_left(
+    sd15: str, cache: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    put_in_cache(cache, "wangfuyun/consolver", publish(tmp_path / "published"))
+
+    def full(file: Path, out: Path) -> None:
+        out.mkdir()
+        (out / "scheduler_config.json").write_text("{")
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    with monkeypatch.context() as patch:
+        patch.setattr("solver.convert.convert", full)
+        with pytest.raises(ModelError, match="there is no room in"):
+            solver_folder(find(sd15))
+    folder = solver_folder(find(sd15))
+    assert folder and LearnedSolver.load(folder).policy and len(list(folder.parent.iterdir())) == 1
 
 
 def test_command(cache: Path, tiny_folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any) -> None:

@@ -1,5 +1,7 @@
-"""Every family of models loads for real, and the worker makes the stock pipeline's pictures with it."""
+"""Every family of models loads for real, and the worker makes the stock pipeline's latents and pictures."""
 
+from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -8,20 +10,30 @@ import pytest
 import torch
 from diffusers import DiffusionPipeline
 
-from app.job import Done, RequestError
+from app.costs import Costs
+from app.job import Done, Job, RequestError
 from app.models import ImageModel, ModelError, load
+from app.scheduling import POLICIES
 from app.worker import Worker
 from solver import ConsistencySolverScheduler
-from solver.diffusion.flux import pack
+from solver.diffusion.flux import pack, unpack
 from tests import tiny_models
 from tests.app.conftest import make_job
 
 CPU = torch.device("cpu")
-
-
-@pytest.fixture(
-    scope="module", params=["stable_diffusion_v", "stable_diffusion_xl", "stable_diffusion_3", "flux"]
+# Large batches cost as much as small ones, so all go together; pictures on the way cost too much.
+COSTS = Costs(rows=(1, 2, 4, 8, 16), seconds=(0.05,) * 5, decode_s=1e9)
+FAMILIES = (
+    "stable_diffusion",
+    "stable_diffusion_v",
+    "stable_diffusion_xl",
+    "stable_diffusion_3",
+    "flux",
+    "flux_kontext",
 )
+
+
+@pytest.fixture(scope="module", params=FAMILIES)
 def folder(request: Any, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return tiny_models.build(request.param, tmp_path_factory.mktemp("families") / request.param)
 
@@ -33,32 +45,65 @@ def model(folder: Path) -> ImageModel:
         return load(folder, CPU)
 
 
-def test_the_worker_makes_the_stock_pipelines_pictures(folder: Path, model: ImageModel) -> None:
+@pytest.fixture
+def noting(model: ImageModel) -> Iterator[tuple[Worker, list[torch.Tensor]]]:
+    """A worker, and the latents of its finished pictures in the order in which they finish."""
+    kept: list[torch.Tensor] = []
+
+    class Noting(ImageModel):
+        def pictures(self, latents: torch.Tensor, *, preview: bool = False) -> Any:
+            kept.extend(latents)
+            return super().pictures(latents, preview=preview)
+
+    worker = Worker(Noting(**vars(model)), POLICIES["step-fifo"], COSTS)
+    yield worker, kept
+    worker.close()
+
+
+def stock_latents(pipe: Any, model: ImageModel, job: Job) -> torch.Tensor:
+    """What the stock pipeline makes with the same plan's scheduler [C, H, W]."""
+    noise = model.diffusion.noise([job.seed])
+    flux = type(pipe).__name__.startswith("Flux")
+    options: dict[str, Any] = {"negative_prompt": job.negative_prompt or None}
+    if flux:
+        options = {"max_area": job.width * job.height} if "Kontext" in type(pipe).__name__ else {}
+    made = pipe(
+        prompt=job.prompt,
+        guidance_scale=job.guidance,
+        num_inference_steps=job.steps,
+        height=job.height,
+        width=job.width,
+        latents=pack(noise) if flux else noise,
+        output_type="latent",
+        **options,
+    ).images
+    return (unpack(made, noise.shape) if flux else made)[0]
+
+
+def test_the_worker_makes_the_stock_pipelines_latents_in_mixed_company(
+    folder: Path, model: ImageModel, noting: tuple[Worker, list[torch.Tensor]]
+) -> None:
+    """Previews and refinements of other lengths, guidance and words go together, step by step."""
+    worker, kept = noting
+    jobs = [
+        make_job(model, prompt="snowy hills", steps=4, guidance=3, negative_prompt="rain"),
+        make_job(model, prompt="a boat", steps=5, guidance=1, seed=2),
+        make_job(model, prompt="a lake", steps=9, guidance=5.5, kind="refine"),
+        make_job(model, prompt="snowy hills", steps=12, guidance=3, negative_prompt="rain", kind="refine"),
+    ]
+    if not model.facts.negative_prompts:
+        jobs = [replace(job, negative_prompt="") for job in jobs]
+    made = [list(handle.events())[-1] for handle in worker.submit_all(jobs)]
+    assert worker.ticks == max(job.steps for job in jobs)  # all in every call until they end
     pipe = DiffusionPipeline.from_pretrained(folder)
     pipe.scheduler = ConsistencySolverScheduler.from_config(pipe.scheduler.config)
     pipe.set_progress_bar_config(disable=True)
-    worker = Worker(model)
-    try:
-        jobs = [
-            make_job(model, prompt="snowy hills", steps=4, guidance=3),
-            make_job(model, prompt="a lake", steps=6, guidance=1, kind="refine"),
-        ]
-        made = [list(handle.events())[-1] for handle in worker.submit_all(jobs)]
-    finally:
-        worker.close()
-    for job, done in zip(jobs, made, strict=True):
-        assert isinstance(done, Done) and done.picture
-        noise = model.diffusion.noise([job.seed])
-        expected = pipe(
-            prompt=job.prompt,
-            guidance_scale=job.guidance,
-            num_inference_steps=job.steps,
-            height=job.height,
-            width=job.width,
-            latents=pack(noise) if folder.name == "flux" else noise,
-        ).images[0]
-        assert done.picture.size == (16, 16)
-        assert np.abs(np.asarray(done.picture).astype(int) - np.asarray(expected).astype(int)).max() <= 1
+    for job, latents, done in zip(jobs, kept, made, strict=True):
+        expected = stock_latents(pipe, model, job)
+        assert torch.linalg.norm(latents - expected) < 1e-4 * torch.linalg.norm(expected)
+        assert isinstance(done, Done)
+        picture = model.pictures(expected[None])[0]
+        assert np.abs(np.asarray(done.picture).astype(int) - np.asarray(picture).astype(int)).max() <= 1
 
 
 def test_what_a_model_cannot_do_is_refused_in_words(model: ImageModel) -> None:

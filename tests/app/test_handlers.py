@@ -1,5 +1,6 @@
 """What clicks do to a session, without a browser."""
 
+import errno
 import io
 import math
 import threading
@@ -523,3 +524,28 @@ def test_any_earlier_picture_is_a_start(studio: Studio, new_session: NewSession)
     entry = session.shelf.entries[0]
     same = handlers.wanted_of(session, {"entry": entry.id, "picture": entry.previews[1].picture})
     assert same == wanted
+
+
+def test_a_full_disk_is_told_where_the_picture_would_be(
+    studio: Studio, new_session: NewSession, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    session = new_session()
+    write, full = Path.write_bytes, [".png"]
+
+    def short(path: Path, data: bytes) -> int:
+        if path.suffix in full and path.is_relative_to(session.shelf.folder):
+            raise OSError(errno.ENOSPC, "No space left on device")
+        return write(path, data)
+
+    monkeypatch.setattr(Path, "write_bytes", short)
+    grid = make_grid(studio, session)
+    assert not grid["busy"] and all("the disk is full" in tile["problem"] for tile in grid["tiles"])
+    full[:] = [".new"]  # there is room for pictures, but not for the history
+    grid = make_grid(studio, session)
+    assert all(tile["ready"] for tile in grid["tiles"])
+    assert any("the disk is full" in notice["text"] for notice in session.notices)
+    full[:] = [".png"]
+    stage = refine(studio, session, seed=10)
+    assert stage["state"] == "stopped" and "the disk is full" in stage["message"]
+    full.clear()
+    assert refine(studio, session, seed=10)["state"] == "done"

@@ -4,6 +4,7 @@ import json
 import os
 import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 from PIL import Image
@@ -130,3 +131,33 @@ def test_a_damaged_history_is_put_aside(tmp_path: Path) -> None:
         file.write_text(damage)
         assert History(tmp_path).shelf(BROWSER).entries == []
         assert (shelf.folder / "history.json.damaged").read_text() == damage
+
+
+def on_a_full_disk(path: Path) -> None:
+    """What is written to this path meets a disk without room."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.unlink(missing_ok=True)
+    path.symlink_to("/dev/full")
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs a device that is always full")
+def test_a_full_disk_is_told_and_nothing_that_was_kept_is_lost(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    shelf = History(tmp_path).shelf(BROWSER)
+    kept = entry(shelf, 1)
+    name, made = "a" * 32, picture()
+    with monkeypatch.context() as patch:
+        patch.setattr("app.history.secrets", SimpleNamespace(token_hex=lambda count: name))
+        for suffix in (".png", ".jpg"):
+            on_a_full_disk(shelf.folder / f"{name}{suffix}")
+            with pytest.raises(RequestError, match=r"the disk is full .* has to make room"):
+                shelf.put(made)
+            assert not list(shelf.folder.glob(f"{name}*"))  # nothing half-written is left
+    assert f"{len(made)} bytes can't be written to {shelf.folder}, where " in caplog.text
+    on_a_full_disk(shelf.folder / "history.json.new")
+    with pytest.raises(RequestError, match="the disk is full"):
+        shelf.record(Entry("new", 2, [Shot({"seed": 1, "prompt": "lake"}, shelf.put(picture()))]))
+    assert History(tmp_path).shelf(BROWSER).entries == [kept]
+    shelf.record(kept)  # there is room again
+    assert {each.id for each in History(tmp_path).shelf(BROWSER).entries} == {kept.id, "new"}

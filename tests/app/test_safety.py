@@ -13,9 +13,10 @@ from PIL import Image
 
 from app.catalogue import ModelError, find
 from app.job import Done, Step
-from app.models import load
+from app.models import Choice, load, open_model
 from app.outbox import Letter, Outbox
 from app.safety import HELD_BACK, SafetyChecker, load_safety_checker
+from app.views import status_view
 from app.worker import Worker
 from tests.app.conftest import make_job
 
@@ -72,7 +73,7 @@ def test_it_flags_as_the_stock_pipeline_does(folder: Path, checker: SafetyChecke
 def post(checker: Any, colours: list[Image.Image | None]) -> list[Any]:
     """What letters with these pictures tell: a picture, "no picture", "failed", or what is held back."""
     model = SimpleNamespace(
-        device=torch.device("cpu"), pictures=lambda latents: [colours[int(i)] for i in latents[:, 0]]
+        device=torch.device("cpu"), pictures=lambda latents, preview: [colours[int(i)] for i in latents[:, 0]]
     )
     told: list[Any] = []
     letters = [
@@ -149,3 +150,53 @@ def test_the_worker_says_what_is_held_back(folder: Path) -> None:
         assert not any(isinstance(event, Step) and event.picture for event in before)
     finally:
         worker.close()
+
+
+@pytest.mark.parametrize(
+    ("wanted", "index", "words"),
+    [
+        (False, {}, "is switched off: its pictures are shown unchecked"),
+        (
+            True,
+            {"safety_checker": [None, None], "requires_safety_checker": True},
+            "lacks the safety checker that its pipeline asks for: its pictures are shown unchecked",
+        ),
+        (True, {"safety_checker": [None, None], "requires_safety_checker": False}, ""),
+        (False, {"safety_checker": [None, None]}, ""),
+        (True, {}, ""),
+    ],
+)
+def test_whoever_runs_it_and_whoever_uses_it_are_told_that_nothing_is_checked(
+    wanted: bool, index: dict[str, Any], words: str, folder: Path, tmp_path: Path
+) -> None:
+    copy = shutil.copytree(folder, tmp_path / "copy")
+    path = copy / "model_index.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | index))
+    model = open_model(Choice(str(copy), "cpu", safety_checker=wanted))
+    assert len(model.facts.warnings) == bool(words) and words in "".join(model.facts.warnings)
+    assert (model.safety is not None) == (wanted and not index)
+    backend: Any = SimpleNamespace(facts=model.facts, healthy=True)
+    assert status_view(backend)["warnings"] == list(model.facts.warnings)
+
+
+def test_without_a_checker_its_folder_is_not_needed(folder: Path, tmp_path: Path) -> None:
+    copy = shutil.copytree(folder, tmp_path / "copy")
+    shutil.rmtree(copy / "safety_checker")
+    with pytest.raises(ModelError, match="no-safety-checker"):
+        open_model(Choice(str(copy), "cpu"))
+    assert open_model(Choice(str(copy), "cpu", safety_checker=False)).safety is None
+
+
+def test_what_overflows_is_told_and_never_a_black_picture(folder: Path) -> None:
+    model = load(folder, torch.device("cpu"))
+    good, bad = torch.zeros(2, *model.latent_shape)
+    bad[0, 0, 0] = float("nan")
+    with pytest.raises(FloatingPointError):
+        model.pictures(bad[None])
+    told: list[Any] = []
+    letters = [
+        Letter(latents, lambda picture, seconds: told.append(picture), lambda: told.append("failed"))
+        for latents in (good, bad, good)
+    ]
+    Outbox(model).post(letters)
+    assert told[1] == "failed" and all(isinstance(told[i], Image.Image) for i in (0, 2))

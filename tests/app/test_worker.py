@@ -339,10 +339,10 @@ def test_batched_latents_equal_single_ones(model: ImageModel) -> None:
     latents: dict[int, list[torch.Tensor]] = {}
 
     class Noting(WatchedModel):
-        def pictures(self, x):
+        def pictures(self, x, *, preview=False):
             for one in x:
                 latents.setdefault(len(latents), []).append(one)
-            return super().pictures(x)
+            return super().pictures(x, preview=preview)
 
     noting = Noting(**vars(model)).watch()
     worker = Worker(noting, costs=replace(COSTS, decode_s=1e9))  # no sketches
@@ -390,7 +390,7 @@ def test_decoding_beside_the_steps_keeps_the_order(model: ImageModel) -> None:
 
 def test_decoding_that_fails_fails_its_pictures_alone(model: ImageModel) -> None:
     class Blind(WatchedModel):
-        def pictures(self, x):
+        def pictures(self, x, *, preview=False):
             raise RuntimeError("no colours")
 
     told: list[str] = []

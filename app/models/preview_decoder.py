@@ -1,0 +1,77 @@
+"""A small decoder that draws previews faster than the model's own autoencoder, which draws the finals."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import torch
+
+from app.catalogue import Found, ModelError
+from app.catalogue.decoders import decoder_folder
+from app.models.loading import load_component, precision
+from app.models.model import ImageModel, PreviewDecoder
+from solver.diffusion import LatentDiffusion
+
+AUTO, OFF = "auto", "off"
+# diffusers' class for all of them: TAESD, TAESDXL, TAESD3 and TAEF1.
+CLASS = "AutoencoderTiny"
+
+
+def with_preview_decoder(model: ImageModel, choice: str, found: Found) -> ImageModel:
+    """The model with a preview decoder, where there is one for it.
+
+    Args:
+        choice: "auto" for that which goes with the model, "off" for none, else a decoder's folder.
+
+    Raises ModelError, in words, where the chosen one can't be used. One that nobody asked for is left out
+    then, with a warning.
+    """
+    if choice == OFF:
+        return model
+    folder = decoder_folder(found) if choice == AUTO else Path(choice).expanduser()
+    if folder is None:
+        return model
+    published = choice == AUTO and found.row and not folder.is_relative_to(found.path)
+    name = found.row.decoder if published and found.row else folder.resolve().name
+    try:
+        decoder = load_preview_decoder(folder, name, model.diffusion)
+    except ModelError as error:
+        if choice != AUTO:
+            raise
+        warning = f"Previews are decoded as finals are, since their own decoder can't be used: {error}"
+        return replace(model, facts=replace(model.facts, warnings=(*model.facts.warnings, warning)))
+    return replace(model, preview_decoder=decoder, facts=replace(model.facts, preview_decoder=decoder.name))
+
+
+def load_preview_decoder(folder: Path, name: str, diffusion: LatentDiffusion) -> PreviewDecoder:
+    """The decoder in a folder, on the model's device. Raises ModelError where it does not fit the model."""
+    instead = "Choose another --preview-decoder, or start with --preview-decoder off."
+    try:
+        config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+        kind, channels = config["_class_name"], config.get("latent_channels", 4)
+    except FileNotFoundError:
+        raise ModelError(f"{folder} is no preview decoder: it has no config.json. {instead}") from None
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        raise ModelError(f"{folder / 'config.json'} can't be read. {instead}") from error
+    if kind != CLASS:
+        raise ModelError(f"{folder} holds an {kind}, and a preview decoder is an {CLASS}. {instead}")
+    due = diffusion.latent_shape[0]
+    if channels != due:
+        raise ModelError(
+            f"The decoder in {folder} reads {channels} latent channels, and the model has {due}. {instead}"
+        )
+    dtype = precision(diffusion.device, "vae")
+    network = load_component(
+        folder.parent, folder.name, ("diffusers", CLASS), dtype, diffusion.device, advice=instead
+    )
+    decoder = PreviewDecoder(name, network)
+    with torch.inference_mode():
+        edge = decoder.decode(torch.zeros(1, due, 8, 8, device=diffusion.device)).shape[-1]
+    if edge != 8 * diffusion.scale:
+        raise ModelError(
+            f"The decoder in {folder} makes {edge / 8:g} pixels of a latent, the model {diffusion.scale}. "
+            f"{instead}"
+        )
+    return decoder
