@@ -28,7 +28,8 @@ LARGEST_BODY = MAX_BYTES * 4 // 3 + 2**20
 # An id that a proxy has given to a request is kept where it looks like one.
 ID = re.compile(r"[\w.-]{1,64}", re.ASCII)
 # Where Gradio takes events, with or without its queue.
-EVENTS = re.compile(r"/gradio_api/(queue/join|(call|run|api)/[^/]+(/v2)?)/?")
+EVENTS = re.compile(r"/gradio_api/(queue/join|(call(/v2)?|run|api)/[^/]+)/?")
+BY_NAME = "/gradio_api/call/v2/"
 ANSWERS = re.compile(r"/gradio_api/(queue/data|call/(v2/)?[^/]+/[^/]+)/?")
 # Of Gradio's, and of no use here: it fetches from elsewhere, and calls what no component of ours has.
 CLOSED = re.compile(r"/(gradio_api/)?(proxy=.*|component_server/?)", re.DOTALL)
@@ -201,18 +202,31 @@ def _wrong_event(body: bytes, page: gr.Blocks, path: str) -> str:
         return "There is no function of this fn_index."
     if path.endswith("/queue/join") and (tab is None or function is None):
         return "fn_index and session_hash are missing."
-    if path.endswith("/v2") or path.endswith("/v2/"):
-        return ""
+    name = path.rstrip("/").rpartition("/")[2]
+    if BY_NAME in path:
+        return _wrong_names(event, page.get_api_info()["named_endpoints"].get(f"/{name}"))
     if not isinstance(values, list):
         return "data must be a list."
-    name = path.rstrip("/").rpartition("/")[2]
     found = page.fns.get(function) if function is not None else _named(page, name)
     if found is None or found.fn is None:
         return "There is no such endpoint."
     due = len(found.inputs)
     if len(values) < due or (AT_ONCE.match(path) and len(values) > due):
-        return f"data must have {due} values, not {len(values)}."
+        named = f" At {BY_NAME}{name}, arguments have names, and may be left out." if function is None else ""
+        return f"data must have {due} values, not {len(values)}.{named}"
     return ""
+
+
+def _wrong_names(given: Mapping[str, Any], endpoint: Mapping[str, Any] | None) -> str:
+    """What is wrong with arguments that are sent by name; nothing where they are right."""
+    if endpoint is None:
+        return "There is no such endpoint."
+    due = {about["parameter_name"]: about["parameter_has_default"] for about in endpoint["parameters"]}
+    unknown = next((name for name in given if name not in due), None)
+    if unknown is not None:
+        return f"There is no argument {unknown[:40]!r} here, but {', '.join(due)}."
+    missing = next((name for name, optional in due.items() if not optional and name not in given), None)
+    return f"The argument {missing} is missing." if missing else ""
 
 
 def _is_lost(request: Request, app: Any, path: str) -> bool:

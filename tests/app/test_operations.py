@@ -288,14 +288,23 @@ def test_events_without_their_form_are_refused_in_words(body: bytes, words: str)
 
 
 def test_events_with_too_few_values_are_refused_in_words() -> None:
-    def preview(prompt: str, seed: int) -> str:
+    def preview(prompt: str, seed: int = 1) -> str:
         return f"{prompt} {seed}"
 
     with gr.Blocks() as page:
         gr.api(preview, api_name="preview")
-    words = web._wrong_event(b'{"data": ["a lake"]}', page, "/gradio_api/call/preview")
-    assert words == "data must have 2 values, not 1."
-    assert web._wrong_event(b'{"data": ["a lake", 7]}', page, "/gradio_api/call/preview") == ""
+
+    def wrong(body: bytes, path: str) -> str:
+        return web._wrong_event(body, page, f"/gradio_api/{path}")
+
+    words = wrong(b'{"data": ["a lake"]}', "call/preview")
+    assert words.startswith("data must have 2 values, not 1. At /gradio_api/call/v2/preview")
+    assert wrong(b'{"data": ["a lake", 7]}', "call/preview") == ""
+    assert wrong(b'{"prompt": "a lake"}', "call/v2/preview") == ""
+    assert wrong(b"{}", "call/v2/preview/") == "The argument prompt is missing."
+    unknown = wrong(b'{"prompt": "a lake", "sede": 1}', "call/v2/preview")
+    assert unknown == "There is no argument 'sede' here, but prompt, seed."
+    assert "no such endpoint" in wrong(b"{}", "call/v2/other")
 
 
 def test_what_the_page_does_not_need_is_closed() -> None:
