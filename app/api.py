@@ -182,7 +182,9 @@ def _make(
         picture, record = done[position].picture, done[position].record
         path = folder / f"{job.model.replace('/', '-')}-seed-{job.seed}-{job.steps}-steps.png"
         path.write_bytes(record.png(picture))
-        files.append(FileData(path=str(path), orig_name=path.name, mime_type="image/png"))
+        # Gradio puts its own address before this, but says nothing of files in lists unless it is there.
+        url = f"/gradio_api/file={path}"
+        files.append(FileData(path=str(path), url=url, orig_name=path.name, mime_type="image/png"))
         records.append(
             {
                 "seed": job.seed,

@@ -125,7 +125,7 @@ class ModelFacts:
         return len(tokenize(self.tokenizer, prompt, add_special_tokens=False).input_ids)
 
     def unknown_words(self, prompt: str) -> list[str]:
-        """The words and symbols of the prompt that mean nothing to the model, each once, in the prompt's order."""
+        """The words and symbols of the prompt that mean nothing to the model, each once, in their order."""
         unknown = self.tokenizer.unk_token_id
         framing = (self.tokenizer.bos_token_id, self.tokenizer.eos_token_id, self.tokenizer.pad_token_id)
         if unknown is None or unknown in framing:

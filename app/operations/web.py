@@ -7,6 +7,7 @@ import re
 import secrets
 import time
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 import gradio as gr
@@ -14,10 +15,11 @@ from fastapi.exceptions import RequestValidationError
 from gradio.routes import INTERNAL_ROUTES
 from starlette.middleware import Middleware
 from starlette.requests import ClientDisconnect, Request
-from starlette.responses import JSONResponse, Response
+from starlette.responses import FileResponse, JSONResponse, Response
 from starlette.routing import Route
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from app.auth import login_of
 from app.operations.front import Front
 from app.uploads import MAX_BYTES
 
@@ -36,7 +38,8 @@ CLOSED = re.compile(r"/(gradio_api/)?(proxy=.*|component_server/?)", re.DOTALL)
 AT_ONCE = re.compile(r"/gradio_api/(run|api)/")
 TAB = re.compile(r"[\w-]{1,64}", re.ASCII)
 # What is served to those who have not logged in: the login itself, and what Gradio checks by itself.
-OPEN = {"", "healthz", "readyz", "metrics", *INTERNAL_ROUTES}
+LOGIN = Path(__file__).parents[1] / "page" / "login.html"
+OPEN = {"", "healthz", "readyz", "metrics", "card.png", *INTERNAL_ROUTES}
 HEADERS = ((b"x-content-type-options", b"nosniff"), (b"referrer-policy", b"same-origin"))
 
 
@@ -128,7 +131,7 @@ class Requests:
 
 
 class Logins:
-    """Where there is a login, keeps everybody else from what is served beside Gradio's own pages."""
+    """Where there is a login, gives everybody else the page to log in on, and of the rest what that needs."""
 
     def __init__(self, app: ASGIApp) -> None:
         self._app = app
@@ -136,6 +139,8 @@ class Logins:
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] == "http" and not _logged_in(scope):
             first = scope["path"].removeprefix(scope.get("root_path", "")).strip("/").split("/")[0]
+            if not first and scope["method"] in ("GET", "HEAD"):
+                return await FileResponse(LOGIN, headers={"Cache-Control": "no-store"})(scope, receive, send)
             if first not in OPEN:
                 return await _words("Please log in.", 401)(scope, receive, send)
         await self._app(scope, receive, send)
@@ -143,12 +148,7 @@ class Logins:
 
 def _logged_in(scope: Scope) -> bool:
     """Whether whoever sent a request may use the app; where there is no login, everybody may."""
-    app = scope.get("app")
-    if app is None or getattr(app, "auth", None) is None:
-        return True
-    names = (f"access-token-{app.cookie_id}", f"access-token-unsecure-{app.cookie_id}")
-    cookies = Request(scope).cookies
-    return any(cookies.get(name) in app.tokens for name in names)
+    return getattr(scope.get("app"), "auth", None) is None or bool(login_of(Request(scope)))
 
 
 class Events:

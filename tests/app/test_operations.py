@@ -115,9 +115,12 @@ def test_each_has_a_share_that_refills(model: ImageModel, worker: Worker) -> Non
     clock = 0.0
     limits = Limits(600, lambda: clock)
     limits.take("ada", 900)  # never too large, only too soon
-    with pytest.raises(TooMuch, match="again in 30 s") as caught:
+    with pytest.raises(TooMuch, match="again in 31 s") as caught:
         limits.take("ada", 1)
     assert caught.value.wait_s == pytest.approx(30, abs=0.2)
+    limits.charge("cyd", 2900)
+    with pytest.raises(TooMuch, match="again in 4 minutes"):
+        limits.take("cyd", 1)
     limits.take("bob", 1)
     clock = caught.value.wait_s
     limits.take("ada", 1)
