@@ -188,7 +188,9 @@ def _make(
         except OSError as error:
             shutil.rmtree(folder, ignore_errors=True)
             raise RequestError(cannot_keep(error, pictures, len(data))) from error
-        files.append(FileData(path=str(path), orig_name=path.name, mime_type="image/png"))
+        # Gradio puts its own address before this, but says nothing of files in lists unless it is there.
+        url = f"/gradio_api/file={path}"
+        files.append(FileData(path=str(path), url=url, orig_name=path.name, mime_type="image/png"))
         records.append(
             {
                 "seed": job.seed,

@@ -149,14 +149,19 @@ def nonsense(
     def calls(draw: Any) -> Request:
         name = draw(st.sampled_from(sorted(endpoints)))
         right = [PREVIEW.get(parameter, 1) for parameter in endpoints[name]]
+        then = f"/gradio_api/call{name}"
         for place in draw(st.lists(st.integers(0, max(0, len(right) - 1)), min_size=1, max_size=3)):
             if place < len(right):
                 right[place] = draw(values)
+        if draw(st.booleans()):
+            named = dict(zip(endpoints[name], right, strict=True))
+            for left_out in draw(st.lists(st.sampled_from(sorted(named)), max_size=2)):
+                named.pop(left_out, None)
+            named |= draw(st.just({}) | st.just({}) | st.dictionaries(letters, values, max_size=1))
+            return Request("POST", f"/gradio_api/call/v2{name}", named, then=then)
         data = draw(st.one_of(st.just(right), st.just(right), st.just(right[:1]), st.just(right * 3), values))
-        call = f"/gradio_api/call{name}"
-        return Request(
-            "POST", call, {"data": data, "session_hash": draw(st.just("nonsense") | letters)}, then=call
-        )
+        body = {"data": data, "session_hash": draw(st.just("nonsense") | letters)}
+        return Request("POST", then, body, then=then)
 
     @st.composite
     def events(draw: Any) -> Request:

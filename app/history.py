@@ -1,7 +1,7 @@
 """What a browser has made, kept on disk: prompts, previews, picks and finals, and their pictures.
 
-Each browser has a shelf: a folder named after a hash of the browser's secret id, with one JSON file and the
-pictures. A picture's name is drawn at random, so that only who was told can ask for it. What people send
+Each browser, or where people log in each of them, has a shelf: a folder named after a hash of the browser's
+secret id or of the login, with one JSON file and the pictures. A picture's name is drawn at random, so that only who was told can ask for it. What people send
 never becomes part of a path: names are checked to be the hex digits that were given out.
 """
 
@@ -219,11 +219,15 @@ class History:
         self._shelves: WeakValueDictionary[str, Shelf] = WeakValueDictionary()  # one of each, while in use
         self.trim()
 
-    def shelf(self, browser: object) -> Shelf:
-        """The shelf of a browser, by its secret id. Raises RequestError where it is not an id."""
+    def shelf(self, browser: object, login: str = "") -> Shelf:
+        """The shelf of whoever has logged in, or else of a browser, by its secret id.
+
+        Raises RequestError where it is not an id.
+        """
         if not isinstance(browser, str) or not _BROWSER.fullmatch(browser):
             raise RequestError("This page is out of date. Please load it again.")
-        return self._at(hashlib.sha256(browser.encode()).hexdigest()[:32])
+        owner = f"login {login}" if login else browser
+        return self._at(hashlib.sha256(owner.encode()).hexdigest()[:32])
 
     def path(self, shelf: str, picture: str, small: bool = False) -> Path:
         """The file of a picture that was given out. Raises RequestError where there is none."""

@@ -20,6 +20,7 @@ from starlette.requests import Request
 from starlette.responses import FileResponse, JSONResponse, Response, StreamingResponse
 from starlette.routing import BaseRoute, Route
 
+from app.auth import login_of
 from app.backend import Backend
 from app.export import export_zip
 from app.job import RequestError
@@ -83,7 +84,12 @@ def live_routes(
             session, _ = await session_of(request, sessions)
         except RequestError as error:
             return refusal(error)
-        stream = _stream(sessions, session, lambda: (views or all_views)(backend, session))
+        stream = _stream(
+            sessions,
+            session,
+            lambda: (views or all_views)(backend, session),
+            lambda: login_of(request) == session.login,
+        )
         return StreamingResponse(stream, 200, _STREAM, "text/event-stream")
 
     def picture(request: Request) -> Response:
@@ -142,13 +148,17 @@ async def session_of(request: Request, sessions: Sessions) -> tuple[Session, dic
         raise
     except (ValueError, KeyError, TypeError, RecursionError) as error:
         raise RequestError("This page is out of date. Please load it again.") from error
-    return await asyncio.to_thread(sessions.of, browser, tab), named
+    return await asyncio.to_thread(sessions.of, browser, tab, login_of(request)), named
 
 
 async def _stream(
-    sessions: Sessions, session: Session, views_of: Callable[[], dict[str, Any]]
+    sessions: Sessions,
+    session: Session,
+    views_of: Callable[[], dict[str, Any]],
+    allowed: Callable[[], bool],
 ) -> AsyncIterator[str]:
-    """Server-sent events: whatever has changed since the last one, everything in the first."""
+    """Server-sent events: whatever has changed since the last one, everything in the first; as long as
+    whoever listens is `allowed` to."""
     loop, new = asyncio.get_running_loop(), asyncio.Event()
 
     def listener() -> None:
@@ -157,7 +167,7 @@ async def _stream(
     shown: dict[str, str] = {}
     sessions.attach(session, listener)
     try:
-        while not sessions.closed:
+        while not sessions.closed and allowed():
             new.clear()
             values = await asyncio.to_thread(views_of)
             views = {name: json.dumps(view) for name, view in values.items()}
@@ -176,7 +186,7 @@ def all_views(backend: Backend, session: Session) -> dict[str, Any]:
     """What the ordinary page is told."""
     with session.lock:
         views: dict[str, Any] = {
-            "status": status_view(backend),
+            "status": status_view(backend) | {"login": session.login},
             "grid": grid_view(session),
             "stage": stage_view(session),
             "notices": session.notices,

@@ -22,7 +22,9 @@ DOCS = ROOT / "docs"
 PROMPT = "snowy mountains at sunset with a lake and a cabin"
 FIRST_SEED = 30
 EARLIER = "a lighthouse by the sea at night"
-ICON_PROMPT = "snowy mountains at sunset under a clear sky"
+# The icon has the middle of the first of these, and the card has all.
+SHARED_PROMPT = "snowy mountains at sunset under a clear sky"
+SHARED_SEEDS = (2, 3, 4, 6)
 # What is written of screenshots: enough for every letter, and a fraction of the bytes.
 COLOURS = 256
 WIDE = {"viewport": {"width": 1280, "height": 900}}
@@ -33,18 +35,22 @@ PHONE = {
     "has_touch": True,
 }
 
-CARD = """<style>
-  body { margin: 0; width: 1200px; height: 630px; display: flex; background: #191a23; color: #faf8f5; }
-  .grid { display: grid; grid-template-columns: 307px 307px; gap: 8px; padding: 4px; }
-  img { width: 307px; height: 307px; border-radius: 18px; }
-  .words { flex: 1; display: grid; align-content: center; gap: 20px; padding: 0 44px; }
-  .words { font-family: "Source Sans Pro"; }
-  h1 { font: 700 60px/1.08 Quicksand; margin: 0; letter-spacing: -0.02em; }
-  p { font-size: 29px; line-height: 1.35; margin: 0; color: #c9c2b8; }
-  i { width: 70px; height: 8px; border-radius: 4px; background: #f2805f; }
-</style>"""
-WORDS = """<div class="words"><i></i><h1>Diffusion Preview</h1>
-<p>See four quick previews, pick one, and only that one is finished.</p></div>"""
+CARD = """<!doctype html><style>
+  @font-face { font-family: Quicksand; src: url("static/fonts/Quicksand/Quicksand-Bold.woff2"); }
+  @font-face { font-family: Source; src: url("static/fonts/SourceSansPro/SourceSansPro-Regular.woff2"); }
+  body { margin: 0; width: 1200px; height: 630px; display: flex; background: #faf8f5; color: #191a23; }
+  ol { margin: 0; padding: 22px; display: grid; grid-template-columns: 286px 286px; gap: 14px; list-style: none; }
+  li { position: relative; height: 286px; }
+  li img { width: 286px; height: 286px; border-radius: 20px; display: block; }
+  li:nth-child(3) img { outline: 7px solid #e2603d; }
+  b { position: absolute; left: 12px; top: 12px; padding: 7px 13px; border-radius: 10px; color: #fff; }
+  b { background: rgb(18 19 26 / .66); font: 24px/1 Quicksand; }
+  main { flex: 1; display: grid; align-content: center; gap: 24px; padding: 0 46px 0 34px; }
+  h1 { font: 66px/1.06 Quicksand; margin: 0; letter-spacing: -0.02em; }
+  p { font: 31px/1.35 Source; margin: 0; color: #57535a; }
+</style>
+<ol>PICTURES</ol>
+<main><h1>Diffusion Preview</h1><p>See four quick previews, pick one, and only that one is finished.</p></main>"""
 
 
 def take(page: Any, path: Path, **options: Any) -> None:
@@ -78,29 +84,29 @@ def show_session(page: Any, url: str) -> None:
 
 
 def make_icon(url: str) -> None:
-    """The model's picture in a rounded square."""
-    picture = made(url, ICON_PROMPT, 3).resize((192, 192), Image.Resampling.LANCZOS)
+    """The middle of a picture of the model in a rounded square."""
+    picture = made(url, SHARED_PROMPT, SHARED_SEEDS[0])
+    edge = picture.height * 3 // 4
+    left = (picture.width - edge) // 2
+    picture = picture.crop((left, 0, left + edge, edge)).resize((192, 192), Image.Resampling.LANCZOS)
     mask = Image.new("L", (768, 768))
     ImageDraw.Draw(mask).rounded_rectangle((0, 0, 767, 767), 170, fill=255)
     picture.putalpha(mask.resize((192, 192), Image.Resampling.LANCZOS))
-    picture.save(PAGE / "favicon.png", optimize=True)
+    picture.quantize(COLOURS).save(PAGE / "favicon.png", optimize=True)
 
 
 def make_card(url: str, browser: Any) -> None:
     """Four pictures of the model beside the name, 1200 × 630 pixels, as sites show links."""
-    page = browser.new_page(viewport={"width": 1200, "height": 630})
-    page.goto(url)  # for the page's own fonts
-    prompts = (PROMPT, EARLIER, "desert dunes with cacti and a balloon", "autumn hills with a windmill")
-    images = ""
-    for seed, prompt in enumerate(prompts, 40):
+    pictures = ""
+    for number, seed in enumerate(SHARED_SEEDS, 1):
         buffer = io.BytesIO()
-        made(url, prompt, seed).save(buffer, "PNG")
-        images += f'<img src="data:image/png;base64,{base64.b64encode(buffer.getvalue()).decode()}">'
-    page.evaluate(
-        "html => { document.body.innerHTML = html; }", f"{CARD}<div class='grid'>{images}</div>{WORDS}"
-    )
+        made(url, SHARED_PROMPT, seed).save(buffer, "PNG")
+        data = base64.b64encode(buffer.getvalue()).decode()
+        pictures += f'<li><img src="data:image/png;base64,{data}"><b>{number}</b></li>'
+    page = browser.new_page(viewport={"width": 1200, "height": 630})
+    page.goto(url)  # for its fonts
+    page.set_content(CARD.replace("PICTURES", pictures))
     page.evaluate("document.fonts.ready")
-    page.wait_for_timeout(500)
     take(page, PAGE / "card.png")
     page.close()
 

@@ -94,7 +94,7 @@ class Stage:
 class Session:
     """A tab's grid, its stage, its running jobs and what there is to tell it.
 
-    shelf: where its browser's pictures are. lock: held by whoever changes anything. start: the name of the
+    shelf: where its browser's pictures are. login: the name that it has logged in with, if any. lock: held by whoever changes anything. start: the name of the
     start picture on the shelf. name: drawn at random, for logs.
     """
 
@@ -106,6 +106,7 @@ class Session:
     guesses: Guesses = field(default_factory=Guesses)
     notices: list[dict[str, Any]] = field(default_factory=list)
     start: str = ""
+    login: str = ""
     name: str = field(default_factory=lambda: secrets.token_hex(8))
     lock: threading.RLock = field(default_factory=threading.RLock)
     listeners: set[Callable[[], None]] = field(default_factory=set)
@@ -113,7 +114,7 @@ class Session:
 
     @property
     def owner(self) -> str:
-        """Whom the worker is to be fair to: the person at this browser, whatever the tab."""
+        """Whom the worker is to be fair to: the person at this browser, or of this login, whatever the tab."""
         return self.shelf.name
 
     def changed(self) -> None:
@@ -159,16 +160,17 @@ class Sessions:
         self._tabs: OrderedDict[tuple[str, str], Session] = OrderedDict()
         self._leaving: dict[int, threading.Timer] = {}
 
-    def of(self, browser: object, tab: object) -> Session:
-        """The session of a tab, by the secrets of its browser and its own; RequestError without."""
-        shelf = self.history.shelf(browser)
+    def of(self, browser: object, tab: object, login: str = "") -> Session:
+        """The session of a tab, by the secrets of its browser and its own, and, where there is one, by the
+        login; RequestError without."""
+        shelf = self.history.shelf(browser, login)
         if not isinstance(tab, str) or not 16 <= len(tab) <= 64 or not tab.isalnum():
             raise RequestError("This page is out of date. Please load it again.")
         with self._lock:
             session = self._tabs.get((shelf.name, tab))
             if session is None:
                 alone = not any(name == shelf.name and s.listeners for (name, _), s in self._tabs.items())
-                session = self._tabs[shelf.name, tab] = Session(shelf)
+                session = self._tabs[shelf.name, tab] = Session(shelf, login=login)
                 if alone and shelf.entries:
                     show_entry(session, shelf.entries[0])
             self._tabs.move_to_end((shelf.name, tab))

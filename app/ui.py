@@ -1,6 +1,5 @@
 """The page: its layout, and which handler answers which click."""
 
-import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import fields
@@ -9,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import gradio as gr
+from starlette.middleware import Middleware
 from starlette.requests import Request
 from starlette.responses import FileResponse, Response
 from starlette.routing import BaseRoute, Route
@@ -18,6 +18,7 @@ from app.about import about_routes
 from app.api import add_endpoints
 from app.backend import Backend
 from app.handlers import Form, Studio
+from app.head import Head
 from app.history import History
 from app.job import LIMITS, RequestError
 from app.live import Sketches, file_routes, live_routes
@@ -29,7 +30,7 @@ from app.theme import make_theme
 from solver import SOLVERS
 
 PAGE = Path(__file__).parent / "page"
-# The card that sites show for links, once `python -m app.screenshots` has made it.
+# Sites show it for links; `python -m app.screenshots` makes it.
 CARD = PAGE / "card.png"
 SCRIPTS = ("core.js", "grid.js", "stage.js", "history.js", "main.js")
 TITLE = "Diffusion Preview"
@@ -38,7 +39,7 @@ MOST_WAITING = 1000
 
 
 class Page(gr.Blocks):
-    """Blocks with routes of their own beside Gradio's; to be opened with `launch_page`."""
+    """Blocks with routes of their own beside Gradio's; to be opened with `launch_page`. meta: see `app.head`."""
 
     routes: Sequence[BaseRoute] = ()
     styles: Sequence[Path] = (PAGE / "page.css",)
@@ -81,10 +82,8 @@ def build_page(
     with Page(title=TITLE, analytics_enabled=False) as page:
         page.sessions = sessions
         page.routes = [*live_routes(backend, sessions, studio.sketches), *file_routes(sessions)]
-        page.routes = [*page.routes, *about_routes(backend)]
-        page.meta = _head()
-        if CARD.exists():
-            page.routes = [*page.routes, Route("/card.png", _card)]
+        page.routes = [*page.routes, *about_routes(backend), Route("/card.png", _card)]
+        page.meta = (PAGE / "head.html").read_text(encoding="utf-8")
         add_endpoints(backend, data / "gradio" / "pictures")  # first, since names go to whoever comes first
         with gr.Row(elem_classes="masthead"):
             gr.HTML(
@@ -121,28 +120,28 @@ def build_page(
         )
         gr.HTML(
             "<p class='page-foot'>Model: <span id='model-line'>loading …</span>. Nothing that you type or "
-            "make leaves this server. What you make is kept for this browser alone, until you delete it. "
+            "make leaves this server. What you make is kept for <span id='kept-for'>this browser</span> alone, until you delete it. "
             f"{escape(logged)}</p>"
         )
         names = [field.name for field in fields(Form)]
 
-        def act(event: gr.EventData, *values: Any) -> None:
+        def act(event: gr.EventData, request: gr.Request, *values: Any) -> None:
             wish = event._data or {}
-            with _told(sessions, wish) as session:
+            with _told(sessions, wish, request) as session:
                 action = _ACTIONS[_choice(wish, _ACTIONS)]
                 with watch(studio, session, wish) as watched:
                     action(watched, session, wish, Form(*values))
 
-        def note(event: gr.EventData) -> None:
+        def note(event: gr.EventData, request: gr.Request) -> None:
             wish = event._data or {}
-            with _told(sessions, wish) as session:
+            with _told(sessions, wish, request) as session:
                 noted = _NOTES[_choice(wish, _NOTES)]
                 with watch(studio, session, wish):
                     noted(session, wish)
 
-        def fill(event: gr.EventData) -> dict[gr.components.Component, Any]:
+        def fill(event: gr.EventData, request: gr.Request) -> dict[gr.components.Component, Any]:
             wish = event._data or {}
-            with _told(sessions, wish) as session:
+            with _told(sessions, wish, request) as session:
                 values, left_out = form_values(handlers.wanted_of(session, wish), backend.facts)
                 if left_out:
                     session.tell(" ".join(left_out))
@@ -188,13 +187,13 @@ def launch_page(page: Page, host: str, port: int, **options: Any) -> str:
     forget_lost_tabs(page)
     app = dict(options.pop("app_kwargs", {}))
     app["routes"] = [*page.routes, *app.get("routes", ())]
+    app["middleware"] = [Middleware(Head, head=page.meta), *app.get("middleware", ())]
     _, url, _ = page.launch(
         server_name=host,
         server_port=port,
         theme=make_theme(),
         css_paths=list(page.styles),
         favicon_path=PAGE / "favicon.png",
-        head=page.meta,
         footer_links=[],
         run_history=False,
         enable_monitoring=False,
@@ -239,12 +238,12 @@ def _choice(wish: handlers.Wish, table: Mapping[str, Any]) -> str:
 
 
 @contextmanager
-def _told(sessions: Sessions, wish: Any) -> Iterator[Session]:
+def _told(sessions: Sessions, wish: Any, request: gr.Request) -> Iterator[Session]:
     """The session that a wish names. A RequestError within is told there; without one, to Gradio's page."""
     if not isinstance(wish, Mapping):
         raise gr.Error("This page is out of date. Please load it again.", print_exception=False)
     try:
-        session = sessions.of(wish.get("browser"), wish.get("tab"))
+        session = sessions.of(wish.get("browser"), wish.get("tab"), request.username or "")
     except RequestError as error:
         raise gr.Error(escape(str(error)), print_exception=False) from error
     try:
@@ -288,16 +287,6 @@ def _settings() -> list[gr.components.Component]:
         api_visibility="private",
     )
     return [negative, count, steps, guidance, solver, random_seeds, seed, full_steps]
-
-
-def _head() -> str:
-    """The page's head; sites that show links want the card's whole address, as far as it is known."""
-    head = (PAGE / "head.html").read_text(encoding="utf-8")
-    if not CARD.exists():
-        return head
-    host = os.environ.get("SPACE_HOST")
-    card = f"https://{host}/card.png" if host else "card.png"
-    return f'{head}<meta property="og:image" content="{card}">\n'
 
 
 def read_scripts(names: Sequence[str]) -> str:

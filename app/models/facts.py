@@ -1,5 +1,6 @@
 """What is to be known of a model to ask for its pictures."""
 
+import unicodedata
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -131,12 +132,22 @@ class ModelFacts:
         return len(tokenize(self.tokenizer, prompt, add_special_tokens=False).input_ids)
 
     def unknown_words(self, prompt: str) -> list[str]:
-        """The words of the prompt that mean nothing to the model, each once, in the prompt's order."""
+        """The words and symbols of the prompt that mean nothing to the model, each once, in their order."""
         unknown = self.tokenizer.unk_token_id
         framing = (self.tokenizer.bos_token_id, self.tokenizer.eos_token_id, self.tokenizer.pad_token_id)
         if unknown is None or unknown in framing:
             return []  # a tokenizer of word pieces can spell anything
         encoded = tokenize(self.tokenizer, prompt, add_special_tokens=False, return_offsets_mapping=True)
-        places = zip(encoded.input_ids, encoded.offset_mapping, strict=True)
-        words = [prompt[start:end] for token, (start, end) in places if token == unknown]
-        return list(dict.fromkeys(word for word in words if any(map(str.isalnum, word))))
+        # What the tokenizer passed over counts as far as it is no part of words, such as the s of "Ada's".
+        letters = [" " if letter.isalnum() or _kind(letter) == "P" else letter for letter in prompt]
+        for token, (start, end) in zip(encoded.input_ids, encoded.offset_mapping, strict=True):
+            word = prompt[start:end]
+            passed = token != unknown or all(_kind(letter) == "P" for letter in word)
+            letters[start:end] = " " * len(word) if passed else word
+        words = "".join(letters).split()
+        return list(dict.fromkeys(w for w in words if any(a.isalnum() or _kind(a) == "S" for a in w)))
+
+
+def _kind(letter: str) -> str:
+    """Of a letter, the first of its Unicode category: L for letters, P for punctuation, S for symbols, …"""
+    return unicodedata.category(letter)[0]

@@ -1,6 +1,7 @@
 """How much one person may ask for: a token bucket each."""
 
 import ipaddress
+import math
 import threading
 import time
 from collections.abc import Callable
@@ -16,9 +17,11 @@ class TooMuch(Busy):
 
     def __init__(self, wait_s: float) -> None:
         self.wait_s = wait_s
+        seconds = math.ceil(wait_s)
+        wait = f"{seconds} s" if seconds < 120 else f"{math.ceil(seconds / 60)} minutes"
         super().__init__(
-            f"That is a lot in a short time. Please try again in {max(1, round(wait_s))} s: everybody has a "
-            "share here, and yours refills by itself."
+            f"That is a lot in a short time. Please try again in {wait}: everybody has a share here, and yours "
+            "refills by itself."
         )
 
 

@@ -7,6 +7,7 @@ import re
 import secrets
 import time
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 import gradio as gr
@@ -14,10 +15,11 @@ from fastapi.exceptions import RequestValidationError
 from gradio.routes import INTERNAL_ROUTES
 from starlette.middleware import Middleware
 from starlette.requests import ClientDisconnect, Request
-from starlette.responses import JSONResponse, Response
+from starlette.responses import FileResponse, JSONResponse, Response
 from starlette.routing import Route
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from app.auth import login_of
 from app.operations.front import Front
 from app.uploads import MAX_BYTES
 
@@ -28,14 +30,16 @@ LARGEST_BODY = MAX_BYTES * 4 // 3 + 2**20
 # An id that a proxy has given to a request is kept where it looks like one.
 ID = re.compile(r"[\w.-]{1,64}", re.ASCII)
 # Where Gradio takes events, with or without its queue.
-EVENTS = re.compile(r"/gradio_api/(queue/join|(call|run|api)/[^/]+(/v2)?)/?")
+EVENTS = re.compile(r"/gradio_api/(queue/join|(call(/v2)?|run|api)/[^/]+)/?")
+BY_NAME = "/gradio_api/call/v2/"
 ANSWERS = re.compile(r"/gradio_api/(queue/data|call/(v2/)?[^/]+/[^/]+)/?")
 # Of Gradio's, and of no use here: it fetches from elsewhere, and calls what no component of ours has.
 CLOSED = re.compile(r"/(gradio_api/)?(proxy=.*|component_server/?)", re.DOTALL)
 AT_ONCE = re.compile(r"/gradio_api/(run|api)/")
 TAB = re.compile(r"[\w-]{1,64}", re.ASCII)
 # What is served to those who have not logged in: the login itself, and what Gradio checks by itself.
-OPEN = {"", "healthz", "readyz", "metrics", *INTERNAL_ROUTES}
+LOGIN = Path(__file__).parents[1] / "page" / "login.html"
+OPEN = {"", "healthz", "readyz", "metrics", "card.png", *INTERNAL_ROUTES}
 HEADERS = ((b"x-content-type-options", b"nosniff"), (b"referrer-policy", b"same-origin"))
 
 
@@ -127,7 +131,7 @@ class Requests:
 
 
 class Logins:
-    """Where there is a login, keeps everybody else from what is served beside Gradio's own pages."""
+    """Where there is a login, gives everybody else the page to log in on, and of the rest what that needs."""
 
     def __init__(self, app: ASGIApp) -> None:
         self._app = app
@@ -135,6 +139,8 @@ class Logins:
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] == "http" and not _logged_in(scope):
             first = scope["path"].removeprefix(scope.get("root_path", "")).strip("/").split("/")[0]
+            if not first and scope["method"] in ("GET", "HEAD"):
+                return await FileResponse(LOGIN, headers={"Cache-Control": "no-store"})(scope, receive, send)
             if first not in OPEN:
                 return await _words("Please log in.", 401)(scope, receive, send)
         await self._app(scope, receive, send)
@@ -142,12 +148,7 @@ class Logins:
 
 def _logged_in(scope: Scope) -> bool:
     """Whether whoever sent a request may use the app; where there is no login, everybody may."""
-    app = scope.get("app")
-    if app is None or getattr(app, "auth", None) is None:
-        return True
-    names = (f"access-token-{app.cookie_id}", f"access-token-unsecure-{app.cookie_id}")
-    cookies = Request(scope).cookies
-    return any(cookies.get(name) in app.tokens for name in names)
+    return getattr(scope.get("app"), "auth", None) is None or bool(login_of(Request(scope)))
 
 
 class Events:
@@ -201,18 +202,31 @@ def _wrong_event(body: bytes, page: gr.Blocks, path: str) -> str:
         return "There is no function of this fn_index."
     if path.endswith("/queue/join") and (tab is None or function is None):
         return "fn_index and session_hash are missing."
-    if path.endswith("/v2") or path.endswith("/v2/"):
-        return ""
+    name = path.rstrip("/").rpartition("/")[2]
+    if BY_NAME in path:
+        return _wrong_names(event, page.get_api_info()["named_endpoints"].get(f"/{name}"))
     if not isinstance(values, list):
         return "data must be a list."
-    name = path.rstrip("/").rpartition("/")[2]
     found = page.fns.get(function) if function is not None else _named(page, name)
     if found is None or found.fn is None:
         return "There is no such endpoint."
     due = len(found.inputs)
     if len(values) < due or (AT_ONCE.match(path) and len(values) > due):
-        return f"data must have {due} values, not {len(values)}."
+        named = f" At {BY_NAME}{name}, arguments have names, and may be left out." if function is None else ""
+        return f"data must have {due} values, not {len(values)}.{named}"
     return ""
+
+
+def _wrong_names(given: Mapping[str, Any], endpoint: Mapping[str, Any] | None) -> str:
+    """What is wrong with arguments that are sent by name; nothing where they are right."""
+    if endpoint is None:
+        return "There is no such endpoint."
+    due = {about["parameter_name"]: about["parameter_has_default"] for about in endpoint["parameters"]}
+    unknown = next((name for name in given if name not in due), None)
+    if unknown is not None:
+        return f"There is no argument {unknown[:40]!r} here, but {', '.join(due)}."
+    missing = next((name for name, optional in due.items() if not optional and name not in given), None)
+    return f"The argument {missing} is missing." if missing else ""
 
 
 def _is_lost(request: Request, app: Any, path: str) -> bool:

@@ -56,6 +56,7 @@ async function follow(show, connected) {
   for (let failures = 0; ; failures++) {
     const stop = new AbortController();
     let silence = 0;
+    let refused = false;
     const heard = () => {
       clearTimeout(silence);
       silence = setTimeout(() => stop.abort(), SILENCE_MS);
@@ -65,6 +66,7 @@ async function follow(show, connected) {
     try {
       heard();
       const answer = await fetch(`${base}live`, { method: "POST", body: JSON.stringify(me), signal: stop.signal });
+      refused = answer.status === 401;
       if (!answer.ok) throw new Error(answer.statusText);
       const reader = answer.body.pipeThrough(new TextDecoderStream()).getReader();
       let rest = "";
@@ -83,7 +85,7 @@ async function follow(show, connected) {
     }
     clearTimeout(silence);
     removeEventListener("offline", lost);
-    connected(false);
+    connected(false, refused);
     await new Promise((again) => setTimeout(again, RETRY_MS[Math.min(failures, RETRY_MS.length - 1)]));
   }
 }

@@ -4,6 +4,11 @@ const stage = makeStage(act, useAsStart);
 const grid = makeGrid(act);
 const history = makeHistory(act, useAsStart);
 const lost = make("p", "lost", "The connection is lost. Trying again …", { role: "status", hidden: "" });
+const logIn = make("a", "", "Log in again", { href: base, hidden: "" });
+logIn.addEventListener("click", () => {
+  if (promptBox()?.value) logIn.search = new URLSearchParams({ prompt: promptBox().value });
+});
+lost.append(logIn);
 const status = make("p", "status", "Connecting …", { role: "status" });
 const warnings = make("ul", "model-warnings", "", { "aria-label": "About this model" });
 const bench = make("div", "bench");
@@ -35,8 +40,11 @@ follow(
     }
     reloaded = false;
   },
-  (connected) => {
+  (connected, refused) => {
     lost.hidden = connected;
+    lost.firstChild.data = refused ? "You are logged out. " : "The connection is lost. Trying again …";
+    logIn.hidden = !refused;
+    if (!connected) grid.render(now.grid, now.stage); // what was expected is not going to come
   },
 );
 
@@ -45,6 +53,11 @@ function showStatus(view) {
   status.hidden = !view.message;
   warnings.replaceChildren(...view.warnings.map((text) => make("li", "", text)));
   document.querySelector("#model-line")?.replaceChildren(view.model);
+  if (view.login && !document.querySelector(".log-out")) {
+    document.querySelector("#kept-for")?.replaceChildren(`your login, ${view.login},`);
+    const out = make("a", "log-out", "Log out", { href: `${base}logout`, title: `You are ${view.login}` });
+    document.querySelector(".masthead")?.append(out);
+  }
   if (view.ready && !linked) {
     linked = true;
     const query = Object.fromEntries(new URLSearchParams(location.search));

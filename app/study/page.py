@@ -75,12 +75,13 @@ def build_study_page(
             elem_classes="is-study",
         )
 
-        def hear(event: gr.EventData) -> None:
+        def hear(event: gr.EventData, request: gr.Request) -> None:
             wish = event._data
             if not isinstance(wish, Mapping):
                 raise gr.Error(study.labels["again"], print_exception=False)
             try:
-                visits.of(sessions.of(wish.get("browser"), wish.get("tab"))).do(wish)
+                session = sessions.of(wish.get("browser"), wish.get("tab"), request.username or "")
+                visits.of(session).do(wish)
             except RequestError as error:
                 raise gr.Error(escape(str(error)), print_exception=False) from error
 

@@ -1,4 +1,5 @@
 import errno
+import json
 import os
 import time
 from concurrent.futures import ThreadPoolExecutor
@@ -30,6 +31,17 @@ def test_previews(client: Client) -> None:
         assert (parameters.prompt, parameters.negative_prompt) == ("snowy mountains", "lake")
         assert parameters.settings["Seed"] == str(40 + i)
         assert parameters.settings["CFG scale"] == "2.5"
+
+
+@pytest.mark.parametrize("endpoint", ["preview", "refine"])
+def test_by_name_and_without_a_client(url: str, endpoint: str) -> None:
+    call = f"{url}gradio_api/call/"
+    event = httpx.post(f"{call}v2/{endpoint}", json={"prompt": "a lake", "steps": 4}).json()["event_id"]
+    told = httpx.get(f"{call}{endpoint}/{event}", timeout=60).text
+    files, _ = json.loads(told.partition("event: complete\ndata: ")[2])
+    for file in files if isinstance(files, list) else [files]:
+        assert file["url"].startswith(url)
+        assert png.read(httpx.get(file["url"]).content).prompt == "a lake"
 
 
 def test_defaults_are_those_of_the_page(client: Client) -> None:

@@ -72,6 +72,7 @@ def test_unknown_words_are_found_as_they_were_typed(model: ImageModel) -> None:
         "dunes",
     ]
     assert model.facts.unknown_words("snowy mountains at night!") == []
+    assert model.facts.unknown_words("🏔️ snowy ❤️, mountains → night 👨‍👩‍👧🏔️ … ❤️") == ["🏔️", "❤️", "→", "👨‍👩‍👧🏔️"]
     assert model.facts.unknown_words("") == []
 
 

@@ -115,9 +115,12 @@ def test_each_has_a_share_that_refills(model: ImageModel, worker: Worker) -> Non
     clock = 0.0
     limits = Limits(600, lambda: clock)
     limits.take("ada", 900)  # never too large, only too soon
-    with pytest.raises(TooMuch, match="again in 30 s") as caught:
+    with pytest.raises(TooMuch, match="again in 31 s") as caught:
         limits.take("ada", 1)
     assert caught.value.wait_s == pytest.approx(30, abs=0.2)
+    limits.charge("cyd", 2900)
+    with pytest.raises(TooMuch, match="again in 4 minutes"):
+        limits.take("cyd", 1)
     limits.take("bob", 1)
     clock = caught.value.wait_s
     limits.take("ada", 1)
@@ -288,14 +291,23 @@ def test_events_without_their_form_are_refused_in_words(body: bytes, words: str)
 
 
 def test_events_with_too_few_values_are_refused_in_words() -> None:
-    def preview(prompt: str, seed: int) -> str:
+    def preview(prompt: str, seed: int = 1) -> str:
         return f"{prompt} {seed}"
 
     with gr.Blocks() as page:
         gr.api(preview, api_name="preview")
-    words = web._wrong_event(b'{"data": ["a lake"]}', page, "/gradio_api/call/preview")
-    assert words == "data must have 2 values, not 1."
-    assert web._wrong_event(b'{"data": ["a lake", 7]}', page, "/gradio_api/call/preview") == ""
+
+    def wrong(body: bytes, path: str) -> str:
+        return web._wrong_event(body, page, f"/gradio_api/{path}")
+
+    words = wrong(b'{"data": ["a lake"]}', "call/preview")
+    assert words.startswith("data must have 2 values, not 1. At /gradio_api/call/v2/preview")
+    assert wrong(b'{"data": ["a lake", 7]}', "call/preview") == ""
+    assert wrong(b'{"prompt": "a lake"}', "call/v2/preview") == ""
+    assert wrong(b"{}", "call/v2/preview/") == "The argument prompt is missing."
+    unknown = wrong(b'{"prompt": "a lake", "sede": 1}', "call/v2/preview")
+    assert unknown == "There is no argument 'sede' here, but prompt, seed."
+    assert "no such endpoint" in wrong(b"{}", "call/v2/other")
 
 
 def test_what_the_page_does_not_need_is_closed() -> None:

@@ -1,0 +1,57 @@
+"""The page's head, as it is served: what sites read that show a link to it.
+
+They run no scripts, and Gradio adds a head of one's own by a script. So it is put into the page on its way out,
+in place of what Gradio says there of itself; addresses in it are whole, since sites want them so.
+"""
+
+import re
+from html import escape
+
+from gradio.route_utils import get_root_url
+from starlette.requests import Request
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+GRADIOS_OWN = re.compile(r'<meta\s+(property="og:|name="twitter:)[^>]*>\s*')
+
+
+class Head:
+    """Puts `head` into the HTML of the page's own address, with the app's for each {root} in it."""
+
+    def __init__(self, app: ASGIApp, head: str) -> None:
+        self._app, self._head = app, head
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        path = scope.get("path", "").removeprefix(scope.get("root_path", ""))
+        if scope["type"] != "http" or path not in ("", "/"):
+            return await self._app(scope, receive, send)
+        root = get_root_url(Request(scope), "/", scope["app"].root_path or scope.get("root_path"))
+        head = self._head.replace("{root}", escape(root))
+        start: Message = {}
+        html = b""
+
+        async def pass_on(message: Message) -> None:
+            nonlocal start, html
+            if message["type"] == "http.response.start" and _is_html(message):
+                start = message
+            elif not start:
+                await send(message)
+            elif message["type"] == "http.response.body":
+                html += message.get("body", b"")
+                if not message.get("more_body"):
+                    whole = with_head(html.decode(), head).encode() if html else b""  # none for HEAD
+                    others = [each for each in start["headers"] if each[0] != b"content-length"]
+                    length = [(b"content-length", str(len(whole)).encode())] if html else []
+                    await send({**start, "headers": [*others, *length]})
+                    await send({"type": "http.response.body", "body": whole})
+
+        await self._app(scope, receive, pass_on)
+
+
+def with_head(html: str, head: str) -> str:
+    """The HTML with `head` at the end of its own, and nothing of what Gradio says to such sites."""
+    own, end, rest = html.partition("</head>")
+    return f"{GRADIOS_OWN.sub('', own)}{head}{end}{rest}"
+
+
+def _is_html(start: Message) -> bool:
+    return dict(start["headers"]).get(b"content-type", b"").startswith(b"text/html")
