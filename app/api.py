@@ -18,6 +18,7 @@ from app.disk import cannot_keep
 from app.handle import merge
 from app.job import Done, Failed, Job, RequestError, Start, check_number
 from app.seeds import following_seeds, fresh_seeds
+from app.uploads import start_from
 
 # A program fetches its pictures at once; what is older is deleted when the next ones are made.
 KEEP_S = 24 * 3600
@@ -57,7 +58,7 @@ def add_endpoints(worker: Backend, pictures: Path) -> None:
         """
         with _errors_in_words():
             seeds = _seeds(seed, int(check_number("count", count)))
-            start = Start(_content(picture), strength) if picture else None
+            start = start_from(_content(picture), strength) if picture else None
             words = (prompt, negative_prompt, guidance)
             shared = _shared(worker, words, start, width, height, request)
             first = Job(kind="preview", seed=seeds[0], steps=steps, solver=solver, **shared)
@@ -91,7 +92,7 @@ def add_endpoints(worker: Backend, pictures: Path) -> None:
             height: in pixels; 0 is the model's own
         """
         with _errors_in_words():
-            start = Start(_content(picture), strength) if picture else None
+            start = start_from(_content(picture), strength) if picture else None
             words = (prompt, negative_prompt, guidance)
             shared = _shared(worker, words, start, width, height, request)
             job = Job(kind="refine", seed=_seeds(seed, 1)[0], steps=steps, solver=solver, **shared)

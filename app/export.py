@@ -16,8 +16,9 @@ from app.job import RequestError
 def export_zip(shelf: Shelf) -> Path:
     """A new zip file below the shelf, to be deleted by the caller; RequestError where there is nothing.
 
-    `session.json` in it is a list of grids, the newest first: time (ISO 8601), and previews and finals, each
-    with its file in the zip and what it was made from.
+    `session.json` in it is a list of grids, the newest first: time (ISO 8601), start, the file of the picture
+    that they start from and the strength, if any; and previews and finals, each with its file in the zip and
+    what it was made from.
     """
     entries = shelf.entries
     if not entries:
@@ -43,8 +44,13 @@ def _add(entry: Entry, shelf: Shelf, zipped: zipfile.ZipFile) -> dict[str, Any]:
             del values["picture"]
             yield {"file": name} | values.pop("job") | values
 
+    start = None
+    if entry.start:
+        start = {"file": f"{folder}/start.png", "strength": entry.start["strength"]}
+        zipped.write(shelf.path(entry.start["picture"]), start["file"])
     return {
         "time": when.isoformat(timespec="seconds"),
+        "start": start,
         "previews": list(add("preview", entry.previews)),
         "finals": list(add("final", entry.finals)),
     }

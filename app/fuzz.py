@@ -30,7 +30,7 @@ TRACES = ("Traceback (most recent call last)", 'File "/', "site-packages/")
 METHODS = ("GET", "POST", "PUT", "DELETE", "PATCH", "HEAD", "OPTIONS")
 # What the page uses beside Gradio's own, which OpenAPI does not tell of.
 OWN = (
-    *(("POST", path) for path in ("/live", "/export", "/restore", "/login")),
+    *(("POST", path) for path in ("/live", "/export", "/restore", "/start", "/login")),
     *(("GET", path) for path in ("/pictures/{shelf}/{file}", "/sketches/{name}", "/about/{file}")),
     *(("GET", path) for path in ("/healthz", "/readyz", "/metrics")),
 )

@@ -28,9 +28,20 @@ from app.job import (
 )
 from app.likeness import compare
 from app.live import Sketches
-from app.restore import from_link, from_record
+from app.restore import check_size, from_link, from_record
 from app.seeds import following_seeds, fresh_seeds
-from app.session import Grid, Session, Stage, Tile, entry_of, job_of, note_of, show_entry, values_of
+from app.session import (
+    Grid,
+    Session,
+    Stage,
+    Tile,
+    entry_of,
+    job_of,
+    note_of,
+    show_entry,
+    start_of,
+    values_of,
+)
 from app.speculation import Guesses
 
 # What a click in the page says; anything may be in it.
@@ -46,7 +57,7 @@ PAINTING_S = 0.4
 
 @dataclass(frozen=True)
 class Form:
-    """The page's form, as it comes from the browser."""
+    """The page's form, as it comes from the browser. size: see `app.restore.sizes_of`, or the model's own."""
 
     prompt: str
     negative_prompt: str = ""
@@ -57,6 +68,7 @@ class Form:
     random_seeds: bool = True
     seed: float = 1
     full_steps: float = 40
+    size: str | None = None
 
 
 @dataclass(frozen=True)
@@ -68,14 +80,21 @@ class Studio:
     final_solver: str = FINAL_SOLVER
 
 
-def preview(studio: Studio, session: Session, form: Form) -> None:
-    """Make a new grid; its tiles are painted as they arrive."""
+def preview(studio: Studio, session: Session, form: Form, strength: object = None) -> None:
+    """Make a new grid; its tiles are painted as they arrive.
+
+    strength: of the picture that the session starts from, if it has changed.
+    """
     count = int(check_number("count", form.count))
     if form.random_seeds:
         seeds = fresh_seeds(count)
     else:
         seeds = following_seeds(int(check_number("seed", form.seed)), count)
     facts = studio.backend.facts
+    width, height = check_size(form.size, facts)
+    start = session.start
+    if start and (facts.edits or strength is not None):
+        start = replace(start, strength=1.0 if facts.edits else strength)
     first = Job(
         kind="preview",
         prompt=form.prompt,
@@ -85,15 +104,18 @@ def preview(studio: Studio, session: Session, form: Form) -> None:
         guidance=form.guidance,
         solver=form.solver,
         model=facts.name,
-        width=facts.width,
-        height=facts.height,
+        width=width,
+        height=height,
         owner=session.owner,
+        start=start,
     )
     jobs = [replace(first, seed=seed) for seed in seeds]
     with session.lock:
         if session.grid and session.grid.busy and session.grid.asks_the_same(jobs):
             raise RequestError("These previews are already on their way.")
         _paint(studio, session, [Tile(job) for job in jobs], form.full_steps)
+        if start and not facts.edits:
+            session.start, session.strength = start, start.strength
 
 
 def reroll(studio: Studio, session: Session, wish: Wish, full_steps: float) -> None:
@@ -202,7 +224,7 @@ def clear_history(session: Session) -> None:
     with session.lock:
         session.stop()
         session.shelf.clear()
-        session.grid = session.stage = None
+        session.grid = session.stage = session.start = None
     session.tell("Everything that you made here is deleted.", "info")
 
 
@@ -217,7 +239,8 @@ def wanted_of(session: Session, wish: Wish) -> dict[str, Any]:
         entry = session.shelf.find(wish["entry"])
         for shot in [*entry.previews, *entry.finals]:
             if shot.picture == wish.get("picture"):
-                return from_record(Record(job_of(shot, "preview", session), shot.revision, 0, 0))
+                job = job_of(shot, "preview", session, start_of(session, entry))
+                return from_record(Record(job, shot.revision, 0, 0))
     tile = _tile_of(session, wish)
     return from_record(Record(tile.job, tile.revision, 0, 0))
 

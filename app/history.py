@@ -24,15 +24,18 @@ from weakref import WeakValueDictionary
 from PIL import Image
 
 from app.disk import cannot_keep
-from app.job import RequestError
+from app.job import RequestError, Start
 
 log = logging.getLogger(__name__)
 
 # Browsers name themselves by 256 random bits, in hex; shelves and pictures have 128.
 _BROWSER = re.compile(r"[0-9a-f]{64}")
 _NAME = re.compile(r"[0-9a-f]{32}")
+_MARK = re.compile(r"[0-9a-f]{10}")
 # Small versions of the pictures, for lists.
 THUMBNAIL_EDGE = 256
+# So many pictures to start from are kept that nothing was made of.
+UNUSED_STARTS = 8
 # A deleted entry can be brought back for so long.
 UNDO_S = 120
 
@@ -62,17 +65,22 @@ class Shot:
 
 @dataclass
 class Entry:
-    """One grid and what became of it. time: seconds since 1970. deleted: when that was, or 0."""
+    """One grid and what became of it. time: seconds since 1970. deleted: when that was, or 0.
+
+    start: the picture that all of them start from, if any: its name on the shelf, and the strength.
+    """
 
     id: str
     time: float
     previews: list[Shot] = field(default_factory=list)
     finals: list[Shot] = field(default_factory=list)
     deleted: float = 0.0
+    start: dict[str, Any] | None = None
 
     @property
     def pictures(self) -> list[str]:
-        return [shot.picture for shot in [*self.previews, *self.finals]]
+        started = [self.start["picture"]] if self.start else []
+        return [shot.picture for shot in [*self.previews, *self.finals]] + started
 
 
 class Shelf:
@@ -83,6 +91,7 @@ class Shelf:
         self._bounds = bounds
         self._lock = threading.RLock()
         self._entries = _read(folder / "history.json")
+        self._starts: list[str] = []
 
     @property
     def name(self) -> str:
@@ -102,9 +111,12 @@ class Shelf:
                     return entry
         raise RequestError("This is no longer in your history.")
 
-    def put(self, png: bytes) -> str:
-        """Keep a picture, and a small version of it; gives its name. Raises RequestError where it can't."""
-        name = secrets.token_hex(16)
+    def put(self, png: bytes, name: str = "") -> str:
+        """Keep a picture, and a small version of it; gives its name, which is drawn at random by default.
+
+        Raises RequestError where it can't.
+        """
+        name = name or secrets.token_hex(16)
         large, small = self._files(name)
         with Image.open(io.BytesIO(png)) as picture:
             thumbnail = picture.convert("RGB")
@@ -118,6 +130,22 @@ class Shelf:
                 path.unlink(missing_ok=True)
             raise RequestError(cannot_keep(error, self.folder, len(png))) from error
         return name
+
+    def put_start(self, start: Start) -> None:
+        """Keep a picture to start from, under its own name and thus once."""
+        with self._lock:
+            self._starts = [*(name for name in self._starts if name != start.name), start.name]
+            if not all(path.exists() for path in self._files(start.name)):
+                self.put(start.picture, start.name)
+            self._unlink(self._starts[:-UNUSED_STARTS])
+            self._starts = self._starts[-UNUSED_STARTS:]
+
+    def find_start(self, mark: object) -> bytes | None:
+        """The picture to start from that goes by that mark (see `Start.mark`), if it is kept."""
+        if not isinstance(mark, str) or not _MARK.fullmatch(mark):
+            return None
+        path = next(self.folder.glob(f"{mark}*.png"), None)
+        return path.read_bytes() if path else None
 
     def path(self, name: str, small: bool = False) -> Path:
         """The file of a picture. Raises RequestError where there is none of that name."""
@@ -272,4 +300,5 @@ def _read(path: Path) -> list[Entry]:
 
 def _entry(values: Mapping[str, Any]) -> Entry:
     shots = {kind: [Shot(**shot) for shot in values[kind]] for kind in ("previews", "finals")}
-    return Entry(id=values["id"], time=values["time"], deleted=values["deleted"], **shots)
+    more = {name: values[name] for name in ("id", "time", "deleted")}
+    return Entry(**more, **shots, start=values.get("start"))

@@ -1,7 +1,9 @@
 """What is asked of the worker (`Job`), and what it tells while it works (`Event`)."""
 
+import hashlib
 import math
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Literal
 
 from PIL import Image
@@ -105,9 +107,9 @@ class Variation:
 class Start:
     """The picture to start from, or, for a model that edits, the one to be edited.
 
-    picture: a PNG, JPEG or WebP file; it is cut and scaled to the job's size. strength: how much of the way
-    from pure noise is made, 1 being all of it, as in every image-to-image pipeline; a model that edits does
-    not use it. Raises RequestError for values out of range, or no bytes.
+    picture: a file, as `app.uploads.start_from` checks and writes it; it is cut and scaled to the job's size.
+    strength: how much of the way from pure noise is made, 1 being all of it, as in every image-to-image
+    pipeline; a model that edits does not use it. Raises RequestError for values out of range, or no bytes.
     """
 
     picture: bytes = field(repr=False)
@@ -117,6 +119,16 @@ class Start:
         if not isinstance(self.picture, bytes) or not self.picture:
             raise RequestError("There is no picture to start from. Take a PNG, JPEG or WebP.")
         object.__setattr__(self, "strength", check_number("strength", self.strength))
+
+    @cached_property
+    def name(self) -> str:
+        """What its picture is called, wherever it is kept: 32 hex digits of a hash of its content."""
+        return hashlib.sha256(self.picture).hexdigest()[:32]
+
+    @property
+    def mark(self) -> str:
+        """What a picture that was made from it says of it: enough to know it again, too little to find it."""
+        return self.name[:10]
 
 
 @dataclass(frozen=True)
@@ -190,6 +202,7 @@ class Record:
             settings["Preview decoder"] = self.decoder
         if job.start:
             settings["Denoising strength"] = f"{job.start.strength:g}"
+            settings["Init image hash"] = job.start.mark
         return png.Parameters(job.prompt, job.negative_prompt, settings)
 
     def png(self, picture: Image.Image) -> bytes:

@@ -26,8 +26,9 @@ from app.export import export_zip
 from app.job import RequestError
 from app.restore import from_picture
 from app.session import Session, Sessions
+from app.starting import begin_with
 from app.uploads import MAX_BYTES
-from app.views import grid_view, history_view, stage_view, status_view
+from app.views import grid_view, history_view, stage_view, start_view, status_view
 
 # The page is told what is new at most this often.
 REFRESH_S = 0.1
@@ -136,16 +137,32 @@ def file_routes(sessions: Sessions) -> list[BaseRoute]:
             return refusal(error)
         return JSONResponse(wanted)
 
-    return [Route("/export", export, methods=["POST"]), Route("/restore", restore, methods=["POST"])]
+    async def start(request: Request) -> Response:
+        try:
+            body = await read_body(request, MAX_BYTES + MAX_REQUEST_BYTES)
+            named, _, data = body.partition(b"\n")
+            session, _ = await _session_named(request, named, sessions)
+            await asyncio.to_thread(begin_with, session, data)
+        except RequestError as error:
+            return refusal(error)
+        return Response(status_code=204)
+
+    return [
+        Route("/export", export, methods=["POST"]),
+        Route("/restore", restore, methods=["POST"]),
+        Route("/start", start, methods=["POST"]),
+    ]
 
 
 async def session_of(request: Request, sessions: Sessions) -> tuple[Session, dict[str, Any]]:
     """The session that a request's body names, and the whole body. Raises RequestError without."""
+    return await _session_named(request, await read_body(request, MAX_REQUEST_BYTES), sessions)
+
+
+async def _session_named(request: Request, body: bytes, sessions: Sessions) -> tuple[Session, dict[str, Any]]:
     try:
-        named = json.loads(await read_body(request, MAX_REQUEST_BYTES))
+        named = json.loads(body)
         browser, tab = named["browser"], named["tab"]
-    except RequestError:
-        raise
     except (ValueError, KeyError, TypeError, RecursionError) as error:
         raise RequestError("This page is out of date. Please load it again.") from error
     return await asyncio.to_thread(sessions.of, browser, tab, login_of(request)), named
@@ -187,6 +204,7 @@ def all_views(backend: Backend, session: Session) -> dict[str, Any]:
     with session.lock:
         views: dict[str, Any] = {
             "status": status_view(backend) | {"login": session.login},
+            "start": start_view(session),
             "grid": grid_view(session),
             "stage": stage_view(session),
             "notices": session.notices,

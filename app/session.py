@@ -4,6 +4,7 @@ A tab is known by a secret of its own, so what it shows and what runs for it out
 stays away ends what runs for it. What it has made is on the shelf of its browser (`app.history`).
 """
 
+import contextlib
 import secrets
 import threading
 import time
@@ -14,15 +15,15 @@ from typing import Any
 
 from app.handle import Handle
 from app.history import Entry, History, Shelf, Shot
-from app.job import Job, RequestError, Variation
+from app.job import Job, RequestError, Start, Variation
 from app.speculation import Guesses
 
 # A tab that went away and does not come back within this time has been closed.
 GRACE_S = 20.0
 # Tabs that are remembered; of those that are away, the longest away go first.
 MOST_TABS = 1000
-# Not the picture's, but of whoever asked for it.
-_NOT_KEPT = ("kind", "owner")
+# Not the picture's, but of whoever asked for it; and the start, which is its entry's.
+_NOT_KEPT = ("kind", "owner", "start")
 
 
 @dataclass
@@ -59,6 +60,11 @@ class Grid:
     def busy(self) -> bool:
         return any(not tile.name and not tile.problem for tile in self.tiles)
 
+    @property
+    def start(self) -> Start | None:
+        """What all of its previews start from."""
+        return self.tiles[0].job.start
+
     def find(self, seed: object) -> Tile | None:
         """The tile of a seed, if it is in this grid."""
         return next((tile for tile in self.tiles if tile.seed == seed), None)
@@ -94,8 +100,9 @@ class Stage:
 class Session:
     """A tab's grid, its stage, its running jobs and what there is to tell it.
 
-    shelf: where its browser's pictures are. login: the name that it has logged in with, if any. lock: held by whoever changes anything. start: the name of the
-    start picture on the shelf. name: drawn at random, for logs.
+    shelf: where its browser's pictures are. login: the name that it has logged in with, if any. lock: held by
+    whoever changes anything. start: what the next grid starts from. strength: of the next start. name: drawn at
+    random, for logs.
     """
 
     shelf: Shelf
@@ -105,8 +112,9 @@ class Session:
     refinement: Handle | None = None
     guesses: Guesses = field(default_factory=Guesses)
     notices: list[dict[str, Any]] = field(default_factory=list)
-    start: str = ""
     login: str = ""
+    start: Start | None = None
+    strength: float = Start.strength
     name: str = field(default_factory=lambda: secrets.token_hex(8))
     lock: threading.RLock = field(default_factory=threading.RLock)
     listeners: set[Callable[[], None]] = field(default_factory=set)
@@ -172,7 +180,9 @@ class Sessions:
                 alone = not any(name == shelf.name and s.listeners for (name, _), s in self._tabs.items())
                 session = self._tabs[shelf.name, tab] = Session(shelf, login=login)
                 if alone and shelf.entries:
-                    show_entry(session, shelf.entries[0])
+                    with contextlib.suppress(RequestError):  # what it started from may be lost
+                        show_entry(session, shelf.entries[0])
+                        session.start = session.grid.start if session.grid else None
             self._tabs.move_to_end((shelf.name, tab))
             away = [key for key, each in self._tabs.items() if not each.listeners and each is not session]
             for key in away[: max(0, len(self._tabs) - MOST_TABS)]:
@@ -217,9 +227,10 @@ class Sessions:
 
 def show_entry(session: Session, entry: Entry) -> None:
     """Put an entry of the history back into the grid, and its last final onto the stage."""
+    start = start_of(session, entry)
     tiles = [
         Tile(
-            job_of(shot, "preview", session),
+            job_of(shot, "preview", session, start),
             name=shot.picture,
             revision=shot.revision,
             kept=shot.kept,
@@ -231,7 +242,7 @@ def show_entry(session: Session, entry: Entry) -> None:
     stage = None
     if entry.finals:
         shot = entry.finals[-1]
-        job = job_of(shot, "refine", session)
+        job = job_of(shot, "refine", session, start)
         tile = next((t for t in tiles if (t.job.seed, t.job.variation) == (job.seed, job.variation)), None)
         if tile:
             stage = Stage(grid.id, tile, job, "done", 100, "", name=shot.picture)
@@ -260,6 +271,7 @@ def entry_of(session: Session, grid: Grid, old: Entry | None) -> Entry:
             if tile.name
         ],
         finals=old.finals if old else [],
+        start=_start_values(session, grid.start),
     )
 
 
@@ -268,10 +280,28 @@ def values_of(job: Job) -> dict[str, Any]:
     return {name: value for name, value in asdict(job).items() if name not in _NOT_KEPT}
 
 
-def job_of(shot: Shot, kind: Any, session: Session) -> Job:
+def job_of(shot: Shot, kind: Any, session: Session, start: Start | None) -> Job:
     """The job that `values_of` wrote down."""
-    values = dict(shot.job)
+    values = {name: value for name, value in shot.job.items() if name not in _NOT_KEPT}
     variation = values.pop("variation", None)
     return Job(
-        kind=kind, owner=session.owner, variation=Variation(**variation) if variation else None, **values
+        kind=kind,
+        owner=session.owner,
+        variation=Variation(**variation) if variation else None,
+        start=start,
+        **values,
     )
+
+
+def start_of(session: Session, entry: Entry) -> Start | None:
+    """What an entry's pictures start from. Raises RequestError where it is gone."""
+    if not entry.start:
+        return None
+    return Start(session.shelf.path(entry.start["picture"]).read_bytes(), entry.start["strength"])
+
+
+def _start_values(session: Session, start: Start | None) -> dict[str, Any] | None:
+    if start is None:
+        return None
+    session.shelf.put_start(start)  # it may have made room for others meanwhile
+    return {"picture": start.name, "strength": start.strength}

@@ -13,7 +13,7 @@ from starlette.requests import Request
 from starlette.responses import FileResponse, Response
 from starlette.routing import BaseRoute, Route
 
-from app import handlers, prompts
+from app import handlers, prompts, starting
 from app.about import about_routes
 from app.api import add_endpoints
 from app.backend import Backend
@@ -24,7 +24,7 @@ from app.job import LIMITS, RequestError
 from app.live import Sketches, file_routes, live_routes
 from app.operations.agents import show_pictures
 from app.operations.web import forget_lost_tabs
-from app.restore import FULL_STEPS, MAX_GUIDANCE, PREVIEW_STEPS, form_values
+from app.restore import FULL_STEPS, MAX_GUIDANCE, PREVIEW_STEPS, PROMPT, USUAL_STEPS, form_for, form_values
 from app.session import GRACE_S, Session, Sessions
 from app.theme import make_theme
 from solver import SOLVERS
@@ -32,10 +32,19 @@ from solver import SOLVERS
 PAGE = Path(__file__).parent / "page"
 # Sites show it for links; `python -m app.screenshots` makes it.
 CARD = PAGE / "card.png"
-SCRIPTS = ("core.js", "grid.js", "stage.js", "history.js", "main.js")
+SCRIPTS = ("core.js", "start.js", "grid.js", "stage.js", "history.js", "main.js")
 TITLE = "Diffusion Preview"
 # Events in Gradio's queue, which each is in for but a moment.
 MOST_WAITING = 1000
+# How a page's events are set up. "multiple" lets a second click arrive, so that it gets an answer instead of
+# silence. What submits jobs goes through Gradio's queue, which tells a ZeroGPU Space who asks; the queue
+# lets everything through, since the worker decides who waits for whom.
+SILENT: Mapping[str, Any] = {
+    "show_progress": "hidden",
+    "api_visibility": "private",
+    "trigger_mode": "multiple",
+}
+QUEUED: Mapping[str, Any] = {**SILENT, "concurrency_limit": None}
 
 
 class Page(gr.Blocks):
@@ -90,13 +99,13 @@ def build_page(
                 f"<h1>{TITLE}</h1><p>See four quick previews, pick one, and only that one is finished.</p>",
                 elem_classes="masthead-title",
             )
-            read = gr.Button("From a picture …", size="sm", scale=0, elem_id="read")
+            read = gr.Button("Settings from a PNG …", size="sm", scale=0, elem_id="read")
             about = gr.Button("About", size="sm", scale=0, elem_id="about")
             keys = gr.Button("Keys", size="sm", scale=0, elem_id="keys")
         with gr.Row(elem_classes="prompt-row"):
             prompt = gr.Textbox(
                 "",
-                placeholder="What would you like to see?",
+                placeholder=PROMPT,
                 label="Prompt",
                 show_label=False,
                 container=False,
@@ -106,18 +115,14 @@ def build_page(
                 elem_id="prompt",
                 scale=1,
             )
+            begin = gr.Button("Add picture", scale=0, elem_id="begin")
             go = gr.Button("Preview", variant="primary", scale=0, elem_id="go")
+        gr.HTML("", elem_id="start", padding=False)
         with gr.Row(elem_classes="ideas"):
             ideas = [gr.Button(example, size="sm") for example in prompts.EXAMPLES]
             surprise = gr.Button("Surprise me", size="sm", elem_classes="surprise")
         form = [prompt, *_settings()]
-        view = gr.HTML(
-            None,
-            html_template="",
-            js_on_load=read_scripts(SCRIPTS),
-            apply_default_css=False,
-            elem_id="studio",
-        )
+        view = make_studio(SCRIPTS)
         gr.HTML(
             "<p class='page-foot'>Model: <span id='model-line'>loading …</span>. Nothing that you type or "
             "make leaves this server. What you make is kept for <span id='kept-for'>this browser</span> alone, until you delete it. "
@@ -141,39 +146,36 @@ def build_page(
 
         def fill(event: gr.EventData, request: gr.Request) -> dict[gr.components.Component, Any]:
             wish = event._data or {}
+            changes: dict[str, dict[str, Any]] = {}
             with _told(sessions, wish, request) as session:
-                values, left_out = form_values(handlers.wanted_of(session, wish), backend.facts)
-                if left_out:
-                    session.tell(" ".join(left_out))
-                return {
-                    component: values[name]
-                    for name, component in zip(names, form, strict=True)
-                    if name in values
-                }
-            return {}
+                if wish.get("new"):
+                    changes = form_for(backend.facts)
+                if _FILLERS & wish.keys():
+                    wanted = handlers.wanted_of(session, wish)
+                    values, left_out = form_values(wanted, backend.facts)
+                    left_out += starting.begin_as(session, wish, wanted)
+                    if left_out:
+                        session.tell(" ".join(left_out))
+                    for name, value in values.items():
+                        changes[name] = changes.get(name, {}) | {"value": value}
+            parts = dict(zip(names, form, strict=True))
+            return {parts[name]: gr.update(**change) for name, change in changes.items()}
 
-        # What submits jobs goes through Gradio's queue, which tells a ZeroGPU Space who asks; the queue lets
-        # everything through, since the worker decides who waits for whom. "multiple" lets a second click
-        # arrive, so that it gets an answer instead of silence.
-        silent: dict[str, Any] = {
-            "show_progress": "hidden",
-            "api_visibility": "private",
-            "trigger_mode": "multiple",
-        }
-        view.act(act, form, None, concurrency_limit=None, **silent)
-        view.note(note, None, None, queue=False, **silent)
-        view.fill(fill, None, form, queue=False, **silent)
-        gr.on([prompt.submit, go.click], None, js=_say("preview"), **silent)
+        view.act(act, form, None, **QUEUED)
+        view.note(note, None, None, queue=False, **SILENT)
+        view.fill(fill, None, form, queue=False, **SILENT)
+        gr.on([prompt.submit, go.click], None, js=_say("preview"), **SILENT)
         for idea, example in zip(ideas, prompts.EXAMPLES, strict=True):
-            idea.click(None, outputs=prompt, js=f"() => {example!r}", **silent).then(
-                None, js=_say("preview"), **silent
+            idea.click(None, outputs=prompt, js=f"() => {example!r}", **SILENT).then(
+                None, js=_say("preview"), **SILENT
             )
-        surprise.click(prompts.surprise, None, prompt, queue=False, **silent).then(
-            None, js=_say("preview"), **silent
+        surprise.click(prompts.surprise, None, prompt, queue=False, **SILENT).then(
+            None, js=_say("preview"), **SILENT
         )
-        read.click(None, js=_say("read"), **silent)
-        keys.click(None, js=_say("help"), **silent)
-        about.click(None, js=_say("about"), **silent)
+        begin.click(None, js=_say("begin"), **SILENT)
+        read.click(None, js=_say("read"), **SILENT)
+        keys.click(None, js=_say("help"), **SILENT)
+        about.click(None, js=_say("about"), **SILENT)
     return page
 
 
@@ -211,7 +213,9 @@ def launch_page(page: Page, host: str, port: int, **options: Any) -> str:
 
 # What the page's scripts ask for, by name: with jobs to submit, and without.
 _ACTIONS: Mapping[str, Callable[[Studio, Session, handlers.Wish, Form], None]] = {
-    "preview": lambda studio, session, wish, form: handlers.preview(studio, session, form),
+    "preview": lambda studio, session, wish, form: handlers.preview(
+        studio, session, form, wish.get("strength")
+    ),
     "reroll": lambda studio, session, wish, form: handlers.reroll(studio, session, wish, form.full_steps),
     "vary": lambda studio, session, wish, form: handlers.vary(studio, session, wish, form.full_steps),
     "refine": lambda studio, session, wish, form: handlers.refine(studio, session, wish, form.full_steps),
@@ -220,10 +224,15 @@ _NOTES: Mapping[str, Callable[[Session, handlers.Wish], None]] = {
     "keep": handlers.keep,
     "point_at": handlers.point_at,
     "cancel": lambda session, wish: handlers.cancel(session),
+    "begin": starting.begin_with_final,
+    "begin_anew": lambda session, wish: starting.begin_with_nothing(session),
     "open": handlers.open_entry,
     "delete": handlers.delete_entry,
     "clear": lambda session, wish: handlers.clear_history(session),
 }
+
+# What a wish to fill the form in names: one of these.
+_FILLERS = {"link", "picture", "entry", "grid"}
 
 
 def _card(request: Request) -> Response:
@@ -271,10 +280,12 @@ def _settings() -> list[gr.components.Component]:
             count = gr.Slider(1, most, 4, step=1, label="Previews", info="How many to choose from")
             low, high = PREVIEW_STEPS
             steps = gr.Slider(
-                low, high, 6, step=1, label="Preview steps", info="More: slower, nearer to the end"
+                low, high, USUAL_STEPS, step=1, label="Preview steps", info="More: slower, nearer to the end"
             )
             low, high = FULL_STEPS
             full_steps = gr.Slider(low, high, 40, step=1, label="Full steps", info="Of the refined picture")
+        # Its choices come with the model, see `form_for`.
+        size = gr.Radio([], label="Size", info="Width × height in pixels", visible=False, elem_id="size")
         with gr.Row():
             random_seeds = gr.Checkbox(True, label="Random seeds", info="Other pictures every time")
             seed = gr.Number(1, label="First seed", info="The others follow it", precision=0, visible=False)
@@ -286,7 +297,19 @@ def _settings() -> list[gr.components.Component]:
         show_progress="hidden",
         api_visibility="private",
     )
-    return [negative, count, steps, guidance, solver, random_seeds, seed, full_steps]
+    return [negative, count, steps, guidance, solver, random_seeds, seed, full_steps, size]
+
+
+def make_studio(scripts: Sequence[str], **options: Any) -> Any:
+    """Where a page's scripts of these names, in app/page, show what is made; options go on to gr.HTML."""
+    return gr.HTML(
+        None,
+        html_template="",
+        js_on_load=read_scripts(scripts),
+        apply_default_css=False,
+        elem_id="studio",
+        **options,
+    )
 
 
 def read_scripts(names: Sequence[str]) -> str:

@@ -10,7 +10,7 @@ from functools import lru_cache
 
 from PIL import Image, ImageOps
 
-from app.job import RequestError
+from app.job import LIMITS, RequestError, Start
 
 # Pillow's names of what is read; everybody can save a picture as one of them.
 FORMATS = ("PNG", "JPEG", "WEBP")
@@ -18,6 +18,8 @@ MAX_BYTES = 20 * 2**20
 MAX_PIXELS = 40_000_000
 MAX_EDGE = 16_384
 MIN_EDGE = 8
+# A picture to start from is kept no larger than the largest that can be made of it.
+START_EDGE = int(max(LIMITS["width"].high, LIMITS["height"].high))
 # A progressive JPEG has about ten scans; each costs as much as a whole picture, and may take but a few bytes.
 MAX_SCANS = 64
 _JPEG, _SCAN = b"\xff\xd8", b"\xff\xda"
@@ -53,6 +55,22 @@ def read_picture(data: bytes) -> Image.Image:
         ) from error
     rgb.info = texts if picture.format == "PNG" else {}
     return rgb
+
+
+def start_from(data: bytes, strength: float = Start.strength) -> Start:
+    """The start that somebody sends as a file, checked, and as a PNG that says nothing but its pixels.
+
+    Raises RequestError, in words, see `read_picture` and `Start`.
+    """
+    picture = read_picture(data)
+    scale = min(1.0, START_EDGE / max(picture.size))
+    if scale < 1:
+        width, height = (max(MIN_EDGE, round(edge * scale)) for edge in picture.size)
+        picture = picture.resize((width, height), Image.Resampling.LANCZOS)
+    picture.info = {}
+    buffer = io.BytesIO()
+    picture.save(buffer, "PNG", compress_level=1)
+    return Start(buffer.getvalue(), strength)
 
 
 @lru_cache(maxsize=8)

@@ -15,14 +15,23 @@ def status_view(backend: Backend) -> View:
     try:
         facts = backend.facts
     except RequestError as loading:
-        return {"ready": False, "message": str(loading), "model": "", "warnings": []}
+        return {"ready": False, "message": str(loading), "model": "", "edits": False, "warnings": []}
     message = "" if backend.healthy else "Nothing works just now. Whoever runs this has to look after it."
     return {
         "ready": True,
         "message": message,
         "model": _model_line(facts),
+        "edits": facts.edits,
         "warnings": list(getattr(facts, "warnings", ())),
     }
+
+
+def start_view(session: Session) -> View | None:
+    """What the next grid starts from."""
+    if session.start is None:
+        return None
+    picture = picture_address(session.shelf, session.start.name, small=True)
+    return {"picture": picture, "strength": round(100 * session.start.strength)}
 
 
 def grid_view(session: Session) -> View | None:
@@ -33,6 +42,7 @@ def grid_view(session: Session) -> View | None:
     return {
         "id": grid.id,
         "prompt": grid.tiles[0].job.prompt,
+        "size": _size(grid.tiles[0].job),
         "note": grid.note,
         "ignored": _ignored_note(grid),
         "busy": grid.busy,
@@ -66,6 +76,7 @@ def stage_view(session: Session) -> View | None:
         "seed": stage.tile.seed,
         "label": seed_label(stage.job),
         "prompt": stage.job.prompt,
+        "size": _size(stage.job),
         "preview": picture_address(session.shelf, stage.tile.name),
         "picture": final or (stage.sketch if stage.state == "running" else ""),
         "tags": [f"Preview · {stage.tile.job.steps} steps", f"Final · {stage.job.steps} steps"],
@@ -107,6 +118,16 @@ def seed_label(job: Job) -> str:
     return f"{job.seed} ~ {job.variation.seed}" if job.variation else str(job.seed)
 
 
+def _start(job: Job) -> str:
+    if not job.start:
+        return ""
+    return "a picture" if job.start.strength == 1 else f"a picture, strength {job.start.strength:.0%}"
+
+
+def _size(job: Job) -> tuple[int, int]:
+    return job.width, job.height
+
+
 def _variation(job: Job) -> str:
     if not job.variation:
         return ""
@@ -134,7 +155,9 @@ def _link(stage: Stage) -> dict[str, str]:
     job = stage.tile.job
     link = {"prompt": job.prompt, "negative_prompt": job.negative_prompt, "seed": str(job.seed)}
     link |= {"steps": str(job.steps), "solver": job.solver, "guidance": f"{job.guidance:g}"}
-    link["model"] = job.model
+    link |= {"model": job.model, "size": f"{job.width}x{job.height}"}
+    if job.start:
+        link |= {"start": job.start.mark, "strength": f"{job.start.strength:g}"}
     return {name: value for name, value in link.items() if value}
 
 
@@ -149,6 +172,8 @@ def _facts(stage: Stage) -> list[list[str]]:
         ["Final", f"{job.steps} steps, {job.solver}{took}"],
         ["Guidance", f"{job.guidance:g}"],
         ["Variation", _variation(job)],
+        ["Made from", _start(job)],
+        ["Size", f"{job.width} × {job.height} pixels"],
         ["Model", f"{job.model} {stage.revision[:10]}"],
     ]
     return [fact for fact in facts if fact[1]]

@@ -6,7 +6,6 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from app.job import Job, RequestError
-from app.uploads import fit_picture
 from solver import LearnedSolver, NoiseSchedule, Plan, make_plan
 from solver.diffusion import GuidanceKind, tokenize
 from solver.schedule import shift_for
@@ -78,8 +77,8 @@ class ModelFacts:
         """The plan that a job's picture follows.
 
         Raises RequestError, in words, when this is not the job's model, when it can't make such a size or
-        follow such a guidance, when a prompt has more tokens than the model reads, when the picture to start
-        from can't be read, or when the solver can't make so many steps.
+        follow such a guidance, when a prompt has more tokens than the model reads, or when the solver can't
+        make so many steps.
         """
         if job.model != self.name:
             raise RequestError(f"There is no model {job.model} here, but {self.name}.")
@@ -88,8 +87,6 @@ class ModelFacts:
         if not low <= job.guidance <= high:
             due = f"{low:g} to {high:g}" if low < high else f"{low:g}"
             raise RequestError(f"The guidance scale must be {due} with {self.name}, not {job.guidance:g}.")
-        if job.start:
-            fit_picture(job.start.picture, job.width, job.height)
         for name, text in (("The prompt", job.prompt), ("The negative prompt", job.negative_prompt)):
             tokens = self.count_tokens(text)
             if tokens > self.max_prompt_tokens:

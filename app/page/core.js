@@ -41,10 +41,16 @@ function act(what, more = {}) {
 
 // Posts JSON or a file; gives the answer, or throws what the server says of it in words.
 async function post(path, body) {
-  const answer = await fetch(base + path, { method: "POST", body, credentials: "same-origin" });
+  const answer = await fetch(base + path, { method: "POST", body, credentials: "same-origin" }).catch(() => ({}));
   if (answer.ok) return answer;
-  const told = await answer.json().catch(() => ({}));
+  const told = (await answer.json?.().catch(() => ({}))) || {};
   throw new Error(told.error || "The server did not answer. Please try again.");
+}
+
+// Has pictures in a node take the shape of those in a view, which are square where it does not say.
+function setShape(node, view) {
+  const [width, height] = view?.size || [1, 1];
+  node.style.setProperty("--shape", width / height);
 }
 
 // ---- the stream

@@ -135,6 +135,7 @@ function makeGrid(act, report = () => {}, words = GRID_WORDS) {
     actions.hidden = !grid;
     root.classList.toggle("is-empty", !grid);
     root.setAttribute("aria-busy", !!grid?.busy);
+    setShape(list, grid);
     if (!grid) {
       note.textContent = words.empty;
       ignored.textContent = "";

@@ -21,8 +21,8 @@ function makeHistory(act, useAsStart) {
     for (const picture of entry.pictures) {
       const kind = picture.final ? "Final" : "Preview";
       const button = make("button", `entry-picture${picture.final ? " is-final" : ""}`, "", {
-        "aria-label": `Use ${kind.toLowerCase()} with seed ${picture.seed} as start`,
-        title: `Use as start: seed ${picture.seed}, ${picture.how}`,
+        "aria-label": `Use prompt and seed of ${kind.toLowerCase()} with seed ${picture.seed}`,
+        title: `Use prompt and seed: seed ${picture.seed}, ${picture.how}`,
       });
       const image = make("img", "", "", { loading: "lazy", alt: `${kind} of “${entry.prompt}”, seed ${picture.seed}` });
       image.src = base + picture.small;

@@ -1,5 +1,6 @@
 // The page: puts the parts together, and knows the keys.
 
+const start = makeStart(act);
 const stage = makeStage(act, useAsStart);
 const grid = makeGrid(act);
 const history = makeHistory(act, useAsStart);
@@ -15,7 +16,7 @@ const bench = make("div", "bench");
 bench.append(grid.node, stage.node);
 element.replaceChildren(lost, status, warnings, bench, history.node, spoken, toasts);
 
-const now = { grid: null, stage: null };
+const now = { status: null, start: null, grid: null, stage: null };
 const told = new Set();
 let linked = false;
 let reloaded = true; // until the first views, which tell what this tab has been told before, too
@@ -24,6 +25,7 @@ follow(
   (views) => {
     Object.assign(now, views);
     if ("status" in views) showStatus(views.status);
+    if ("status" in views || "start" in views) start.render(now.start, now.status);
     if ("grid" in views || "stage" in views) {
       grid.render(now.grid, now.stage);
       stage.render(now.stage);
@@ -58,11 +60,13 @@ function showStatus(view) {
     const out = make("a", "log-out", "Log out", { href: `${base}logout`, title: `You are ${view.login}` });
     document.querySelector(".masthead")?.append(out);
   }
+  stage.node.querySelector(".begin").textContent = START_WORDS.begin[Number(view.edits)];
   if (view.ready && !linked) {
     linked = true;
     const query = Object.fromEntries(new URLSearchParams(location.search));
-    if (query.prompt) trigger("fill", { ...me, link: query });
-    else if (now.grid && !promptBox()?.value) trigger("fill", { ...me, picture: { prompt: now.grid.prompt } });
+    const again = now.grid && !promptBox()?.value;
+    const shown = () => ({ picture: { prompt: now.grid.prompt, settings: { Size: now.grid.size.join("x") } } });
+    trigger("fill", { ...me, new: true, ...(query.prompt ? { link: query } : again ? shown() : {}) });
   }
 }
 
@@ -74,12 +78,19 @@ function useAsStart(which) {
 }
 
 async function readPicture(file) {
+  const answer = await post("restore", file);
+  trigger("fill", { ...me, picture: await answer.json() });
+  focusPrompt();
+}
+
+// A dropped picture that says how it was made brings that back; it can be started from all the same.
+async function takePicture(file) {
+  const again = { label: "Start from it instead", run: () => start.send(file) };
   try {
-    const answer = await post("restore", file);
-    trigger("fill", { ...me, picture: await answer.json() });
-    focusPrompt();
-  } catch (error) {
-    toast(error.message);
+    await readPicture(file);
+    toast("Prompt, seed and settings of this picture are back.", "info", again);
+  } catch {
+    await start.send(file);
   }
 }
 
@@ -90,9 +101,8 @@ function focusPrompt() {
 }
 
 const dropping = (event) => [...(event.dataTransfer?.types || [])].includes("Files");
-const inUpload = (event) => event.target.closest?.("#start-picture");
 addEventListener("dragover", (event) => {
-  if (!dropping(event) || inUpload(event)) return;
+  if (!dropping(event)) return;
   event.preventDefault();
   document.body.classList.add("is-dropping");
 });
@@ -101,13 +111,19 @@ addEventListener("dragleave", (event) => {
 });
 addEventListener("drop", (event) => {
   document.body.classList.remove("is-dropping");
-  if (!dropping(event) || inUpload(event)) return;
+  if (!dropping(event)) return;
   event.preventDefault();
-  readPicture(event.dataTransfer.files[0]);
+  if (event.dataTransfer.files[0]) takePicture(event.dataTransfer.files[0]);
+});
+addEventListener("paste", (event) => {
+  const file = [...(event.clipboardData?.files || [])].find((each) => each.type.startsWith("image/"));
+  if (!file) return;
+  event.preventDefault();
+  start.send(file);
 });
 const chooser = make("input", "unseen", "", { type: "file", accept: "image/png", tabindex: "-1", "aria-hidden": "true" });
 chooser.addEventListener("change", () => {
-  if (chooser.files[0]) readPicture(chooser.files[0]);
+  if (chooser.files[0]) readPicture(chooser.files[0]).catch((error) => toast(error.message));
   chooser.value = "";
 });
 element.append(chooser);
@@ -116,10 +132,11 @@ element.append(chooser);
 
 addEventListener("studio", (event) => {
   if (event.detail === "preview") {
-    act("preview");
+    start.asked().then((more) => act("preview", more));
     grid.expect();
     grid.node.focus({ preventScroll: true }); // out of the prompt, so that the keys work
   }
+  if (event.detail === "begin") start.choose();
   if (event.detail === "read") chooser.click();
   if (event.detail === "help") help.showModal();
   if (event.detail === "about") openAbout();

@@ -30,7 +30,8 @@ function makeStage(act, useAsStart, report = () => {}, words = STAGE_WORDS) {
     <div class="stage-actions">
       <button type="button" class="plain cancel">Cancel</button>
       <a class="strong download">Download PNG</a>
-      <button type="button" class="plain use">Use as start</button>
+      <button type="button" class="plain begin"></button>
+      <button type="button" class="plain use">Use prompt and seed</button>
       <button type="button" class="plain link">Copy link</button>
     </div>
     <p class="likeness"><strong></strong><span></span></p>
@@ -75,6 +76,7 @@ function makeStage(act, useAsStart, report = () => {}, words = STAGE_WORDS) {
         requestAnimationFrame(() => root.scrollIntoView({ behavior: calm.matches ? "auto" : "smooth", block: "nearest" }));
       }
     }
+    setShape(root, stage);
     const done = stage.state === "done";
     put(".compare-final", stage.picture || stage.preview, words.made(done, stage.prompt, stage.label));
     put(".compare-preview", stage.preview, done ? `Preview of “${stage.prompt}”, seed ${stage.label}` : "");
@@ -111,6 +113,7 @@ function makeStage(act, useAsStart, report = () => {}, words = STAGE_WORDS) {
     requestAnimationFrame(() => report("painted", { grid, seed, final: true, at: performance.now() }));
   });
   find(".cancel").addEventListener("click", () => act("cancel"));
+  find(".begin").addEventListener("click", () => act("begin", { stage: stage.id }));
   find(".use").addEventListener("click", () => useAsStart({ grid: stage.grid, seed: stage.seed }));
   find(".link").addEventListener("click", async () => {
     const link = new URL(base);

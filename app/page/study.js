@@ -181,7 +181,7 @@ function showTrial(view) {
 
 // Parts of the ordinary stage that would tell how a picture was made, or lead out of the study.
 const NOT_SHOWN =
-  ".stage-head, .download, .use, .link, .likeness, .facts, .tag, .stage-keys, " +
+  ".stage-head, .download, .begin, .use, .link, .likeness, .facts, .tag, .stage-keys, " +
   ".compare-preview, .compare-line, .compare-handle";
 
 function gridWords() {

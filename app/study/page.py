@@ -10,7 +10,6 @@ from collections.abc import Mapping
 from functools import partial
 from html import escape
 from pathlib import Path
-from typing import Any
 
 import gradio as gr
 from PIL import Image
@@ -27,7 +26,7 @@ from app.study.definition import Study
 from app.study.recording import Writer
 from app.study.views import study_views
 from app.study.visit import Lab, Visits
-from app.ui import PAGE, Page, read_scripts
+from app.ui import PAGE, QUEUED, SILENT, Page, make_studio
 
 SCRIPTS = ("core.js", "grid.js", "stage.js", "study.js")
 HEAD = (
@@ -42,9 +41,9 @@ FOLDER = "study-now"
 class PlainShelf(Shelf):
     """A shelf whose pictures do not say how they were made."""
 
-    def put(self, png: bytes) -> str:
+    def put(self, png: bytes, name: str = "") -> str:
         """See `Shelf`."""
-        return super().put(without_text(png))
+        return super().put(without_text(png), name)
 
 
 def build_study_page(
@@ -66,14 +65,7 @@ def build_study_page(
             Route("/report", partial(_report, sessions, visits), methods=["POST"]),
         ]
         gr.HTML(f"<h1>{escape(study.title)}</h1>", elem_classes="masthead-title study-title", padding=False)
-        view = gr.HTML(
-            None,
-            html_template="",
-            js_on_load=read_scripts(SCRIPTS),
-            apply_default_css=False,
-            elem_id="studio",
-            elem_classes="is-study",
-        )
+        view = make_studio(SCRIPTS, elem_classes="is-study")
 
         def hear(event: gr.EventData, request: gr.Request) -> None:
             wish = event._data
@@ -85,14 +77,8 @@ def build_study_page(
             except RequestError as error:
                 raise gr.Error(escape(str(error)), print_exception=False) from error
 
-        silent: dict[str, Any] = {
-            "show_progress": "hidden",
-            "api_visibility": "private",
-            "trigger_mode": "multiple",
-        }
-        # As on the ordinary page: what submits jobs goes through Gradio's queue.
-        view.act(hear, None, None, concurrency_limit=None, **silent)
-        view.note(hear, None, None, queue=False, **silent)
+        view.act(hear, None, None, **QUEUED)
+        view.note(hear, None, None, queue=False, **SILENT)
     return page
 
 

@@ -11,7 +11,7 @@ import pytest
 import torch
 from PIL import Image
 
-from app.job import Done, Job, RequestError, Start, Variation
+from app.job import Done, Job, Start, Variation
 from app.models import ImageModel, load
 from app.worker import Worker
 from solver.diffusion.flux import pack
@@ -176,19 +176,3 @@ def test_one_after_the_other_where_memory_is_short(
     assert apart[1] is None
     for one, other in zip(together, apart, strict=True):
         assert one is other is None or torch.allclose(one, other, atol=1e-5)  # type: ignore[arg-type]
-
-
-@pytest.mark.parametrize(
-    ("data", "words"),
-    [
-        (b"GIF89a", "not a picture that can be read"),
-        (b"<svg></svg>", "not a picture that can be read"),
-        (png((64, 64))[:-2000], "damaged"),
-        (png((4, 64)), "4 × 64 pixels"),
-    ],
-)
-def test_bad_pictures_are_refused_in_words_before_anything_runs(
-    model: ImageModel, worker: Worker, data: bytes, words: str
-) -> None:
-    with pytest.raises(RequestError, match=words):
-        worker.submit(make_job(model, start=Start(data)))

@@ -25,7 +25,7 @@ def first_views(url: str, browser: Any = BROWSER) -> dict[str, Any]:
 
 def test_the_stream_begins_with_everything(url: str) -> None:
     views = first_views(url)
-    assert set(views) == {"status", "grid", "stage", "notices", "history"}
+    assert set(views) == {"status", "start", "grid", "stage", "notices", "history"}
     assert views["status"]["ready"]
     assert (views["grid"], views["stage"], views["history"]) == (None, None, [])
 

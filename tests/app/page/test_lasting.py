@@ -97,7 +97,9 @@ def drop(page: Any, name: str, data: bytes) -> None:
     )
 
 
-def test_a_dropped_picture_restores_its_prompt_and_a_foreign_one_is_told(page: Any, tmp_path: Path) -> None:
+def test_a_dropped_picture_restores_its_prompt_and_a_foreign_one_is_started_from(
+    page: Any, tmp_path: Path
+) -> None:
     from PIL import Image
 
     picture = Image.new("RGB", (64, 64))
@@ -112,9 +114,10 @@ def test_a_dropped_picture_restores_its_prompt_and_a_foreign_one_is_told(page: A
     picture.save(plain, "PNG")
     assert page.errors == []
     drop(page, "photo.png", plain.getvalue())
-    page.get_by_text("does not say how it was made").wait_for()
+    page.locator(".start-picture").wait_for()
     drop(page, "letter.png", b"Dear all, this is no picture.")
     page.get_by_text("not a picture").wait_for()
+    assert page.locator(".start-picture").is_visible()
 
 
 def test_the_session_is_exported_with_its_pictures(page: Any, tmp_path: Path) -> None:
