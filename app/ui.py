@@ -99,7 +99,7 @@ def build_page(
                 f"<h1>{TITLE}</h1><p>See four quick previews, pick one, and only that one is finished.</p>",
                 elem_classes="masthead-title",
             )
-            read = gr.Button("Settings from a PNG …", size="sm", scale=0, elem_id="read")
+            read = gr.Button("Reuse a PNG …", size="sm", scale=0, elem_id="read")
             about = gr.Button("About", size="sm", scale=0, elem_id="about")
             keys = gr.Button("Keys", size="sm", scale=0, elem_id="keys")
         with gr.Row(elem_classes="prompt-row"):

@@ -15,7 +15,7 @@ function makeStart(act) {
   root.innerHTML = `
   <img class="start-picture" alt="">
   <p class="start-words"><strong id="start-title"></strong><span></span></p>
-  <label class="start-strength"><span>Strength <output></output></span>
+  <label class="start-strength"><span>Strength <b></b></span>
     <input type="range" min="5" max="100" step="5">
     <span class="start-ends" aria-hidden="true"><span>near to it</span><span>far from it</span></span>
   </label>
@@ -42,7 +42,7 @@ function makeStart(act) {
     find(".start-picture").hidden = !start;
     find(".start-picture").alt = title;
     find(".start-strength").hidden = edits || !start;
-    find("output").textContent = `${strength.value} %`;
+    find("b").textContent = `${strength.value} %`;
     strength.setAttribute("aria-valuetext", `${strength.value} %: more is farther from the picture`);
     for (const button of root.querySelectorAll("button")) button.disabled = busy;
   }

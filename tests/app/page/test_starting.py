@@ -26,7 +26,7 @@ def test_from_a_picture_to_a_refined_one(page: Any) -> None:
     page.locator(".start-strength input").focus()
     for _ in range(4):
         page.keyboard.press("ArrowLeft")
-    assert page.locator(".start-strength output").inner_text() == "40 %"
+    assert page.locator(".start-strength b").inner_text() == "40 %"
     preview(page)
     page.reload()
     page.locator(".start-picture").wait_for()
