@@ -93,7 +93,7 @@ class Session:
     """A tab's grid, its stage, its running jobs and what there is to tell it.
 
     shelf: where its browser's pictures are. lock: held by whoever changes anything. start: the name of the
-    start picture on the shelf. name: drawn at random, for logs.
+    start picture on the shelf. secret: the tab's own. name: drawn at random, for logs.
     """
 
     shelf: Shelf
@@ -104,6 +104,7 @@ class Session:
     guesses: Guesses = field(default_factory=Guesses)
     notices: list[dict[str, Any]] = field(default_factory=list)
     start: str = ""
+    secret: str = field(default="", repr=False)
     name: str = field(default_factory=lambda: secrets.token_hex(8))
     lock: threading.RLock = field(default_factory=threading.RLock)
     listeners: set[Callable[[], None]] = field(default_factory=set)
@@ -166,7 +167,7 @@ class Sessions:
             session = self._tabs.get((shelf.name, tab))
             if session is None:
                 alone = not any(name == shelf.name and s.listeners for (name, _), s in self._tabs.items())
-                session = self._tabs[shelf.name, tab] = Session(shelf)
+                session = self._tabs[shelf.name, tab] = Session(shelf, secret=tab)
                 if alone and shelf.entries:
                     show_entry(session, shelf.entries[0])
             self._tabs.move_to_end((shelf.name, tab))

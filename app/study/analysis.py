@@ -78,6 +78,8 @@ def exclude(table: pd.DataFrame) -> tuple[pd.DataFrame, dict[str, int]]:
     rules = (
         ("practice trials", table["practice"]),
         ("trials of participants who did not finish", ~table["finished"]),
+        ("trials that an end of the app interrupted", table["outcome"] == "interrupted"),
+        ("trials that began again after that, for their task was known", table["again"]),
         ("trials without an end in the log", table["outcome"] == "left"),
         (
             "trials with the page hidden for more than half of the time",
