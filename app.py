@@ -13,16 +13,18 @@ from app.settings import Settings, describe, read
 from app.study.definition import read_study
 
 
-def prepare_environment(data: Path, model: str, configs: Path | None = None) -> None:
+def prepare_environment(
+    data: Path, model: str, configs: Path | None = None, dataset: str | None = None
+) -> None:
     """Keep the libraries off the network and their files below `data`; they read this when imported.
 
-    A model of the hub alone may be fetched: into the hub's own cache, where what was fetched before also
-    lies, and with the login that is kept there.
+    A model of the hub alone may be fetched, and a study's log mirrored to a dataset there: with the hub's own
+    cache, where what was fetched before also lies, and with the login that is kept there.
     """
     os.environ["GRADIO_TEMP_DIR"] = str(data / "gradio")
     os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"
     os.environ["MPLCONFIGDIR"] = str(data / "matplotlib")
-    if is_local(model) and (configs or not model.endswith(".safetensors")):
+    if is_local(model) and (configs or not model.endswith(".safetensors")) and not dataset:
         os.environ["HF_HOME"] = str(data / "huggingface")
         os.environ["HF_HUB_OFFLINE"] = "1"
     os.environ["TRANSFORMERS_VERBOSITY"] = os.environ["DIFFUSERS_VERBOSITY"] = "error"
@@ -76,7 +78,7 @@ def main() -> int:
     except ValueError as error:
         return refuse(error)
     data = settings.data.resolve()
-    prepare_environment(data, settings.model, settings.configs)
+    prepare_environment(data, settings.model, settings.configs, settings.study_dataset)
     start_logging(settings.log_format, settings.log_level)
     print(f"Settings: {describe(settings)}", flush=True)
     print(f"Loading {settings.model} …", flush=True)

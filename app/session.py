@@ -101,8 +101,8 @@ class Session:
     """A tab's grid, its stage, its running jobs and what there is to tell it.
 
     shelf: where its browser's pictures are. login: the name that it has logged in with, if any. lock: held by
-    whoever changes anything. start: what the next grid starts from. strength: of the next start. name: drawn at
-    random, for logs.
+    whoever changes anything. start: what the next grid starts from. strength: of the next start. secret: the
+    tab's own. name: drawn at random, for logs.
     """
 
     shelf: Shelf
@@ -115,6 +115,7 @@ class Session:
     login: str = ""
     start: Start | None = None
     strength: float = Start.strength
+    secret: str = field(default="", repr=False)
     name: str = field(default_factory=lambda: secrets.token_hex(8))
     lock: threading.RLock = field(default_factory=threading.RLock)
     listeners: set[Callable[[], None]] = field(default_factory=set)
@@ -178,7 +179,8 @@ class Sessions:
             session = self._tabs.get((shelf.name, tab))
             if session is None:
                 alone = not any(name == shelf.name and s.listeners for (name, _), s in self._tabs.items())
-                session = self._tabs[shelf.name, tab] = Session(shelf, login=login)
+                session = Session(shelf, login=login, secret=tab)
+                self._tabs[shelf.name, tab] = session
                 if alone and shelf.entries:
                     with contextlib.suppress(RequestError):  # what it started from may be lost
                         show_entry(session, shelf.entries[0])

@@ -72,12 +72,30 @@ class RatingChange:
     p_holm: float = math.nan
 
 
+@dataclass(frozen=True)
+class OddsRatio:
+    """By how much higher answers are likelier in one condition than in another, by a proportional-odds model.
+
+    odds: of an answer above any given one, with `of` ÷ with `over`; its effect size. p: that they are equal.
+    """
+
+    question: str
+    of: str
+    over: str
+    participants: int
+    odds: Interval
+    p: float
+    p_holm: float = math.nan
+
+
 def exclude(table: pd.DataFrame) -> tuple[pd.DataFrame, dict[str, int]]:
     """The trials that are analysed, and how many were left out by each rule, applied in this order."""
     left_out = {}
     rules = (
         ("practice trials", table["practice"]),
         ("trials of participants who did not finish", ~table["finished"]),
+        ("trials that an end of the app interrupted", table["outcome"] == "interrupted"),
+        ("trials that began again after that, for their task was known", table["again"]),
         ("trials without an end in the log", table["outcome"] == "left"),
         (
             "trials with the page hidden for more than half of the time",
@@ -156,28 +174,34 @@ def bootstrap_mean(values: np.ndarray, level: float) -> Interval:
 
 def _mixed_ratio(table: pd.DataFrame, of: str, over: str, level: float) -> Interval | None:
     """log seconds ~ condition + position, with random intercepts of participants and of tasks (crossed)."""
+    both = table[table["condition"].isin([of, over])]
+    treated = (both["condition"] == of).astype(float)
+    fixed = pd.DataFrame({"treated": treated, "position": both["position"].astype(float)})
+    found = mixed_effect(np.log(counted_seconds(both)), fixed, both[["participant", "task"]])
+    if found is None:
+        return None
+    half = float(stats.norm.ppf((1 + level) / 2)) * found[1]
+    return _exp(Interval(found[0], found[0] - half, found[0] + half))
+
+
+def mixed_effect(values: pd.Series, fixed: pd.DataFrame, random: pd.DataFrame) -> tuple[float, float] | None:
+    """The effect of the first of the `fixed` columns and its standard error, by restricted maximum
+    likelihood, with a random intercept for each column of `random`, crossed; None where that fails."""
     import statsmodels.formula.api as smf
 
-    both = table[table["condition"].isin([of, over])].copy()
-    both["log_s"] = np.log(counted_seconds(both))
-    both["treated"] = (both["condition"] == of).astype(float)
-    both["position"] = both["position"].astype(float)
-    both["everything"] = 1
-    parts = {"participant": "0 + C(participant)", "task": "0 + C(task)"}
+    rows = pd.concat([values.rename("value"), fixed, random], axis=1).assign(everything=1)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # of a variance at its bound: no effect of tasks, say
         try:
             model = smf.mixedlm(
-                "log_s ~ treated + position", both, groups="everything", re_formula="0", vc_formula=parts
-            )
+                f"value ~ {' + '.join(fixed)}", rows, groups="everything", re_formula="0",
+                vc_formula={name: f"0 + C({name})" for name in random},
+            )  # fmt: skip
             fit = model.fit(reml=True, method=["lbfgs", "powell"])
         except (np.linalg.LinAlgError, ValueError):
             return None
-    value, error = float(fit.params["treated"]), float(fit.bse["treated"])
-    if not (math.isfinite(value) and math.isfinite(error)) or not fit.converged:
-        return None
-    half = float(stats.norm.ppf((1 + level) / 2)) * error
-    return _exp(Interval(value, value - half, value + half))
+    value, error = float(fit.params[fixed.columns[0]]), float(fit.bse[fixed.columns[0]])
+    return (value, error) if fit.converged and math.isfinite(value) and math.isfinite(error) else None
 
 
 def rating_change(
@@ -198,6 +222,67 @@ def rating_change(
     no_worse_p = float(stats.t.sf(worse, len(d) - 1))
     no_worse = bool(no_worse_p < (1 - level) / 2)
     return RatingChange(question, of, over, len(d), mean, rank_biserial(d), p, margin, no_worse_p, no_worse)
+
+
+def odds_ratio(table: pd.DataFrame, question: str, of: str, over: str, level: float = 0.95) -> OddsRatio:
+    """How the answers to a question differ between two conditions, as what they are: steps of an order.
+
+    Errors are clustered by participant, with Student's t for so many. Raises ValueError, in words, where
+    there is nothing to estimate.
+    """
+    column, who = f"rating_{question}", "participant"
+    rated = table.loc[table["condition"].isin([of, over]), [who, "condition", column]].dropna()
+    answers = {name: rated.loc[rated["condition"] == name, column] for name in (of, over)}
+    about = f"The odds ratio of “{question}” with {of} and {over} is left out:"
+    if min(len(each) for each in answers.values()) < 2 or rated[who].nunique() < 2:
+        raise ValueError(f"{about} it needs answers of two participants to both.")
+    if rated[column].nunique() == 1:
+        raise ValueError(f"{about} every answer was the same.")
+    for high, low in ((of, over), (over, of)):
+        if answers[high].min() >= answers[low].max():
+            raise ValueError(
+                f"{about} no answer with {high} lies below one with {low}, so that it has no bound. "
+                "The mean difference says how far they are apart."
+            )
+    treated = (rated["condition"] == of).to_numpy(float)[:, None]
+    try:
+        values, errors = proportional_odds(rated[column].to_numpy(), treated, rated[who].to_numpy())
+    except ValueError as error:
+        raise ValueError(f"{about} {error}") from error
+    people = rated[who].nunique()
+    value, error = float(values[0]), float(errors[0])
+    half = float(stats.t.ppf((1 + level) / 2, people - 1)) * error
+    p = float(2 * stats.t.sf(abs(value) / error, people - 1))
+    return OddsRatio(question, of, over, people, _exp(Interval(value, value - half, value + half)), p)
+
+
+def proportional_odds(
+    answers: np.ndarray, features: np.ndarray, groups: np.ndarray
+) -> tuple[np.ndarray, np.ndarray]:
+    """The coefficients of a cumulative-link model with the logit link (McCullagh 1980), one for each column
+    of `features`, and their errors, clustered by `groups`.
+
+    Raises ValueError, in words, where it does not converge.
+    """
+    from statsmodels.miscmodels.ordinal_model import OrderedModel
+
+    _, codes = np.unique(answers, return_inverse=True)
+    _, clusters = np.unique(groups, return_inverse=True)
+    count = features.shape[1]
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # what they say is checked below
+        try:
+            fit = OrderedModel(codes, features, distr="logit").fit(
+                method="bfgs", maxiter=500, disp=0, cov_type="cluster", cov_kwds={"groups": clusters}
+            )
+            values, errors = fit.params[:count], fit.bse[:count]
+        except (np.linalg.LinAlgError, ValueError) as error:
+            raise ValueError("its model can't be fitted.") from error
+    if not fit.mle_retvals["converged"] or not np.all(
+        np.isfinite([*values, *errors]) & (np.abs([*values, *errors]) > 0)
+    ):
+        raise ValueError("its model did not converge.")
+    return values, errors
 
 
 def rank_biserial(differences: np.ndarray) -> float:

@@ -44,6 +44,12 @@ def places(study: Study) -> int:
     return len(williams(len(study.conditions))) * len(study.conditions)
 
 
+def order_of(study: Study, place: int) -> list[Condition]:
+    """The conditions in the order in which the participant at `place`, from 0, meets them."""
+    orders = williams(len(study.conditions))
+    return [study.conditions[number] for number in orders[place % places(study) % len(orders)]]
+
+
 def trials(study: Study, place: int) -> list[Trial]:
     """The trials of the participant at `place`, from 0, in their order, practice first.
 
@@ -51,14 +57,14 @@ def trials(study: Study, place: int) -> list[Trial]:
     tasks as there are conditions. Over all places each task meets each condition equally often. Within a
     block the order of tasks is drawn, the same draw for the same place. Practice is in the first condition.
     """
-    orders, conditions = williams(len(study.conditions)), len(study.conditions)
     place %= places(study)
-    order, shift = orders[place % len(orders)], place // len(orders)
+    shift, conditions = place // len(williams(len(study.conditions))), len(study.conditions)
     planned: list[tuple[Condition, Task]] = []
-    for number in order:
+    for condition in order_of(study, place):
+        number = study.conditions.index(condition)
         group = list(study.tasks[(number + shift) % conditions :: conditions])
         random.Random(f"{place} {number}").shuffle(group)
-        planned += [(study.conditions[number], task) for task in group]
+        planned += [(condition, task) for task in group]
     practice = Task("practice", study.practice)
     first = [Trial(planned[0][0], practice, -1)] if study.practice else []
     return [*first, *(Trial(condition, task, i) for i, (condition, task) in enumerate(planned))]

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from app.study import events
 from app.study.definition import Study
-from app.study.design import next_place, trials
+from app.study.design import next_place, order_of
 from app.study.events import Event, SessionBegan
 from app.study.store import Store
 
@@ -26,14 +26,20 @@ class Enrolled:
 
 
 def enrol(
-    store: Store, study: Study, free_text: bool = False, simulated: bool = False, now: float | None = None
+    store: Store,
+    study: Study,
+    secret: str | None = None,
+    free_text: bool = False,
+    simulated: bool = False,
+    now: float | None = None,
 ) -> Enrolled:
     """Give the next participant their place, durably, and note that they have agreed.
 
+    secret: what they are known by here, such as that of their tab; without, nobody will find them again.
     free_text: they agreed that own words are kept. simulated: they are a program. now: UTC in seconds.
     """
     now = time.time() if now is None else now
-    code, session = events.new_code(), secrets.token_hex(8)
+    code, session = events.code_of(secret or secrets.token_hex(32)), secrets.token_hex(8)
     participant = events.participant_of(code)
 
     def choose(lines: list[str]) -> Event:
@@ -46,7 +52,7 @@ def enrol(
             and (event.session in finished or event.utc > now - DROPPED_OUT_S)
         ]
         place = next_place(study, taken)
-        order = list(dict.fromkeys(each.condition.id for each in trials(study, place)))
+        order = [each.id for each in order_of(study, place)]
         body = SessionBegan(place, order, study.digest, free_text, simulated)
         return Event(participant, session, body, study=study.digest, utc=now)
 

@@ -13,7 +13,7 @@ from dataclasses import MISSING, asdict, dataclass, field, fields
 from types import NoneType, UnionType
 from typing import Any, ClassVar, get_args, get_origin, get_type_hints
 
-VERSION = 2
+VERSION = 3
 PROCESS = secrets.token_hex(8)
 """Names this process: monotonic times can be compared within one only."""
 
@@ -55,7 +55,8 @@ class SessionEnded(Body):
 
 @dataclass(frozen=True)
 class TrialStart(Body):
-    """A trial's page is there. task: the name of the prompt or goal; position: from 0; own_words: a goal."""
+    """A trial's page is there. task: the name of the prompt or goal; position: from 0; own_words: a goal;
+    again: it was on before, until the app ended."""
 
     kind = "trial_start"
     condition: str
@@ -64,6 +65,7 @@ class TrialStart(Body):
     practice: bool = False
     own_words: bool = False
     time_cap_s: float = 0.0
+    again: bool = False
 
 
 @dataclass(frozen=True)
@@ -191,6 +193,13 @@ class GiveUp(Body):
 
     kind = "give_up"
     timed_out: bool
+
+
+@dataclass(frozen=True)
+class Interrupted(Body):
+    """The app had ended while the trial was on; noted when the participant came back, and it begins again."""
+
+    kind = "interrupted"
 
 
 @dataclass(frozen=True)
@@ -324,14 +333,24 @@ def _from_version_1(raw: dict[str, Any]) -> dict[str, Any]:
     return raw
 
 
-MIGRATIONS: dict[int, Callable[[dict[str, Any]], dict[str, Any]]] = {1: _from_version_1}
+def _from_version_2(raw: dict[str, Any]) -> dict[str, Any]:
+    """Version 2 knew neither `interrupted` nor trials that begin again; all else was as it is."""
+    return raw
+
+
+MIGRATIONS: dict[int, Callable[[dict[str, Any]], dict[str, Any]]] = {1: _from_version_1, 2: _from_version_2}
 """From each version to the next."""
 
 
-def new_code() -> str:
-    """A withdrawal code: 100 random bits in letters and digits that are not mistaken for each other."""
+def code_of(secret: str) -> str:
+    """The withdrawal code of whoever has this secret, such as a tab: 99 bits of its hash, in letters and
+    digits that are not mistaken for each other. It is the same after a restart, and is kept nowhere."""
     letters = "abcdefghjkmnpqrstuvwxyz23456789"
-    drawn = "".join(secrets.choice(letters) for _ in range(20))
+    left = int.from_bytes(hashlib.sha256(f"code {secret}".encode()).digest())
+    drawn = ""
+    for _ in range(20):
+        left, place = divmod(left, len(letters))
+        drawn += letters[place]
     return "-".join(drawn[i : i + 5] for i in range(0, 20, 5))
 
 

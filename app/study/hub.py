@@ -54,9 +54,9 @@ class HubStore:
         self._wake()
         return event
 
-    def lines(self) -> Iterator[str]:
+    def lines(self, participant: str | None = None) -> Iterator[str]:
         """See `Store`."""
-        return self._store.lines()
+        return self._store.lines(participant)
 
     def withdraw(self, participant: str) -> int:
         """See `Store`; from the dataset, too, and from its history."""

@@ -52,6 +52,7 @@ _ENGLISH = {
     "problem": "That did not work just now. Please try again.",
     "busy": "Many are making pictures just now. Please try again in a moment.",
     "lost": "The connection is lost. Trying again …",
+    "anew": "The program was interrupted. This picture begins again; everything before it is kept.",
     "keys": "1–8 choose · Enter opens · R others · K keeps · S satisfied",
 }
 _GERMAN = {
@@ -106,6 +107,7 @@ _GERMAN = {
     "problem": "Das ging gerade nicht. Bitte versuchen Sie es noch einmal.",
     "busy": "Gerade machen viele Bilder. Bitte versuchen Sie es gleich noch einmal.",
     "lost": "Die Verbindung ist unterbrochen. Es wird weiter versucht …",
+    "anew": "Das Programm wurde unterbrochen. Dieses Bild beginnt noch einmal; alles davor ist aufbewahrt.",
     "keys": "1–8 wählen · Enter öffnet · R andere · K behält · S zufrieden",
 }
 LABELS = {"en": _ENGLISH, "de": _GERMAN}

@@ -12,6 +12,7 @@ from app.study.events import (
     ErrorShown,
     Event,
     GiveUp,
+    Interrupted,
     RatingGiven,
     Refine,
     Satisfied,
@@ -24,7 +25,7 @@ from app.study.events import (
 COLUMNS = (
     "participant", "session", "trial", "simulated", "finished", "place", "position", "condition", "task",
     "practice", "outcome", "seconds", "cap_s", "tries", "refinements", "queue_s", "compute_s", "think_s",
-    "hidden_s", "errors",
+    "hidden_s", "errors", "again",
 )  # fmt: skip
 
 
@@ -58,9 +59,10 @@ class _Spans:
 def trial_table(events: Iterable[Event]) -> pd.DataFrame:
     """One row per trial that was begun, with COLUMNS and a column `rating_…` for each question.
 
-    outcome: satisfied, gave_up, timed_out, or left where the log has no end of it. seconds: from the trial's
-    page to its end. queue_s and compute_s: while somebody waited for a picture, before and after work on it
-    began; think_s: all other time. tries: how often pictures were asked for; refinements: of these, finals.
+    outcome: satisfied, gave_up, timed_out, interrupted by the app's end, or left where the log has no end of
+    it. again: it was on before and was interrupted. seconds: from the trial's page to its end. queue_s and
+    compute_s: while somebody waited for a picture, before and after work on it began; think_s: all other
+    time. tries: how often pictures were asked for; refinements: of these, finals.
     """
     by_trial: dict[tuple[str, str], list[Event]] = {}
     sessions: dict[str, SessionBegan] = {}
@@ -90,6 +92,8 @@ def trial_table(events: Iterable[Event]) -> pd.DataFrame:
 def _row(start: Event, happened: Sequence[Event]) -> dict[str, object]:
     body, clock = start.body, _Clock(start)
     assert isinstance(body, TrialStart)
+    interrupted = [event for event in happened if isinstance(event.body, Interrupted)]
+    happened = [event for event in happened if event not in interrupted]
     ends = [event for event in happened if isinstance(event.body, Satisfied | GiveUp)]
     end = ends[0] if ends else max(happened, key=clock.at)
     seconds = max(clock.at(end), 0.0)
@@ -109,7 +113,7 @@ def _row(start: Event, happened: Sequence[Event]) -> dict[str, object]:
         "condition": body.condition,
         "task": body.task,
         "practice": body.practice,
-        "outcome": _outcome(ends),
+        "outcome": _outcome(ends or interrupted),
         "seconds": seconds,
         "cap_s": body.time_cap_s,
         "tries": sum(_is_preview(each) for each in happened),
@@ -119,6 +123,7 @@ def _row(start: Event, happened: Sequence[Event]) -> dict[str, object]:
         "think_s": seconds - both,
         "hidden_s": _hidden(happened, clock, seconds),
         "errors": of.get(ErrorShown, 0),
+        "again": body.again,
     }
     for event in happened:
         if isinstance(event.body, RatingGiven):
@@ -134,6 +139,8 @@ def _outcome(ends: Sequence[Event]) -> str:
     if not ends:
         return "left"
     body = ends[0].body
+    if isinstance(body, Interrupted):
+        return "interrupted"
     if isinstance(body, GiveUp):
         return "timed_out" if body.timed_out else "gave_up"
     return "satisfied"

@@ -6,6 +6,7 @@ Nothing here reads the log: it is only written to.
 import asyncio
 import io
 import shutil
+import time
 from collections.abc import Mapping
 from functools import partial
 from html import escape
@@ -23,6 +24,7 @@ from app.job import RequestError
 from app.live import Sketches, live_routes, refusal, session_of
 from app.session import GRACE_S, Sessions
 from app.study.definition import Study
+from app.study.enrolment import DROPPED_OUT_S
 from app.study.recording import Writer
 from app.study.views import study_views
 from app.study.visit import Lab, Visits
@@ -53,7 +55,7 @@ def build_study_page(
 
     data: the folder for what is kept for the moment. log: where the writer's events are.
     """
-    shutil.rmtree(data / FOLDER, ignore_errors=True)
+    _forget_left(data / FOLDER)
     sessions = Sessions(History(data / FOLDER, shelves=PlainShelf), grace_s)
     sketches = Sketches()
     visits = Visits(Lab(study, writer, log, backend, sketches))
@@ -80,6 +82,13 @@ def build_study_page(
         view.act(hear, None, None, **QUEUED)
         view.note(hear, None, None, queue=False, **SILENT)
     return page
+
+
+def _forget_left(folder: Path) -> None:
+    """Delete the pictures of trials that nobody will come back to; who was at one a moment ago may."""
+    for each in folder.glob("*/"):
+        if each.stat().st_mtime < time.time() - DROPPED_OUT_S:
+            shutil.rmtree(each, ignore_errors=True)
 
 
 async def _report(sessions: Sessions, visits: Visits, request: Request) -> Response:

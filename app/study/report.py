@@ -14,6 +14,7 @@ import pandas as pd
 from app.study import plots
 from app.study.analysis import (
     Interval,
+    OddsRatio,
     RatingChange,
     Ratio,
     exclude,
@@ -21,6 +22,7 @@ from app.study.analysis import (
     hazard_ratio,
     holm,
     log_means,
+    odds_ratio,
     rating_change,
     survival,
     time_ratio,
@@ -83,6 +85,7 @@ class Findings:
     conditions: list[ConditionRow]
     ratios: list[Ratio]
     ratings: list[RatingChange]
+    odds: list[OddsRatio]
     hazards: list[Hazard]
     warnings: list[str]
 
@@ -109,11 +112,14 @@ def find(study: Study, log: Log, level: float = 0.95) -> tuple[Findings, pd.Data
     others = sorted((each for each in names if each != control), key=lambda n: n != study.analysis.treatment)
     ratios = _told(warnings, others, lambda name: time_ratio(table, name, control, level))
     ratings: list[RatingChange] = []
+    odds: list[OddsRatio] = []
     for question in study.ratings:
         if f"rating_{question.id}" in table:
-            ratings += _told(
-                warnings, others, partial(_rating, table, question.id, control, study.analysis.margin, level)
-            )
+            about = {"question": question.id, "over": control, "level": level}
+            change = partial(rating_change, table, margin=study.analysis.margin, **about)
+            ratings += _told(warnings, others, lambda name, change=change: change(of=name))
+            likelier = partial(odds_ratio, table, **about)
+            odds += _told(warnings, others, lambda name, likelier=likelier: likelier(of=name))
     hazards = []
     for name in others:
         found = hazard_ratio(table, name, control, level)
@@ -135,6 +141,7 @@ def find(study: Study, log: Log, level: float = 0.95) -> tuple[Findings, pd.Data
         conditions=[_condition(table, name, level) for name in names],
         ratios=_corrected(ratios),
         ratings=_corrected(ratings),
+        odds=_corrected(odds),
         hazards=_corrected(hazards),
         warnings=warnings,
     )
@@ -172,12 +179,6 @@ def _condition(table: pd.DataFrame, name: str, level: float) -> ConditionRow:
         float((satisfied["tries"] == 1).mean()),
         *(float(rows[part].mean()) for part in ("queue_s", "compute_s", "think_s")),
     )
-
-
-def _rating(
-    table: pd.DataFrame, question: str, over: str, margin: float, level: float, of: str
-) -> RatingChange:
-    return rating_change(table, question, of, over, margin, level)
 
 
 def _told(warnings: list[str], names: Sequence[str], compare: Callable[[str], Any]) -> list[Any]:

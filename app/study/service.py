@@ -42,9 +42,9 @@ def open_page(settings: Settings, backend: Backend) -> Opened:
     study = read_study(settings.study) if settings.study else None
     where = settings.log or settings.study_log or str(data / "study.sqlite")
     try:
+        from app.study.conditions import check_conditions
         from app.study.page import build_study_page
         from app.study.usage import FOOT, Usage
-        from app.study.visit import check_conditions
     except ImportError as error:
         raise ValueError(f"{NEEDS} ({error.name} is missing).") from error
     writer = _open_writer(settings, where, study)

@@ -49,8 +49,9 @@ class Store(Protocol):
         """
         ...
 
-    def lines(self) -> Iterator[str]:
-        """All events, in the order in which they came, as lines of JSON (see `app.study.events.read`)."""
+    def lines(self, participant: str | None = None) -> Iterator[str]:
+        """All events, or one participant's, in the order in which they came, as lines of JSON (see
+        `app.study.events.read`)."""
         ...
 
     def withdraw(self, participant: str) -> int:
@@ -100,10 +101,13 @@ class SqlStore:
             _insert(connection, event)
         return event
 
-    def lines(self) -> Iterator[str]:
+    def lines(self, participant: str | None = None) -> Iterator[str]:
         """See `Store`."""
+        wanted = sql.select(_EVENTS.c.line).order_by(_EVENTS.c.number)
+        if participant is not None:
+            wanted = wanted.where(_EVENTS.c.participant == participant)
         with self._engine.connect() as connection:
-            for (line,) in connection.execute(sql.select(_EVENTS.c.line).order_by(_EVENTS.c.number)):
+            for (line,) in connection.execute(wanted):
                 yield line
 
     def withdraw(self, participant: str) -> int:

@@ -17,16 +17,18 @@ from typing import Any
 
 from app import handlers
 from app.backend import Backend
-from app.handlers import Form, Studio
-from app.job import LIMITS, MAX_PROMPT_LETTERS, Busy, Job, RequestError
+from app.handlers import Studio
+from app.job import LIMITS, MAX_PROMPT_LETTERS, Busy, RequestError
 from app.live import Sketches
 from app.session import Session, Tile
 from app.study import events
-from app.study.definition import Condition, Study, StudyError
+from app.study.conditions import form_of
+from app.study.definition import Study
 from app.study.design import Trial, trials
 from app.study.enrolment import Enrolled, enrol
 from app.study.pictures import keep_picture
 from app.study.recording import NotRecorded, Recording, Writer, wait_for
+from app.study.resuming import reached
 
 log = logging.getLogger("app.study")
 
@@ -56,11 +58,13 @@ class Visit:
 
     phase: consent, trial, rating, closing or thanks. trial: the name of the one that is on, or was last.
     outcome: how it ended: satisfied, gave_up or timed_out. final: the picture it ended with, on the shelf.
+    found: whether the log was asked where this tab was before.
     """
 
     def __init__(self, lab: Lab, session: Session) -> None:
         self.lab, self.session = lab, session
         self.phase = "consent"
+        self.found = False
         self.who: Enrolled | None = None
         self.plan: list[Trial] = []
         self.number = -1
@@ -81,6 +85,32 @@ class Visit:
     def seconds(self) -> float:
         """How long the trial has been on."""
         return time.monotonic() - self._began
+
+    def find(self) -> None:
+        """Once, before anything else: go on where the log says that this tab was when the app ended.
+
+        Raises RequestError where the log can't be read, and then the next time it is tried again.
+        """
+        with self.session.lock:
+            if self.found:
+                return
+            try:
+                at = reached(self.lab.writer.store, self.lab.study, self.session.secret)
+            except Exception as error:  # whatever a database raises
+                log.exception("The log can't be read")
+                raise RequestError(self.lab.study.labels["problem"]) from error
+            if at:
+                self.who, self.plan = at.who, trials(self.lab.study, at.who.place)
+                if at.phase == "trial":
+                    wait_for(self._note(events.Interrupted(), trial=at.trial))
+                    self.session.tell(self.lab.study.labels["anew"])
+                if at.phase in ("before", "trial"):
+                    self._begin(at.number, again=at.phase == "trial")
+                else:
+                    self.phase, self.number = at.phase, at.number
+                    self.trial, self.outcome = at.trial, at.outcome
+                    self.final = self._picture_of(at.seed)
+            self.found = True
 
     def do(self, wish: Wish) -> None:
         """What somebody clicked. What is wrong with it is told on the page; what comes too late is left."""
@@ -136,7 +166,9 @@ class Visit:
             return
         free_text = wish.get("free_text") is True
         try:
-            self.who = self.who or enrol(self.lab.writer.store, self.lab.study, free_text)
+            self.who = self.who or enrol(
+                self.lab.writer.store, self.lab.study, self.session.secret, free_text
+            )
         except Exception as error:  # whatever a database raises
             log.exception("Nobody can take part: the log can't be written")
             raise NotRecorded from error
@@ -239,11 +271,11 @@ class Visit:
 
     # ---- trials begin and end
 
-    def _begin(self, number: int) -> None:
+    def _begin(self, number: int, again: bool = False) -> None:
         trial, name, cap_s = self.plan[number], secrets.token_hex(8), self.lab.study.time_cap_s
         condition, task = trial.condition, trial.task
         start = events.TrialStart(
-            condition.id, task.id, trial.position, trial.practice, bool(task.goal), float(cap_s)
+            condition.id, task.id, trial.position, trial.practice, bool(task.goal), float(cap_s), again
         )
         wait_for(self._note(start, trial=name))
         self.session.stop()
@@ -270,6 +302,12 @@ class Visit:
             self._timer.cancel()
         self.session.stop()
         self.phase, self.outcome, self.final = "rating", outcome, final
+
+    def _picture_of(self, seed: int | None) -> str:
+        """The name of the picture that the last trial ended with, where it is still on the shelf."""
+        kind = "previews" if self.now.condition.mode == "full" else "finals"
+        shots = [shot for entry in self.session.shelf.entries for shot in getattr(entry, kind)]
+        return next((shot.picture for shot in shots if shot.job["seed"] == seed), "")
 
     # ---- what is noted and told
 
@@ -329,59 +367,18 @@ class Visits:
         self._visits: dict[str, Visit] = {}
 
     def of(self, session: Session) -> Visit:
-        """The visit of a session, which begins with its first question."""
+        """The visit of a session, which begins with its first question. Raises RequestError as `find`."""
         with self._lock:
             visit = self._visits.setdefault(session.shelf.name, Visit(self.lab, session))
             visit.session = session
-            return visit
-
-
-def form_of(condition: Condition, prompt: str, backend: Backend) -> Form:
-    """What a person would have set to get the condition's pictures."""
-    full = condition.mode == "full"
-    return Form(
-        prompt,
-        count=condition.count,
-        steps=condition.full_steps if full else condition.steps,
-        solver=condition.full_solver if full else condition.solver,
-        guidance=backend.facts.guidance,
-        full_steps=condition.full_steps,
-    )
+        visit.find()
+        return visit
 
 
 def questions_of(visit: Visit) -> list[Any]:
     """The closing questions for this participant: for free text only where they agreed that it is kept."""
     keeps = visit.who is not None and visit.who.free_text
     return [question for question in visit.lab.study.closing if question.choices or keeps]
-
-
-def check_conditions(study: Study, backend: Backend) -> None:
-    """Raise StudyError, one line each, where the model can't do what conditions ask for."""
-    faults = []
-    facts = backend.facts
-    for condition in study.conditions:
-        wanted = {(condition.full_solver, condition.full_steps)}
-        if condition.mode == "preview":
-            wanted.add((condition.solver, condition.steps))
-        for solver, steps in sorted(wanted):
-            try:
-                facts.plan(
-                    Job(
-                        "preview",
-                        "a",
-                        0,
-                        steps,
-                        facts.name,
-                        facts.width,
-                        facts.height,
-                        facts.guidance,
-                        solver,
-                    )
-                )
-            except RequestError as error:
-                faults.append(f"condition {condition.id!r}: {error}")
-    if faults:
-        raise StudyError("\n".join(faults))
 
 
 def _milliseconds(value: object) -> float | None:

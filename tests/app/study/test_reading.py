@@ -2,17 +2,20 @@
 
 import json
 import time
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
+from huggingface_hub import HfApi
 
 from app.study import events
 from app.study.events import Event, Hover
 from app.study.hub import HubStore
 from app.study.reading import clean, read_log, write_jsonl, write_parquet
 from app.study.store import StoreError, append_all, open_store
+from tests.app.study.hub import REPO, Hub, serve_hub
 
 
 def some(count: int = 4) -> list[Event]:
@@ -84,68 +87,88 @@ def test_a_log_that_is_not_there_says_so(tmp_path: Path) -> None:
         read_log(str(tmp_path / "x.parquet"))
 
 
-class FakeHub:
-    """The Hub, as far as a log needs it, in a folder."""
-
-    def __init__(self, folder: Path, private: bool = True) -> None:
-        self.folder, self.private, self.made, self.squashed = folder, private, 0, 0
-        self.uploads: list[str] = []
-
-    def create_repo(self, repo_id: str, **options: Any) -> Any:
-        assert options.get("private")
-        self.made += 1
-        return type("Url", (), {"repo_id": repo_id})()
-
-    def repo_exists(self, repo: str, repo_type: str) -> bool:
-        return bool(self.made) or any(self.folder.glob("**/*.parquet"))
-
-    def repo_info(self, repo: str, repo_type: str) -> Any:
-        return type("Info", (), {"private": self.private})()
-
-    def list_repo_files(self, repo: str, repo_type: str) -> list[str]:
-        return [str(path.relative_to(self.folder)) for path in self.folder.glob("**/*.parquet")]
-
-    def hf_hub_download(self, repo: str, name: str, **options: Any) -> str:
-        return str(self.folder / name)
-
-    def upload_file(self, path_or_fileobj: bytes, path_in_repo: str, **options: Any) -> None:
-        path = self.folder / path_in_repo
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_bytes(path_or_fileobj)
-        self.uploads.append(path_in_repo)
-
-    def super_squash_history(self, repo: str, repo_type: str) -> None:
-        self.squashed += 1
+@pytest.fixture
+def hub(monkeypatch: pytest.MonkeyPatch) -> Iterator[Hub]:
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", False)
+    with serve_hub() as hub:
+        yield hub
 
 
-def test_a_dataset_on_the_hub_is_made_lazily_flushed_at_the_end_and_comes_back(tmp_path: Path) -> None:
-    hub: Any = FakeHub(tmp_path / "hub")
-    first = HubStore(open_store(str(tmp_path / "a.sqlite")), "me/log", hub, every_min=60)
+def open_mirrored(path: Path, hub: Hub, every_min: float = 60) -> HubStore:
+    return HubStore(open_store(str(path)), REPO, HfApi(hub.url, token="hf_stand_in"), every_min)
+
+
+def events_of(hub: Hub, folder: Path) -> list[Event]:
+    """The events in the dataset's files."""
+    folder.mkdir()
+    for number, data in enumerate(hub.files.values()):
+        (folder / f"{number}.parquet").write_bytes(data)
+    return list(read_log(str(folder)).events)
+
+
+def test_a_dataset_on_the_hub_is_made_lazily_flushed_at_the_end_and_comes_back(
+    hub: Hub, tmp_path: Path
+) -> None:
+    first = open_mirrored(tmp_path / "a.sqlite", hub)
     assert not hub.made
     made = some()
     append_all(first, made[:2])
     first.push()
+    assert (hub.asked["visibility"], hub.asked["type"]) == ("private", "dataset")
     append_all(first, made[2:])
     first.close()
-    assert hub.made == 1 and len(set(hub.uploads)) == len(hub.uploads) >= 2
-    again = HubStore(open_store(str(tmp_path / "b.sqlite")), "me/log", hub, every_min=60)
-    assert {events.read(line)[0].id for line in again.lines()} == {event.id for event in made}
-    assert again.push() is None
+    assert len(set(hub.uploads)) == len(hub.uploads) >= 2
+    again = open_mirrored(tmp_path / "b.sqlite", hub)
+    assert {events.read(line)[0].id for line in again.lines("p")} == {event.id for event in made}
+    assert list(again.lines("nobody")) == [] and again.push() is None
     other = Event("other", "s", Hover(9))
     again.append(other)
     again.push()
     assert again.withdraw("p") == 4 and hub.squashed == 1
     again.close()
-    left = [
-        event for path in hub.list_repo_files("", "") for event in read_log(str(hub.folder / path)).events
-    ]
-    assert left == [other]
+    assert events_of(hub, tmp_path / "left") == [other]
 
 
-def test_a_public_dataset_is_refused(tmp_path: Path) -> None:
-    hub: Any = FakeHub(tmp_path / "hub", private=False)
-    store = HubStore(open_store(str(tmp_path / "a.sqlite")), "me/log", hub, every_min=60)
+def test_the_mirror_is_kept_up_without_being_asked(hub: Hub, tmp_path: Path) -> None:
+    store = open_mirrored(tmp_path / "a.sqlite", hub, every_min=0.002)
+    append_all(store, some())
+    began = time.monotonic()
+    while len(hub.uploads) < 1 and time.monotonic() - began < 30:
+        time.sleep(0.02)
+    assert hub.uploads
+    store.close()
+    assert len(events_of(hub, tmp_path / "there")) == 4
+
+
+def test_a_hub_that_is_away_at_the_end_loses_nothing_of_the_local_log(
+    hub: Hub, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    store = open_mirrored(tmp_path / "a.sqlite", hub)
+    append_all(store, some())
+
+    def away(*_: Any, **__: Any) -> None:
+        raise OSError("no route to host")
+
+    monkeypatch.setattr(store.api, "upload_file", away)
+    store.close()
+    assert "they are in the local log" in caplog.text
+    assert len(read_log(str(tmp_path / "a.sqlite")).events) == 4
+
+
+def test_a_public_dataset_is_refused(hub: Hub, tmp_path: Path) -> None:
+    hub.private = False
+    store = open_mirrored(tmp_path / "a.sqlite", hub)
     store.append(some(1)[0])
     with pytest.raises(PermissionError, match="public"):
         store.push()
-    store._scheduler.stop()  # type: ignore[union-attr]
+    assert not hub.uploads
+    with pytest.raises(PermissionError, match="public"):
+        open_mirrored(tmp_path / "b.sqlite", hub)
+    store.close()
+
+
+def test_the_second_version_is_read_as_it_is() -> None:
+    raw = json.loads(Event("p", "s", events.TrialStart("full", "one", 0), trial="t").write())
+    del raw["body"]["again"]
+    log = clean([json.dumps(raw | {"version": 2})])
+    assert log.faults.migrated == 1 and log.events[0].body == events.TrialStart("full", "one", 0)

@@ -248,3 +248,59 @@ def test_a_normal_sample_has_students_interval() -> None:
     theirs = stats.ttest_1samp(values, 0).confidence_interval(0.9)
     mine = mean_interval(values, 0.9)
     assert (mine.low, mine.high) == pytest.approx((theirs.low, theirs.high))
+
+
+# Randall (1989): bitterness of wine, 1 to 5, counted by temperature and contact with the skins.
+WINE = {(0, 0): [4, 9, 5, 0, 0], (0, 1): [1, 7, 8, 2, 0], (1, 0): [0, 5, 8, 3, 2], (1, 1): [0, 1, 5, 7, 5]}
+# Wretenberg and others (1993): effort to arise from four stools, one row for each of nine people.
+STOOLS = [[12, 15, 12, 10], [10, 14, 13, 12], [7, 14, 13, 9], [7, 11, 10, 9], [8, 11, 8, 7], [9, 11, 11, 10],
+          [8, 12, 12, 11], [7, 11, 8, 7], [9, 13, 10, 8]]  # fmt: skip
+
+
+def test_odds_of_the_wine_data() -> None:
+    """2.503 for warmth and 1.528 for contact (Christensen's vignette of R's package ordinal)."""
+    rows = [(*key, n) for key, counts in WINE.items() for n, c in enumerate(counts, 1) for _ in range(c)]
+    values = np.array(rows, dtype=float)
+    found, errors = analysis.proportional_odds(values[:, 2], values[:, :2], np.arange(len(values)))
+    assert found == pytest.approx([2.503, 1.528], abs=5e-4) and (errors > 0).all()
+
+
+def test_the_mixed_model_of_the_stools() -> None:
+    """Stool 2 against stool 1: 3.8889, standard error 0.5187 (Pinheiro and Bates 2000, section 1.2)."""
+    rows = pd.DataFrame(
+        [(str(who), n, effort) for who, row in enumerate(STOOLS) for n, effort in enumerate(row)],
+        columns=["participant", "stool", "effort"],
+    )
+    fixed = pd.DataFrame({f"stool_{n}": (rows["stool"] == n).astype(float) for n in (1, 2, 3)})
+    found = analysis.mixed_effect(rows["effort"].astype(float), fixed, rows[["participant"]])
+    assert found == pytest.approx((3.8889, 0.5187), abs=1e-4)
+
+
+def test_remissions_of_leukaemia() -> None:
+    """Freireich (1963): medians of 23 and 8 weeks; hazard ratio exp(1.572) (R's coxph, ties by Efron)."""
+    treated = [6, 6, 6, 7, 10, 13, 16, 22, 23]
+    censored = [6, 9, 10, 11, 17, 19, 20, 25, 32, 32, 34, 35]
+    placebo = [1, 1, 2, 2, 3, 4, 4, 5, 5, 8, 8, 8, 8, 11, 11, 12, 12, 15, 17, 22, 23]
+    table = pd.DataFrame(
+        {
+            "condition": ["6-MP"] * 21 + ["placebo"] * 21,
+            "seconds": np.array([*treated, *censored, *placebo], dtype=float),
+            "outcome": ["satisfied"] * 9 + ["timed_out"] * 12 + ["satisfied"] * 21,
+            "participant": [str(n) for n in range(42)],
+        }
+    )
+    assert [analysis.survival(table, each)[1] for each in ("6-MP", "placebo")] == [23, 8]
+    found = analysis.hazard_ratio(table, "placebo", "6-MP", 0.95)
+    assert found and math.log(found[0].value) == pytest.approx(1.572, abs=1e-3)
+
+
+@pytest.mark.parametrize(
+    ("answers", "words"),
+    [({"a": [3, 3, 3], "b": [3, 3, 3]}, "every answer was the same"),
+     ({"a": [4, 5, 5], "b": [1, 2, 4]}, "has no bound"), ({"a": [1], "b": [2]}, "two participants")],
+)  # fmt: skip
+def test_odds_that_cannot_be_estimated_are_left_out_in_words(answers: dict, words: str) -> None:
+    rows = [(str(n), name, v) for name, values in answers.items() for n, v in enumerate(values)]
+    table = pd.DataFrame(rows, columns=["participant", "condition", "rating_q"])
+    with pytest.raises(ValueError, match=words):
+        analysis.odds_ratio(table, "q", "a", "b")

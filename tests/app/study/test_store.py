@@ -1,10 +1,6 @@
 """The log keeps what it was given, whoever is killed, and gives each place to one participant."""
 
-import os
-import pwd
-import shutil
 import signal
-import socket
 import subprocess
 import sys
 import time
@@ -21,6 +17,7 @@ from app.study.definition import Study
 from app.study.design import places
 from app.study.enrolment import enrol
 from app.study.store import SqlStore, StoreError, open_store
+from tests.app.study.postgres import postgres
 
 ROOT = Path(__file__).parents[3]
 WRITER = """
@@ -49,51 +46,10 @@ def start(program: str, *arguments: str) -> subprocess.Popen[str]:
     return subprocess.Popen([sys.executable, "-c", program, *arguments], cwd=ROOT, text=True, stdout=-1)
 
 
-def postgres_programs() -> Path | None:
-    found = sorted(Path("/usr/lib/postgresql").glob("*/bin/initdb"))
-    return found[-1].parent if found else None
-
-
 @pytest.fixture(scope="module")
-def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    """A PostgreSQL server of our own, run by an ordinary user; gives its URL."""
-    programs = postgres_programs()
-    if programs is None:
-        reason = "PostgreSQL is not installed (on Debian: apt install postgresql)"
-        if os.environ.get("REQUIRE_POSTGRES"):
-            pytest.fail(reason)
-        pytest.skip(reason)
-    folder = Path("/tmp") / f"preview-postgres-{os.getpid()}"  # others cannot enter pytest's folders
-    folder.mkdir()
-    user: str | None = None
-    if os.getuid() == 0:  # the server refuses to be root
-        user = next(each.pw_name for each in pwd.getpwall() if each.pw_name in ("postgres", "nobody"))
-        os.chown(folder, pwd.getpwnam(user).pw_uid, -1)
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
-    data = folder / "data"
-    subprocess.run(
-        [programs / "initdb", "-D", data, "-U", "study", "-A", "trust", "-E", "UTF8", "--no-sync"],
-        check=True, user=user, cwd=folder, stdout=subprocess.DEVNULL,
-    )  # fmt: skip
-    process = subprocess.Popen(
-        [programs / "postgres", "-D", data, "-h", "127.0.0.1", "-p", str(port), "-k", folder],
-        user=user, cwd=folder, stderr=subprocess.DEVNULL,
-    )  # fmt: skip
-    url = f"postgresql://study@127.0.0.1:{port}/postgres"
-    try:
-        for _ in range(300):
-            try:
-                open_store(url).close()
-                break
-            except StoreError:
-                time.sleep(0.2)
+def server() -> Iterator[str]:
+    with postgres() as url:
         yield url
-    finally:
-        process.send_signal(signal.SIGINT)
-        process.wait(60)
-        shutil.rmtree(folder, ignore_errors=True)
 
 
 @pytest.fixture(params=["sqlite", "postgres"])

@@ -13,13 +13,14 @@ from app.job import Job, RequestError
 from app.live import Sketches
 from app.models import ModelFacts
 from app.session import Sessions
+from app.study.conditions import check_conditions
 from app.study.definition import Study, StudyError
 from app.study.events import Event
 from app.study.outcomes import trial_table
 from app.study.reading import read_log
 from app.study.recording import Writer
 from app.study.store import SqlStore, open_store
-from app.study.visit import Lab, Visit, Visits, check_conditions
+from app.study.visit import Lab, Visit, Visits
 from app.worker import Worker
 
 ID = "0" * 64

@@ -1,0 +1,176 @@
+"""Who was at a study when the app ended finds their place again, and what was interrupted is told as such."""
+
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from app.history import History
+from app.job import RequestError
+from app.live import Sketches
+from app.session import Sessions
+from app.study.analysis import exclude
+from app.study.definition import Study
+from app.study.events import Event, participant_of
+from app.study.outcomes import trial_table
+from app.study.page import PlainShelf
+from app.study.reading import read_log
+from app.study.recording import Writer
+from app.study.store import SqlStore, open_store
+from app.study.visit import Lab, Visit, Visits
+from app.worker import Worker
+from tests.app.study.test_visit import do, kinds, open_first
+
+ID, OTHER = "0" * 64, "1" * 64
+GOOD = {"satisfaction": 3, "match": 3}
+Start = Callable[..., Visit]
+
+
+@pytest.fixture
+def start(worker: Worker, study: Study, tmp_path: Path) -> Iterator[Start]:
+    """Starts the app anew, as after a kill, and gives the visit of a tab."""
+    writers = []
+
+    def start(tab: str = ID, study: Study = study) -> Visit:
+        log = str(tmp_path / "log.sqlite")
+        writers.append(Writer(open_store(log)))
+        lab = Lab(study, writers[-1], log, worker, Sketches())
+        sessions = Sessions(History(tmp_path / "now", shelves=PlainShelf))
+        return Visits(lab).of(sessions.of(tab, tab))
+
+    yield start
+    for writer in writers:
+        writer.close()
+
+
+def test_a_trial_that_was_interrupted_begins_again_and_neither_is_analysed(start: Start) -> None:
+    visit = start()
+    do(visit, "agree", agree=True)
+    open_first(visit)
+    do(visit, "satisfied")
+    do(visit, "rate", answers=GOOD)
+    open_first(visit)
+    before = visit
+    visit = start()
+    assert (visit.phase, visit.number, visit.who) == ("trial", 1, before.who)
+    assert visit.trial != before.trial and visit.now == before.now
+    assert visit.session.grid is None and visit.session.notices
+    assert [event.kind for event in read_log(visit.lab.log).events if event.trial == before.trial][-1] == (
+        "interrupted"
+    )
+    while visit.phase != "closing":
+        open_first(visit)
+        do(visit, "satisfied")
+        do(visit, "rate", answers=GOOD)
+    do(visit, "close", answers={})
+    table = trial_table(read_log(visit.lab.log).events)
+    assert table["outcome"].to_list() == ["satisfied", "interrupted", "satisfied", "satisfied"]
+    assert table["again"].to_list() == [False, False, True, False]
+    assert kinds(visit).count("session") == 1
+    analysed, left_out = exclude(table)
+    assert len(analysed) == 1
+    assert list(left_out.values()) == [1, 0, 1, 1, 0, 0]
+
+
+def test_each_place_is_found_again_with_the_same_code(start: Start) -> None:
+    visit = start()
+    assert visit.phase == "consent"
+    do(visit, "agree", agree=True, free_text=True)
+    assert visit.who
+    for _ in visit.plan:
+        open_first(visit)
+        do(visit, "satisfied")
+        final = visit.final
+        visit = start()
+        assert (visit.phase, visit.outcome, visit.final) == ("rating", "satisfied", final)
+        assert visit.session.shelf.path(final).is_file()
+        do(visit, "rate", answers=GOOD)
+    visit = start()
+    assert visit.phase == "closing" and visit.who and visit.who.free_text
+    do(visit, "close", answers={"remarks": "Nice."})
+    visit = start()
+    assert visit.phase == "thanks" and visit.who
+    count = len(kinds(visit))
+    assert visit.lab.writer.store.withdraw(participant_of(visit.who.code)) == count
+    assert kinds(visit) == []
+
+
+def test_between_the_last_answer_and_the_next_trial_the_next_one_begins(
+    start: Start, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    visit = start()
+    do(visit, "agree", agree=True)
+    open_first(visit)
+    do(visit, "satisfied")
+    append = SqlStore.append
+
+    def full(self: SqlStore, event: Event) -> None:
+        if event.kind == "trial_start":
+            raise OSError("the disk is full")
+        append(self, event)
+
+    monkeypatch.setattr(SqlStore, "append", full)
+    do(visit, "rate", answers=GOOD)
+    with pytest.raises(RequestError):
+        start()
+    monkeypatch.undo()
+    visit = start()
+    assert (visit.phase, visit.number) == ("trial", 1)
+    assert not trial_table(read_log(visit.lab.log).events)["again"].any()
+
+
+def test_answers_that_were_half_written_are_asked_for_again(
+    start: Start, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    visit = start()
+    do(visit, "agree", agree=True)
+    open_first(visit)
+    do(visit, "satisfied")
+    append = SqlStore.append
+
+    def full(self: SqlStore, event: Event) -> None:
+        if event.kind == "rating" and getattr(event.body, "question", "") == "match":
+            raise OSError("the disk is full")
+        append(self, event)
+
+    monkeypatch.setattr(SqlStore, "append", full)
+    do(visit, "rate", answers=GOOD)
+    monkeypatch.undo()
+    visit = start()
+    assert visit.phase == "rating"
+    do(visit, "rate", answers=GOOD | {"satisfaction": 5})
+    row = trial_table(read_log(visit.lab.log).events).iloc[0]
+    assert (row["rating_satisfaction"], row["rating_match"]) == (5, 3)
+
+
+def test_a_given_up_trial_stays_given_up(start: Start) -> None:
+    visit = start()
+    do(visit, "agree", agree=True)
+    do(visit, "give_up")
+    visit = start()
+    assert (visit.phase, visit.outcome, visit.final) == ("rating", "gave_up", "")
+
+
+def test_another_tab_and_another_study_are_somebody_new(start: Start, study: Study) -> None:
+    visit = start()
+    do(visit, "agree", agree=True)
+    assert start(OTHER).phase == "consent"
+    assert start(study=replace(study, digest="other")).phase == "consent"
+
+
+def test_a_log_that_cannot_be_read_is_told_and_tried_again(
+    start: Start, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    visit = start()
+    do(visit, "agree", agree=True)
+
+    def gone(self: SqlStore, participant: str | None = None) -> Any:
+        raise OSError("the server is gone")
+
+    monkeypatch.setattr(SqlStore, "lines", gone)
+    with pytest.raises(RequestError, match="try again"):
+        start()
+    monkeypatch.undo()
+    assert start().phase == "trial"
