@@ -97,9 +97,7 @@ def drop(page: Any, name: str, data: bytes) -> None:
     )
 
 
-def test_a_dropped_picture_restores_its_prompt_and_another_is_a_start(
-    page: Any, tmp_path: Path
-) -> None:
+def test_a_dropped_picture_restores_its_prompt_and_another_is_a_start(page: Any, tmp_path: Path) -> None:
     from PIL import Image
 
     picture = Image.new("RGB", (64, 64))
