@@ -94,7 +94,7 @@ def preview(studio: Studio, session: Session, form: Form, strength: object = Non
     width, height = check_size(form.size, facts)
     start = session.start
     if start and (facts.edits or strength is not None):
-        start = replace(start, strength=1.0 if facts.edits else strength)
+        start = replace(start, strength=1.0 if facts.edits else check_number("strength", strength))
     first = Job(
         kind="preview",
         prompt=form.prompt,
