@@ -247,8 +247,8 @@ def odds_ratio(table: pd.DataFrame, question: str, of: str, over: str, level: fl
     treated = (rated["condition"] == of).to_numpy(float)[:, None]
     try:
         values, errors = proportional_odds(rated[column].to_numpy(), treated, rated[who].to_numpy())
-    except ValueError as error:
-        raise ValueError(f"{about} {error}") from error
+    except ValueError as why:
+        raise ValueError(f"{about} {why}") from why
     people = rated[who].nunique()
     value, error = float(values[0]), float(errors[0])
     half = float(stats.t.ppf((1 + level) / 2, people - 1)) * error

@@ -115,11 +115,11 @@ def find(study: Study, log: Log, level: float = 0.95) -> tuple[Findings, pd.Data
     odds: list[OddsRatio] = []
     for question in study.ratings:
         if f"rating_{question.id}" in table:
-            about = {"question": question.id, "over": control, "level": level}
+            about: dict[str, Any] = {"question": question.id, "over": control, "level": level}
             change = partial(rating_change, table, margin=study.analysis.margin, **about)
-            ratings += _told(warnings, others, lambda name, change=change: change(of=name))
+            ratings += _told(warnings, others, lambda name, to=change: to(of=name))  # type: ignore[misc]
             likelier = partial(odds_ratio, table, **about)
-            odds += _told(warnings, others, lambda name, likelier=likelier: likelier(of=name))
+            odds += _told(warnings, others, lambda name, to=likelier: to(of=name))  # type: ignore[misc]
     hazards = []
     for name in others:
         found = hazard_ratio(table, name, control, level)
