@@ -1,7 +1,7 @@
 """The page's head, as it is served: what sites read that show a link to it.
 
-They run no scripts, and Gradio adds a head of one's own by a script. So it is put into the page on its way out,
-in place of what Gradio says there of itself; addresses in it are whole, since sites want them so.
+They run no scripts, and Gradio adds a head of one's own by a script. So it is put into the page on its way
+out, in place of what Gradio says there of itself; addresses in it are whole, since sites want them so.
 """
 
 import re

@@ -1,8 +1,9 @@
 """What a browser has made, kept on disk: prompts, previews, picks and finals, and their pictures.
 
 Each browser, or where people log in each of them, has a shelf: a folder named after a hash of the browser's
-secret id or of the login, with one JSON file and the pictures. A picture's name is drawn at random, so that only who was told can ask for it. What people send
-never becomes part of a path: names are checked to be the hex digits that were given out.
+secret id or of the login, with one JSON file and the pictures. A picture's name is drawn at random, so that
+only who was told can ask for it. What people send never becomes part of a path: names are checked to be the
+hex digits that were given out.
 """
 
 import hashlib
@@ -299,6 +300,11 @@ def _read(path: Path) -> list[Entry]:
 
 
 def _entry(values: Mapping[str, Any]) -> Entry:
-    shots = {kind: [Shot(**shot) for shot in values[kind]] for kind in ("previews", "finals")}
-    more = {name: values[name] for name in ("id", "time", "deleted")}
-    return Entry(**more, **shots, start=values.get("start"))
+    return Entry(
+        id=values["id"],
+        time=values["time"],
+        deleted=values["deleted"],
+        previews=[Shot(**shot) for shot in values["previews"]],
+        finals=[Shot(**shot) for shot in values["finals"]],
+        start=values.get("start"),
+    )

@@ -39,8 +39,8 @@ CARD = """<!doctype html><style>
   @font-face { font-family: Quicksand; src: url("static/fonts/Quicksand/Quicksand-Bold.woff2"); }
   @font-face { font-family: Source; src: url("static/fonts/SourceSansPro/SourceSansPro-Regular.woff2"); }
   body { margin: 0; width: 1200px; height: 630px; display: flex; background: #faf8f5; color: #191a23; }
-  ol { margin: 0; padding: 22px; display: grid; grid-template-columns: 286px 286px; gap: 14px; list-style: none; }
-  li { position: relative; height: 286px; }
+  ol { margin: 0; padding: 22px; display: grid; grid-template-columns: 286px 286px; gap: 14px; }
+  li { position: relative; height: 286px; list-style: none; }
   li img { width: 286px; height: 286px; border-radius: 20px; display: block; }
   li:nth-child(3) img { outline: 7px solid #e2603d; }
   b { position: absolute; left: 12px; top: 12px; padding: 7px 13px; border-radius: 10px; color: #fff; }
@@ -50,7 +50,8 @@ CARD = """<!doctype html><style>
   p { font: 31px/1.35 Source; margin: 0; color: #57535a; }
 </style>
 <ol>PICTURES</ol>
-<main><h1>Diffusion Preview</h1><p>See four quick previews, pick one, and only that one is finished.</p></main>"""
+<main><h1>Diffusion Preview</h1>
+<p>See four quick previews, pick one, and only that one is finished.</p></main>"""
 
 
 def take(page: Any, path: Path, **options: Any) -> None:

@@ -123,7 +123,7 @@ class Session:
 
     @property
     def owner(self) -> str:
-        """Whom the worker is to be fair to: the person at this browser, or of this login, whatever the tab."""
+        """Whom the worker is to be fair to: whoever is at this browser, or of this login, in any tab."""
         return self.shelf.name
 
     def changed(self) -> None:

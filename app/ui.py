@@ -48,7 +48,10 @@ QUEUED: Mapping[str, Any] = {**SILENT, "concurrency_limit": None}
 
 
 class Page(gr.Blocks):
-    """Blocks with routes of their own beside Gradio's; to be opened with `launch_page`. meta: see `app.head`."""
+    """Blocks with routes of their own beside Gradio's; to be opened with `launch_page`.
+
+    meta: see `app.head`.
+    """
 
     routes: Sequence[BaseRoute] = ()
     styles: Sequence[Path] = (PAGE / "page.css",)
@@ -125,7 +128,8 @@ def build_page(
         view = make_studio(SCRIPTS)
         gr.HTML(
             "<p class='page-foot'>Model: <span id='model-line'>loading …</span>. Nothing that you type or "
-            "make leaves this server. What you make is kept for <span id='kept-for'>this browser</span> alone, until you delete it. "
+            "make leaves this server. What you make is kept for <span id='kept-for'>this browser</span> "
+            "alone, until you delete it. "
             f"{escape(logged)}</p>"
         )
         names = [field.name for field in fields(Form)]

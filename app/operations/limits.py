@@ -20,8 +20,8 @@ class TooMuch(Busy):
         seconds = math.ceil(wait_s)
         wait = f"{seconds} s" if seconds < 120 else f"{math.ceil(seconds / 60)} minutes"
         super().__init__(
-            f"That is a lot in a short time. Please try again in {wait}: everybody has a share here, and yours "
-            "refills by itself."
+            f"That is a lot in a short time. Please try again in {wait}: everybody has a share here, and "
+            "yours refills by itself."
         )
 
 

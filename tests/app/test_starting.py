@@ -219,7 +219,8 @@ def test_two_people_have_a_start_each(studio: Studio, new_session: NewSession) -
     begun(mine, 3), begun(yours, 4)
     handlers.preview(studio, mine, FORM)
     handlers.preview(studio, yours, FORM)
-    mine.settle(), yours.settle()
+    mine.settle()
+    yours.settle()
     assert mine.grid and yours.grid and mine.grid.start != yours.grid.start
     one, other = grid_view(mine), grid_view(yours)
     assert one and other

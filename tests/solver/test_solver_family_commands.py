@@ -72,13 +72,11 @@ def test_from_pairs_to_a_comparison(
     assert len(made) == 2 and made.latents.isfinite().all() and made.model == loaded.fingerprint
 
     solvers = {}
-    for method, options in (("distill", ("--method", "distill")), ("ppo", PPO)):
+    for method, by in (("distill", ("--method", "distill")), ("ppo", PPO)):
         solvers[method] = tmp_path / method
         sets = ("--pairs", tmp_path / "train", "--validation", tmp_path / "validation")
         small = ("--steps", STEPS, "--iterations", "1", "--batch", "2", "--hidden", "8", "--device", "cpu")
-        command(
-            train, monkeypatch, "--model", model, *sets, *small, *options, "--json", "--out", solvers[method]
-        )
+        command(train, monkeypatch, "--model", model, *sets, *small, *by, "--json", "--out", solvers[method])
         result = json.loads(capsys.readouterr().out)
         assert result["reward"] >= result["validation_before"] > 0
         learned = LearnedSolver.load(solvers[method])
