@@ -160,8 +160,8 @@ def _seeds(seed: object, count: int) -> list[int]:
 
 def _make(
     worker: Backend, jobs: Sequence[Job], pictures: Path
-) -> tuple[list[FileData], list[dict[str, Any]]]:
-    """Run the jobs to their end. Raises RequestError when one fails, or can't be written."""
+) -> tuple[list[Any], list[dict[str, Any]]]:
+    """Run the jobs to their end: files (`FileData` as JSON), and records. Raises RequestError when one fails, or can't be written."""
     handles = worker.submit_all(jobs)
     done: dict[int, Done] = {}
     try:
@@ -189,9 +189,10 @@ def _make(
         except OSError as error:
             shutil.rmtree(folder, ignore_errors=True)
             raise RequestError(cannot_keep(error, pictures, len(data))) from error
-        # Gradio puts its own address before this, but says nothing of files in lists unless it is there.
+        # Gradio puts its own address before this; in lists it sees files only as what they are in JSON.
         url = f"/gradio_api/file={path}"
-        files.append(FileData(path=str(path), url=url, orig_name=path.name, mime_type="image/png"))
+        file = FileData(path=str(path), url=url, orig_name=path.name, mime_type="image/png")
+        files.append(file.model_dump())
         records.append(
             {
                 "seed": job.seed,

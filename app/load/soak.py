@@ -52,7 +52,8 @@ class _Tally:
 
     def note(self, outcome: str, open_now: int = 0) -> None:
         with self.lock:
-            self.outcomes[outcome] += outcome != "asked"
+            if outcome != "asked":
+                self.outcomes[outcome] += 1
             self.open += open_now
 
 
