@@ -161,7 +161,10 @@ def _seeds(seed: object, count: int) -> list[int]:
 def _make(
     worker: Backend, jobs: Sequence[Job], pictures: Path
 ) -> tuple[list[Any], list[dict[str, Any]]]:
-    """Run the jobs to their end: files (`FileData` as JSON), and records. Raises RequestError when one fails, or can't be written."""
+    """Run the jobs to their end; gives a file (`FileData`, as JSON) and a record of each.
+
+    Raises RequestError when one fails, or can't be written.
+    """
     handles = worker.submit_all(jobs)
     done: dict[int, Done] = {}
     try:
