@@ -158,9 +158,7 @@ def _seeds(seed: object, count: int) -> list[int]:
     return following_seeds(int(check_number("seed", seed)), count)
 
 
-def _make(
-    worker: Backend, jobs: Sequence[Job], pictures: Path
-) -> tuple[list[Any], list[dict[str, Any]]]:
+def _make(worker: Backend, jobs: Sequence[Job], pictures: Path) -> tuple[list[Any], list[dict[str, Any]]]:
     """Run the jobs to their end; gives a file (`FileData`, as JSON) and a record of each.
 
     Raises RequestError when one fails, or can't be written.

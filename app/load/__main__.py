@@ -9,6 +9,7 @@ calibration says: hours of load in seconds. The whole real ladder takes about 40
 import argparse
 import json
 from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict
 from importlib.util import find_spec
 from pathlib import Path
@@ -87,6 +88,14 @@ def show(row: Row) -> str:
     )
 
 
+def prepare(options: argparse.Namespace) -> tuple[ImageModel, Costs]:
+    """The model, and what its calls cost here. Raises ModelError."""
+    model = open_model(Choice(options.model, options.device))
+    worker = Worker(model)
+    worker.close()
+    return model, worker.costs
+
+
 def parse_options() -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         prog="python -m app.load", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
@@ -123,12 +132,12 @@ def parse_options() -> argparse.Namespace:
 def main() -> None:
     options = parse_options()
     try:
-        model = open_model(Choice(options.model, options.device))
+        # As in the app, in a thread that ends: one that has computed keeps OpenMP threads of its own, and more
+        # of them than cores slow the worker's down (2 rows of the embedded model by half, on two cores).
+        with ThreadPoolExecutor(1) as pool:
+            model, costs = pool.submit(prepare, options).result()
     except ModelError as error:
         raise SystemExit(f"Can't start: {error}") from None
-    worker = Worker(model)
-    costs = worker.costs
-    worker.close()
     if options.soak:
         print(json.dumps(asdict(soak(model, costs, 60 * options.soak)), indent=1))
         return
