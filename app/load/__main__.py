@@ -132,8 +132,8 @@ def parse_options() -> argparse.Namespace:
 def main() -> None:
     options = parse_options()
     try:
-        # As in the app, in a thread that ends: one that has computed keeps OpenMP threads of its own, and more
-        # of them than cores slow the worker's down (2 rows of the embedded model by half, on two cores).
+        # As in the app, in a thread that ends: one that has computed keeps OpenMP threads of its own, and
+        # more of them than cores slow the worker's down (2 rows of the embedded model by half on two cores).
         with ThreadPoolExecutor(1) as pool:
             model, costs = pool.submit(prepare, options).result()
     except ModelError as error:
