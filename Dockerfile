@@ -2,7 +2,7 @@
 # writes goes to /data.
 #
 #   docker build -t diffusion-preview .
-#   docker run -p 7860:7860 -v preview:/data --stop-timeout 30 diffusion-preview        # add --gpus all for a GPU
+#   docker run -p 7860:7860 -v preview:/data --stop-timeout 40 diffusion-preview        # add --gpus all for a GPU
 #
 # PyTorch comes from pip's own index, with CUDA. For a CPU, where it is much smaller, or for another CUDA, name
 # PyTorch's index for that: docker build --build-arg TORCH_INDEX=ADDRESS .
