@@ -236,6 +236,7 @@ def times_drawn(prompts: int, resamples: int, seed: int) -> Floats:
 
 
 def tails(level: float) -> tuple[float, float]:
+    """The quantiles between which an interval of this coverage lies. Raises ValueError outside (0, 1)."""
     if not 0 < level < 1:
         raise ValueError(f"The level of an interval lies between 0 and 1, not at {level}.")
     return (1 - level) / 2, (1 + level) / 2

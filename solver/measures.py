@@ -130,6 +130,11 @@ def sharpness(pictures: Tensor) -> Tensor:
     return (finer[..., 3:-3, 3:-3] - coarser).square().mean(dim=(1, 2, 3)).sqrt()
 
 
+def _kernel(x: Tensor, y: Tensor) -> Tensor:
+    """k(x, y) = (xᵀy/d + 1)³ of each row [A, d] with each [B, d]."""
+    return (x @ y.T / x.shape[1] + 1) ** 3
+
+
 def kid(
     features_a: Tensor,
     features_b: Tensor,
@@ -173,7 +178,7 @@ def kid(
 
     def mean_kernel(x: Tensor, y: Tensor, of_x: Tensor, of_y: Tensor) -> Tensor:
         apart = (of_x[:, None] != of_y[None]).to(x.device)
-        return ((x @ y.T / x.shape[1] + 1) ** 3)[apart].mean()
+        return _kernel(x, y)[apart].mean()
 
     return float(mean_kernel(a, a, g, g) + mean_kernel(b, b, h, h) - 2 * mean_kernel(a, b, g, h))
 
@@ -203,7 +208,7 @@ def kid_interval(
     drawn = drawn[(drawn > 0).sum(axis=1) > 1]
 
     def mean_kernels(x: Tensor, y: Tensor) -> Any:
-        sums = (member.T @ (x @ y.T / x.shape[1] + 1) ** 3 @ member * apart).numpy()
+        sums = (member.T @ _kernel(x, y) @ member * apart).numpy()
         return ((drawn @ sums) * drawn).sum(axis=1) / ((drawn @ pairs) * drawn).sum(axis=1)
 
     distances = mean_kernels(a, a) + mean_kernels(b, b) - 2 * mean_kernels(a, b)

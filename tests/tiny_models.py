@@ -216,3 +216,12 @@ FAMILIES = {
     "flux_distilled": lambda: flux(guidance_embeds=False),
     "flux_kontext": lambda: flux(FluxKontextPipeline),
 }
+# One of each kind; the others are the same with a part left out.
+KINDS = (
+    "stable_diffusion",
+    "stable_diffusion_v",
+    "stable_diffusion_xl",
+    "stable_diffusion_3",
+    "flux",
+    "flux_kontext",
+)

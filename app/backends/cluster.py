@@ -9,9 +9,9 @@ from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
-from app.catalogue import find, is_local, name_of, row_of
-from app.catalogue.files import SAFETY
+from app.catalogue import is_local, name_of, row_of
 from app.models import Choice, ModelError
+from app.models.opening import find_chosen
 from app.models.preview_decoder import AUTO, OFF
 
 try:
@@ -125,8 +125,7 @@ def _deploy(choice: Choice, replicas: int | None) -> DeploymentHandle:
     """Run the replicas, and wait until they are ready."""
     if is_local(choice.model):
         # Says here and now what replicas would find out in a minute; theirs are not where we are.
-        without = () if choice.safety_checker else SAFETY
-        found = find(choice.model, configs=choice.configs, without=without)
+        found = find_chosen(choice)
         choice = choice if row_of(choice.model) else replace(choice, model=str(found.path.resolve()))
     solver, configs = (path and path.resolve() for path in (choice.solver, choice.configs))
     decoder = choice.preview_decoder

@@ -44,6 +44,11 @@ class Choice:
     preview_decoder: str = AUTO
 
 
+def find_chosen(choice: Choice) -> Found:
+    """Where the model is. Raises ModelError, see `app.catalogue.find`."""
+    return find(choice.model, configs=choice.configs, without=() if choice.safety_checker else SAFETY)
+
+
 def open_model(choice: Choice) -> ImageModel:
     """Find a model, have it fetched where it is not here and may be, check that it fits, and load it.
 
@@ -52,7 +57,7 @@ def open_model(choice: Choice) -> ImageModel:
     device = pick_device(choice.device)
     if choice.offload == "model" and device.type == "cpu":
         raise ModelError("--offload model is for a GPU; on the cpu all parts are where they compute anyway.")
-    found = find(choice.model, configs=choice.configs, without=() if choice.safety_checker else SAFETY)
+    found = find_chosen(choice)
     check_fits(found.name, found.parts, _edge(found), device.type, choice.offload)
     model = load(
         found.configs or found.path,

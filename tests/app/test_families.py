@@ -23,17 +23,9 @@ from tests.app.conftest import make_job
 CPU = torch.device("cpu")
 # Large batches cost as much as small ones, so all go together; pictures on the way cost too much.
 COSTS = Costs(rows=(1, 2, 4, 8, 16), seconds=(0.05,) * 5, decode_s=1e9)
-FAMILIES = (
-    "stable_diffusion",
-    "stable_diffusion_v",
-    "stable_diffusion_xl",
-    "stable_diffusion_3",
-    "flux",
-    "flux_kontext",
-)
 
 
-@pytest.fixture(scope="module", params=FAMILIES)
+@pytest.fixture(scope="module", params=tiny_models.KINDS)
 def folder(request: Any, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return tiny_models.build(request.param, tmp_path_factory.mktemp("families") / request.param)
 

@@ -12,14 +12,6 @@ from solver.diffusion import load_diffusion
 from solver.pairs import load_pairs, make_pairs
 from tests import tiny_models
 
-MODELS = (
-    "stable_diffusion",
-    "stable_diffusion_v",
-    "stable_diffusion_xl",
-    "stable_diffusion_3",
-    "flux",
-    "flux_kontext",
-)
 STEPS = 2
 PPO = (
     "--method",
@@ -42,7 +34,7 @@ def command(module: Any, monkeypatch: pytest.MonkeyPatch, *arguments: object) ->
     module.main()
 
 
-@pytest.fixture(scope="module", params=MODELS)
+@pytest.fixture(scope="module", params=tiny_models.KINDS)
 def model(request: Any, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return tiny_models.build(request.param, tmp_path_factory.mktemp("models") / request.param)
 

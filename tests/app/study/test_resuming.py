@@ -45,6 +45,18 @@ def start(worker: Worker, study: Study, tmp_path: Path) -> Iterator[Start]:
         writer.close()
 
 
+def refuse(monkeypatch: pytest.MonkeyPatch, which: Callable[[Event], bool]) -> None:
+    """Have the disk be full for such events."""
+    append = SqlStore.append
+
+    def full(self: SqlStore, event: Event) -> None:
+        if which(event):
+            raise OSError("the disk is full")
+        append(self, event)
+
+    monkeypatch.setattr(SqlStore, "append", full)
+
+
 def test_a_trial_that_was_interrupted_begins_again_and_neither_is_analysed(start: Start) -> None:
     visit = start()
     do(visit, "agree", agree=True)
@@ -104,14 +116,7 @@ def test_between_the_last_answer_and_the_next_trial_the_next_one_begins(
     do(visit, "agree", agree=True)
     open_first(visit)
     do(visit, "satisfied")
-    append = SqlStore.append
-
-    def full(self: SqlStore, event: Event) -> None:
-        if event.kind == "trial_start":
-            raise OSError("the disk is full")
-        append(self, event)
-
-    monkeypatch.setattr(SqlStore, "append", full)
+    refuse(monkeypatch, lambda event: event.kind == "trial_start")
     do(visit, "rate", answers=GOOD)
     with pytest.raises(RequestError):
         start()
@@ -128,14 +133,10 @@ def test_answers_that_were_half_written_are_asked_for_again(
     do(visit, "agree", agree=True)
     open_first(visit)
     do(visit, "satisfied")
-    append = SqlStore.append
-
-    def full(self: SqlStore, event: Event) -> None:
-        if event.kind == "rating" and getattr(event.body, "question", "") == "match":
-            raise OSError("the disk is full")
-        append(self, event)
-
-    monkeypatch.setattr(SqlStore, "append", full)
+    refuse(
+        monkeypatch,
+        lambda event: event.kind == "rating" and getattr(event.body, "question", "") == "match",
+    )
     do(visit, "rate", answers=GOOD)
     monkeypatch.undo()
     visit = start()
