@@ -12,10 +12,11 @@ from app.job import KINDS, Kind
 
 # A tick of previews that leaves no preview waiting may take this much longer to carry refinements along.
 CARRYING = 0.25
-# After so long without a step a picture goes along in any case, so that no flood of previews starves it.
+# After so long without a step the first refinement in line goes along in any case, and the first late preview,
+# so that no flood of previews starves them. One of each alone: with more, all that wait would slow down all.
 PATIENCE_S = 1.0
 # A preview is late when it takes more than so many times what its steps take in full batches.
-LATE = 1.8
+LATE = 3.0
 # Unless it is favoured, a speculative refinement is taken this far: most are wasted, and what is left
 # is quick to do.
 SPECULATED_SHARE = 0.75
@@ -79,13 +80,15 @@ class Ticket:
         return self.steps - self.steps_left < SPECULATED_SHARE * self.steps
 
 
-def line_up(tickets: Sequence[Ticket], policy: Policy, costs: Costs) -> list[Ticket]:
+def line_up(tickets: Sequence[Ticket], policy: Policy, costs: Costs, pace: float = 1.0) -> list[Ticket]:
     """The tickets in the order in which they are served.
 
     In order of arrival, or previews before refinements before speculation. Previews that need not be LATE go
     before those that must: else, with too many of them, all would be. Then owners take turns, request by
     request, so one person's eight grids don't hold up another's first; speculation is served to all alike,
     the favoured first and those with the fewest steps made next.
+
+    pace: how much longer than `costs` say things take at present.
     """
     if not policy.by_kind:
         return sorted(tickets, key=lambda t: t.number)
@@ -95,13 +98,11 @@ def line_up(tickets: Sequence[Ticket], policy: Policy, costs: Costs) -> list[Tic
         if (t.kind, t.owner, t.request) not in turns:
             turns[t.kind, t.owner, t.request] = asked[t.kind, t.owner]
             asked[t.kind, t.owner] += 1
-    step_s = costs.tick(costs.knee)
 
     def rank(t: Ticket) -> tuple:
         if t.kind == "speculative":
             return (KINDS.index(t.kind), not t.favoured, t.steps - t.steps_left, t.number)
-        late = t.kind == "preview" and t.age_s + t.steps_left * step_s > LATE * t.steps * step_s
-        return (KINDS.index(t.kind), late, turns[t.kind, t.owner, t.request], t.number)
+        return (KINDS.index(t.kind), _is_late(t, costs, pace), turns[t.kind, t.owner, t.request], t.number)
 
     return sorted(tickets, key=rank)
 
@@ -112,22 +113,24 @@ def choose(
     costs: Costs,
     running: Collection[int] = (),
     most_rows: int | None = None,
+    pace: float = 1.0,
 ) -> list[Ticket]:
     """The tickets of the next tick; none when there is nothing to do.
 
     The first in line decides shape and kind, and those of its kind go along as far as the batch reaches.
-    With previews go one other preview and one refinement that have lost their patience and, where no preview
-    is left waiting, more refinements while they lengthen the tick by no more than CARRYING. Speculation goes
-    alone.
+    With previews go the first late preview and the first refinement if they have lost their patience and,
+    where no preview is left waiting, more refinements while they lengthen the tick by no more than CARRYING.
+    Speculation goes alone.
 
     running: the numbers of the last tick's tickets. most_rows: where memory is short, fewer than the knee.
+    pace: as in `line_up`.
     """
     ready = [t for t in tickets if t.ready]
     if not policy.every_step:
         begun = [t for t in ready if t.number in running]
         if begun:
             return begun
-    line = line_up(ready, policy, costs)
+    line = line_up(ready, policy, costs, pace)
     if not line:
         return []
     first = line[0]
@@ -135,7 +138,11 @@ def choose(
     chosen = _fill(fitting, min(most_rows or costs.knee, costs.knee))
     if policy.every_step and policy.by_kind and first.kind == "preview":
         refinements = [t for t in line if t.kind == "refine" and t.shape == first.shape]
-        chosen += _carried(fitting[len(chosen) :], refinements, chosen, costs, most_rows)
+        waiting = fitting[len(chosen) :]
+        late = [t for t in waiting if _is_late(t, costs, pace)]
+        impatient = [t for t in (*late[:1], *refinements[:1]) if t.idle_s > PATIENCE_S]
+        others = [] if waiting else [t for t in refinements if t not in impatient]
+        chosen += _carried(impatient, others, chosen, costs, most_rows)
     return chosen
 
 
@@ -156,9 +163,9 @@ def forecast(
 
     All that goes before it is done first, in batches of its kind and shape as large as there is enough for,
     and what was asked for together is done together. No picture is faster than its own steps one by one.
-    pace: how much longer than `costs` say things take at present.
+    pace: as in `line_up`.
     """
-    line = line_up(tickets, policy, costs)
+    line = line_up(tickets, policy, costs, pace)
     together: Counter[tuple[Hashable, Kind]] = Counter()
     for t in line:
         together[t.shape, t.kind] += t.rows
@@ -201,27 +208,26 @@ def _fill(line: Sequence[Ticket], room: int) -> list[Ticket]:
     return chosen
 
 
+def _is_late(t: Ticket, costs: Costs, pace: float) -> bool:
+    step_s = pace * costs.tick(costs.knee)
+    return t.kind == "preview" and t.age_s + t.steps_left * step_s > LATE * t.steps * step_s
+
+
 def _carried(
-    waiting: Sequence[Ticket],
-    refinements: Sequence[Ticket],
+    impatient: Sequence[Ticket],
+    others: Sequence[Ticket],
     previews: Sequence[Ticket],
     costs: Costs,
     most_rows: int | None,
 ) -> list[Ticket]:
-    """Those that go along with the previews of a tick, see `choose`; `waiting` are the previews left out."""
-    impatient = [t for kind in (waiting, refinements) for t in _impatient(kind)[:1]]
-    others = [] if waiting else [t for t in refinements if t not in impatient]
+    """Those that go along with the previews of a tick, see `choose`: `others` only while there is time."""
     rows = sum(t.rows for t in previews)
     longest_s = (1 + CARRYING) * costs.tick(rows)
     carried: list[Ticket] = []
-    for t in impatient + others:
+    for t in (*impatient, *others):
         rows += t.rows
         in_time = costs.tick(rows) <= longest_s
         if not (in_time or t in impatient) or rows > (most_rows or rows):
             break
         carried.append(t)
     return carried
-
-
-def _impatient(tickets: Sequence[Ticket]) -> list[Ticket]:
-    return [t for t in tickets if t.idle_s > PATIENCE_S]

@@ -268,7 +268,7 @@ class Worker:
                 self._end([s for s in self._samples.values() if s.cancelled], Cancelled())
                 by_number = {sample.number: sample for sample in self._samples.values()}
                 tickets = [sample.ticket() for sample in by_number.values()]
-                chosen = choose(tickets, self.policy, self.costs, self._running, self._most_rows)
+                chosen = choose(tickets, self.policy, self.costs, self._running, self._most_rows, self.pace)
                 self._running = frozenset(t.number for t in chosen)
                 if chosen or self._closed:
                     return [by_number[t.number] for t in chosen]

@@ -89,7 +89,7 @@ class VirtualClock:
                 replace(making.ticket, idle_s=self.now - making.stepped, age_s=self.now - making.arrived)
                 for making in self._making.values()
             ]
-            batch = choose(tickets, self._policy, self._costs, self._running)
+            batch = choose(tickets, self._policy, self._costs, self._running, pace=self._pace)
             self._running = frozenset(t.number for t in batch)
             if batch:
                 alone = len(batch) == sum(t.kind != "speculative" for t in tickets)

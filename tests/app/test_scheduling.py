@@ -9,6 +9,7 @@ from app.costs import Costs
 from app.job import KINDS, Kind
 from app.scheduling import (
     CARRYING,
+    LATE,
     PATIENCE_S,
     POLICIES,
     SPECULATED_SHARE,
@@ -160,13 +161,15 @@ def test_refinements_do_not_go_along_while_previews_are_left_waiting() -> None:
     assert refinement not in choose([refinement, *previews], STEP_PRIORITY, COSTS)
 
 
-def test_one_that_has_lost_its_patience_goes_along_in_any_case() -> None:
+def test_the_first_refinement_goes_along_in_any_case_when_it_has_lost_its_patience() -> None:
     previews = [ticket(n, owner=str(n)) for n in range(12)]
-    waiting = [ticket(20 + n, "refine", left=40) for n in range(3)]
-    impatient = replace(waiting[1], idle_s=PATIENCE_S + 0.1)
-    batch = choose([waiting[0], impatient, waiting[2], *previews], STEP_PRIORITY, COSTS)
-    assert [t for t in batch if t.kind == "refine"] == [impatient]
-    assert choose([impatient, ticket(0)], STEP_PRIORITY, COSTS, most_rows=2) == [ticket(0)]
+    waiting = [replace(ticket(20 + n, "refine", left=40), idle_s=PATIENCE_S + 0.1) for n in range(3)]
+    batch = choose([*waiting, *previews], STEP_PRIORITY, COSTS)
+    assert [t for t in batch if t.kind == "refine"] == waiting[:1], "the others wait for their turn"
+    served = replace(waiting[0], idle_s=0.1)
+    batch = choose([served, *waiting[1:], *previews], STEP_PRIORITY, COSTS)
+    assert all(t.kind == "preview" for t in batch)
+    assert choose([waiting[0], ticket(0)], STEP_PRIORITY, COSTS, most_rows=2) == [ticket(0)]
 
 
 def test_previews_that_can_be_in_time_go_before_those_that_can_not() -> None:
@@ -175,17 +178,24 @@ def test_previews_that_can_be_in_time_go_before_those_that_can_not() -> None:
     assert [t.number for t in line_up([*late, *fresh], STEP_PRIORITY, COSTS)[-4:]] == [0, 1, 2, 3]
     batch = choose([*late, *fresh], STEP_PRIORITY, COSTS)
     assert batch == fresh[:8]
-    impatient = replace(late[2], idle_s=PATIENCE_S + 0.1)
-    batch = choose([*late[:2], impatient, *late[3:], *fresh], STEP_PRIORITY, COSTS)
-    assert batch == [*fresh[:8], impatient], "the flood does not starve it"
+    impatient = [replace(t, idle_s=PATIENCE_S + 0.1) for t in late]
+    batch = choose([*impatient, *fresh], STEP_PRIORITY, COSTS)
+    assert batch == [*fresh[:8], impatient[0]], "the flood does not starve them"
     refinement = ticket(30, "refine", left=40)
     assert line_up([refinement, *late], STEP_PRIORITY, COSTS)[-1] == refinement
 
 
 def test_one_that_is_nearly_done_is_not_late_where_a_new_one_is() -> None:
-    waited_s = 1.5 * 6 * COSTS.tick(COSTS.knee)
+    waited_s = (LATE - 0.5) * 6 * COSTS.tick(COSTS.knee)
     waited = [replace(ticket(n, left=left), age_s=waited_s) for n, left in ((0, 6), (1, 1))]
     assert [t.number for t in line_up(waited, STEP_PRIORITY, COSTS)] == [1, 0]
+
+
+def test_where_all_takes_longer_more_time_is_given() -> None:
+    age_s = (LATE - 0.5) * 6 * COSTS.tick(COSTS.knee)
+    waited, fresh = replace(ticket(0, owner="a"), age_s=age_s), ticket(1, owner="b")
+    assert line_up([waited, fresh], STEP_PRIORITY, COSTS) == [fresh, waited]
+    assert line_up([waited, fresh], STEP_PRIORITY, COSTS, pace=2.0) == [waited, fresh]
 
 
 def test_refinements_end_under_an_endless_flood_of_previews() -> None:
