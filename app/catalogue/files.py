@@ -34,7 +34,7 @@ def read_header(path: Path) -> dict[str, dict[str, Any]]:
                     f"{path} is a Git LFS pointer, not the weights: run `git lfs pull` in its folder."
                 )
             if start[:2] in (b"PK", b"\x80\x02", b"\x80\x04"):
-                raise ModelError(f"{path} is a PyTorch pickle under another name. {_SAFE}")
+                raise ModelError(f"{path} is a PyTorch pickle under another name. {_SAFE_PART}")
             (length,) = struct.unpack("<Q", start)  # fails where there are fewer than eight bytes
             if not 2 <= length <= LARGEST_HEADER:
                 raise ValueError
@@ -57,7 +57,12 @@ def read_header(path: Path) -> dict[str, dict[str, Any]]:
 
 _SAFE = (
     "Loading a pickle can run code, so it is not loaded here. Take the model's safetensors, or convert it "
-    "where you trust it: `DiffusionPipeline.from_pretrained(OLD).save_pretrained(NEW)`."
+)
+_SAFE_PART = _SAFE + "where you trust it: `DiffusionPipeline.from_pretrained(OLD).save_pretrained(NEW)`."
+_SAFE_FILE = (
+    _SAFE
+    + "where you trust it: `StableDiffusionPipeline.from_single_file(OLD).save_pretrained(NEW)`, or as its "
+    "pipeline is called."
 )
 
 
@@ -68,7 +73,7 @@ def _cut_off(path: Path, size: int, due: int) -> str:
 def refuse_pickle(path: Path) -> None:
     """Raise ModelError for a file that is a pickle by its name."""
     if path.suffix in PICKLES:
-        raise ModelError(f"{path} is a PyTorch pickle, and safetensors are due. {_SAFE}")
+        raise ModelError(f"{path} is a PyTorch pickle, and safetensors are due. {_SAFE_FILE}")
 
 
 def count(tensors: Mapping[str, Mapping[str, Any]]) -> int:
@@ -98,7 +103,7 @@ def _instead(folder: Path) -> str:
     if files:
         return f"it has no model_index.json. For the checkpoint in it, say --model {files[0]}"
     if any(path.suffix in PICKLES for path in folder.iterdir()):
-        return f"it has no model_index.json, and its weights are pickles. {_SAFE}"
+        return f"it has no model_index.json, and its weights are pickles. {_SAFE_FILE}"
     return "it has no model_index.json. Choose the folder that holds that file."
 
 
@@ -142,5 +147,5 @@ def weight_files(part: Path) -> list[Path]:
                 )
             return [part / name for name in names]
     if any(path.suffix in PICKLES for path in part.iterdir()):
-        raise ModelError(f"The weights in {part} are PyTorch pickles, and safetensors are due. {_SAFE}")
+        raise ModelError(f"The weights in {part} are PyTorch pickles, and safetensors are due. {_SAFE_PART}")
     raise ModelError(f"{part} holds no weights: {WEIGHTS[0]}.safetensors is missing. Get it again.")

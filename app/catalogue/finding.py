@@ -22,9 +22,11 @@ INCLUDE = ("*.json", "*.txt", "*.model", "*/diffusion_pytorch_model*.safetensors
 EXCLUDE = ("*.fp16*", "*.bf16*", "*.non_ema*", "vae_1_0/*", "*.bin.index.json")
 CONFIGS = INCLUDE[:3]
 
-# What the names of tensors begin with in a single-file checkpoint: the denoiser's, and the text encoders'.
+# What the names of tensors begin with in a single-file checkpoint, and what those of a LoRA have in them.
 DENOISER = ("model.diffusion_model.", "double_blocks.")
 TEXT = ("cond_stage_model.", "conditioner.", "text_encoders.")
+AUTOENCODER = ("first_stage_model.", "vae.")
+LORA = ("lora_", ".lora.", ".lora_", "lokr_", "hada_")
 
 
 @dataclass(frozen=True)
@@ -156,13 +158,19 @@ def _recognized(path: Path, header: dict) -> Row:
     except Exception:
         row = None
     if row is None or not any(name.startswith(DENOISER) for name in tensors):
+        if any(part in name.lower() for name in tensors for part in LORA):
+            raise ModelError(
+                f"{path} is a LoRA: it changes a model, and is none. Take a whole model into which it has "
+                "been merged (in diffusers by `load_lora_weights`, `fuse_lora` and `save_pretrained`)."
+            )
         known = ", ".join(row.name for row in ROWS if not row.folder)
         raise ModelError(f"{path} is no checkpoint of a model that is known here ({known}).")
-    if not any(name.startswith(TEXT) for name in tensors):
-        raise ModelError(
-            f"{path} holds the denoiser alone, without text encoders. Take the whole model: "
-            f"--model {row.name}"
-        )
+    for part, names in (("text encoder", TEXT), ("autoencoder", AUTOENCODER)):
+        if not any(name.startswith(names) for name in tensors):
+            raise ModelError(
+                f"{path} has a denoiser, but no {part}. Take a checkpoint of the whole model, or "
+                f"--model {row.name}"
+            )
     return row
 
 
