@@ -17,6 +17,8 @@ PICKLES = (".bin", ".ckpt", ".pt", ".pth")
 WEIGHTLESS = ("scheduler", "tokenizer", "feature_extractor", "image_processor")
 # What nobody needs who does not want pictures checked.
 SAFETY = ("safety_checker", "feature_extractor")
+# Files that may hold the words of a tokenizer; without one of them a library makes up an empty one.
+VOCABULARIES = ("tokenizer.json", "vocab.json", "spiece.model")
 LARGEST_HEADER = 100 * 2**20  # bytes, as in safetensors itself
 
 
@@ -107,6 +109,15 @@ def _instead(folder: Path) -> str:
     return "it has no model_index.json. Choose the folder that holds that file."
 
 
+def part_names(index: Mapping[str, Any]) -> list[str]:
+    """The parts that an index names, without settings and what the pipeline goes without."""
+    return [
+        name
+        for name, source in index.items()
+        if not name.startswith("_") and isinstance(source, list) and len(source) == 2 and None not in source
+    ]
+
+
 def check_folder(folder: Path, without: Sequence[str] = ()) -> dict[str, int]:
     """The numbers of weights of a model's parts, once all its files are found to be there and whole.
 
@@ -116,17 +127,26 @@ def check_folder(folder: Path, without: Sequence[str] = ()) -> dict[str, int]:
     Raises ModelError, in words, for the first that is not.
     """
     parts = {}
-    for name, source in read_index(folder).items():
-        if name.startswith("_") or not isinstance(source, list) or len(source) != 2 or None in source:
-            continue  # settings, and parts that the pipeline goes without
+    for name in part_names(read_index(folder)):
         if name in without:
             continue
         if not (folder / name).is_dir():
             ways = "Get it again" + (", or start with --no-safety-checker." if name in SAFETY else ".")
             raise ModelError(f"{folder} lacks its {name}: there is no folder of that name. {ways}")
+        if name.startswith("tokenizer"):
+            check_tokenizer(folder / name)
         if not name.startswith(WEIGHTLESS):
             parts[name] = sum(count(read_header(path)) for path in weight_files(folder / name))
     return parts
+
+
+def check_tokenizer(part: Path) -> None:
+    """Raise ModelError where the folder of a tokenizer holds no words."""
+    if not any((part / name).is_file() for name in VOCABULARIES):
+        raise ModelError(
+            f"{part} holds no vocabulary: {', '.join(VOCABULARIES[:-1])} or {VOCABULARIES[-1]} is due. "
+            "Get it again."
+        )
 
 
 def weight_files(part: Path) -> list[Path]:

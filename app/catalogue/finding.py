@@ -10,7 +10,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from app.catalogue.files import check_folder, count, read_header, read_index, refuse_pickle
+from app.catalogue.files import (
+    check_folder,
+    check_tokenizer,
+    count,
+    part_names,
+    read_header,
+    read_index,
+    refuse_pickle,
+)
 from app.catalogue.table import ROWS, ModelError, Row, row_of
 from app.disk import free_bytes, is_full
 
@@ -143,6 +151,9 @@ def _in_file(path: Path, configs: Path | None, network: bool) -> Found:
             f"{path.name} needs the configs of a {row.pipeline}, and {configs} has those of a "
             f"{read_index(configs)['_class_name']}. Choose another --configs."
         )
+    for name in part_names(read_index(configs)):
+        if name.startswith("tokenizer"):
+            check_tokenizer(configs / name)
     return Found(path.stem, path, row.pipeline, {"checkpoint": count(header)}, row, configs)
 
 

@@ -92,9 +92,18 @@ def test_what_is_not_whole_is_refused_in_words(checkpoint: Path, configs: Path, 
         save_file({name: tensor for name, tensor in whole.items() if not name.startswith(lacking)}, path)
         with pytest.raises(ModelError, match=words):
             open_model(Choice(str(path), "cpu", configs=configs))
+    save_file(whole | {f"{VAE}decoder.conv_out.bias": torch.full((3,), torch.nan)}, path)
+    with pytest.raises(ModelError, match=r"1 of \d+ weights of the vae in .*damaged.safetensors are damaged"):
+        open_model(Choice(str(path), "cpu", configs=configs))
     save_file(whole | {f"{UNET}out.2.bias": torch.zeros(7)}, path)
     with pytest.raises(ModelError, match=r"can't be read with the configs .*Choose another --configs"):
         open_model(Choice(str(path), "cpu", configs=configs))
+
+
+def test_configs_without_words_are_refused_in_words(checkpoint: Path, configs: Path, tmp_path: Path) -> None:
+    copy = shutil.copytree(configs, tmp_path / "configs", ignore=shutil.ignore_patterns("tokenizer*.json"))
+    with pytest.raises(ModelError, match="tokenizer holds no vocabulary"):
+        open_model(Choice(str(checkpoint), "cpu", configs=copy))
 
 
 def test_damaged_files_and_pickles_are_refused_in_words(
