@@ -52,13 +52,13 @@ def add_endpoints(worker: Backend, pictures: Path) -> None:
             seed: of the first preview, the others follow it; -1 draws fresh seeds
             solver: the learned one, consistency, or a classical one such as unipc
             picture: a PNG, JPEG or WebP to start from, or to edit
-            strength: how much of the picture is made anew, 0.05 to 1
+            strength: how much of the picture is made anew, 0.05 to 1; a model that edits knows none
             width: in pixels; 0 is the model's own
             height: in pixels; 0 is the model's own
         """
         with _errors_in_words():
             seeds = _seeds(seed, int(check_number("count", count)))
-            start = start_from(_content(picture), strength) if picture else None
+            start = _start(worker, picture, strength)
             words = (prompt, negative_prompt, guidance)
             shared = _shared(worker, words, start, width, height, request)
             first = Job(kind="preview", seed=seeds[0], steps=steps, solver=solver, **shared)
@@ -87,12 +87,12 @@ def add_endpoints(worker: Backend, pictures: Path) -> None:
             guidance: how literally to take the prompt, as for the preview
             solver: the solver of the many steps
             picture: a PNG, JPEG or WebP to start from, or to edit, as for the preview
-            strength: how much of the picture is made anew, 0.05 to 1
+            strength: how much of the picture is made anew, 0.05 to 1; a model that edits knows none
             width: in pixels; 0 is the model's own
             height: in pixels; 0 is the model's own
         """
         with _errors_in_words():
-            start = start_from(_content(picture), strength) if picture else None
+            start = _start(worker, picture, strength)
             words = (prompt, negative_prompt, guidance)
             shared = _shared(worker, words, start, width, height, request)
             job = Job(kind="refine", seed=_seeds(seed, 1)[0], steps=steps, solver=solver, **shared)
@@ -134,6 +134,13 @@ def _shared(
         "owner": _owner(request),
         "start": start,
     }
+
+
+def _start(worker: Backend, picture: Any, strength: float) -> Start | None:
+    """The picture to start from, as the page has it: with a model that edits its strength is always 1."""
+    if not picture:
+        return None
+    return start_from(_content(picture), 1.0 if worker.facts.edits else strength)
 
 
 def _content(picture: Any) -> bytes:
@@ -204,7 +211,7 @@ def _make(worker: Backend, jobs: Sequence[Job], pictures: Path) -> tuple[list[An
                 "guidance": job.guidance,
                 "width": job.width,
                 "height": job.height,
-                "strength": job.start.strength if job.start else None,
+                "strength": job.start.strength if job.start and not worker.facts.edits else None,
                 "model": job.model,
                 "revision": record.revision,
                 "decoder": record.decoder,

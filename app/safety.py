@@ -19,6 +19,7 @@ from PIL import Image
 from app.catalogue.files import SAFETY, read_header, weight_files
 from app.catalogue.table import ModelError
 from app.job import Failed
+from app.weights import check_finite
 
 HELD_BACK = Failed(
     "This picture is not shown: the safety checker that comes with the model took it for one that is not "
@@ -107,4 +108,5 @@ def load_safety_checker(
     if report["missing_keys"]:
         missing = len(report["missing_keys"])
         raise ModelError(f"The safety checker in {folder} lacks {missing} of its weights. {_OFF}")
+    check_finite(checker, f"the safety checker in {folder}", _OFF)
     return SafetyChecker(checker.to(device).eval().requires_grad_(False), processor)

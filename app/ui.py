@@ -293,6 +293,10 @@ def _settings() -> list[gr.components.Component]:
         with gr.Row():
             random_seeds = gr.Checkbox(True, label="Random seeds", info="Other pictures every time")
             seed = gr.Number(1, label="First seed", info="The others follow it", precision=0, visible=False)
+    # An open page keeps what it was told of the model through a restart of the app, when Gradio knows it
+    # no more; so it lets everything pass, and the handlers say in words what does not fit.
+    for part in (steps, size):
+        part.preprocess = lambda value: value  # type: ignore[method-assign]
     random_seeds.change(
         lambda drawn: gr.Number(visible=not drawn),
         random_seeds,

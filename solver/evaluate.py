@@ -162,7 +162,7 @@ class Bench:
         def keep(_: int, x0: Tensor) -> None:
             expected[:] = [*expected[-1:], x0]
 
-        denoise = self.model.denoiser([p.prompt for p in pairs.prompts], pairs.guidance)
+        denoise = self.model.denoiser([p.prompt for p in pairs.prompts], pairs.guidance, pairs.reference)
         latents = sample(plan, denoise, self.model.noise(pairs.seeds), keep)
         moved = (expected[-1] - expected[0]).square().mean(dim=(1, 2, 3)).sqrt()
         return latents, moved

@@ -15,7 +15,9 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
+from PIL import Image, ImageOps
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 from tqdm import tqdm
@@ -29,10 +31,14 @@ SETTINGS_FILE = "pairs.json"
 
 @dataclass(frozen=True)
 class Prompt:
-    """What was asked for, and the attributes of a scene that it names, where somebody wrote them down."""
+    """What was asked for, and the attributes of a scene that it names, where somebody wrote them down.
+
+    image: the file of a picture to be edited, for a model that edits.
+    """
 
     prompt: str
     attributes: dict[str, str] = field(default_factory=dict)
+    image: str = ""
 
 
 @dataclass(frozen=True)
@@ -51,7 +57,8 @@ REFINEMENT = Target()
 class Pairs:
     """n prompts, seeds, guidance scales [n], and full-step latents [n, C, H, W], float32 on the CPU.
 
-    `model` is the fingerprint of the model that made them.
+    `model` is the fingerprint of the model that made them, `reference` the latents [n, C, H, W] of the
+    pictures that were edited, where some were.
     """
 
     prompts: Sequence[Prompt]
@@ -60,6 +67,7 @@ class Pairs:
     latents: Tensor
     target: Target
     model: str
+    reference: Tensor | None = None
 
     def __len__(self) -> int:
         return len(self.seeds)
@@ -74,11 +82,13 @@ class Pairs:
             self.latents[index],
             self.target,
             self.model,
+            None if self.reference is None else self.reference[index],
         )
 
 
 def read_prompts(path: Path) -> list[Prompt]:
-    """Prompts from a file: one a line, or (`.jsonl`) objects with "prompt" and perhaps "attributes".
+    """Prompts from a file: one a line, or (`.jsonl`) objects with "prompt", perhaps "attributes" of it, and
+    perhaps an "image" to be edited, whose path begins at the file.
 
     Raises:
         ValueError: a line that is neither, or no prompts at all; says which line.
@@ -92,10 +102,11 @@ def read_prompts(path: Path) -> list[Prompt]:
             continue
         try:
             entry = json.loads(line)
-            prompts.append(Prompt(str(entry["prompt"]), dict(entry.get("attributes", {}))))
+            image = str(path.parent / entry["image"]) if entry.get("image") else ""
+            prompts.append(Prompt(str(entry["prompt"]), dict(entry.get("attributes", {})), image))
         except (ValueError, KeyError, TypeError):
             raise ValueError(
-                f'{path}, line {number}: expected {{"prompt": "…"}}, perhaps with "attributes".'
+                f'{path}, line {number}: expected {{"prompt": "…"}}, perhaps with "attributes" or "image".'
             ) from None
     if not prompts:
         raise ValueError(f"{path} holds no prompts; write one on each line.")
@@ -121,7 +132,8 @@ def make_pairs(
     Several processes may share the work: each makes every `processes`-th shard.
 
     Raises:
-        ValueError: `out` holds pairs that were made otherwise, or numbers out of range.
+        ValueError: `out` holds pairs that were made otherwise, numbers out of range, or pictures to be edited
+            that are missing, are none, or do not go with the model.
     """
     if count < 1 or batch < 1:
         raise ValueError(
@@ -137,8 +149,9 @@ def make_pairs(
         "target": asdict(target),
         "seeds": [first_seed + i for i in range(count)],
         "guidance": [float(guidance[i % len(guidance)]) for i in range(count)],
-        "prompts": [asdict(prompts[i % len(prompts)]) for i in range(count)],
+        "prompts": [_written(prompts[i % len(prompts)]) for i in range(count)],
     }
+    _check_images(model, prompts)
     out.mkdir(parents=True, exist_ok=True)
     if (out / SETTINGS_FILE).exists() and json.loads((out / SETTINGS_FILE).read_text()) != settings:
         raise ValueError(f"{out} holds pairs that were made otherwise; choose another folder or delete it.")
@@ -149,14 +162,55 @@ def make_pairs(
             which = range(start, min(start + batch, count))
             path = _shard(out, start)
             if not path.exists():
-                denoise = model.denoiser(
-                    [settings["prompts"][i]["prompt"] for i in which],
-                    torch.tensor([settings["guidance"][i] for i in which]),
-                )
-                latents = sample(plan, denoise, model.noise([settings["seeds"][i] for i in which]))
-                save_file({"latents": latents.cpu().contiguous()}, path.with_suffix(".new"))
+                asked = [prompts[i % len(prompts)] for i in which]
+                scales = torch.tensor([settings["guidance"][i] for i in which])
+                kept = {}
+                if asked[0].image:
+                    kept["reference"] = encode_images(model, [prompt.image for prompt in asked])
+                denoise = model.denoiser([p.prompt for p in asked], scales, kept.get("reference"))
+                kept["latents"] = sample(plan, denoise, model.noise([settings["seeds"][i] for i in which]))
+                kept = {name: tensor.cpu().contiguous() for name, tensor in kept.items()}
+                save_file(kept, path.with_suffix(".new"))
                 os.replace(path.with_suffix(".new"), path)
             bar.update(len(which))
+
+
+def encode_images(model: LatentDiffusion, files: Sequence[str]) -> Tensor:
+    """The pictures in these files as latents [n, C, H, W]: their middle, scaled to the model's size.
+
+    Raises:
+        ValueError: a file that is missing or no picture.
+    """
+    _, height, width = model.latent_shape
+    pictures = []
+    for file in files:
+        try:
+            with Image.open(file) as opened:
+                picture = ImageOps.exif_transpose(opened).convert("RGB")
+        except OSError as error:
+            raise ValueError(f"{file} is not a picture that can be read: {error}.") from error
+        fitted = ImageOps.fit(picture, (width * model.scale, height * model.scale), Image.Resampling.LANCZOS)
+        pictures.append(torch.from_numpy(np.array(fitted)).permute(2, 0, 1).float() / 255)
+    return model.encode_pictures(torch.stack(pictures))
+
+
+def _check_images(model: LatentDiffusion, prompts: Sequence[Prompt]) -> None:
+    images = [prompt.image for prompt in prompts if prompt.image]
+    if images and not model.edits:
+        raise ValueError(
+            f'This model edits no pictures: leave "image" out ({images[0]}), or take another model.'
+        )
+    if images and len(images) < len(prompts):
+        raise ValueError(
+            f"{len(prompts) - len(images)} of {len(prompts)} prompts have no image: all or none."
+        )
+    if missing := [image for image in images if not Path(image).is_file()]:
+        raise ValueError(f"{len(missing)} of {len(images)} images are missing, such as {missing[0]}.")
+
+
+def _written(prompt: Prompt) -> dict[str, Any]:
+    """As it is written down, and has been since before there were images."""
+    return {name: value for name, value in asdict(prompt).items() if name != "image" or value}
 
 
 def load_pairs(folder: Path) -> Pairs:
@@ -174,13 +228,15 @@ def load_pairs(folder: Path) -> Pairs:
             f"{missing} of {len(shards)} shards are missing in {folder}; run `python -m solver.pairs` again "
             "with the same options to make the rest."
         )
+    loaded = [load_file(shard) for shard in shards]
     return Pairs(
         [Prompt(**entry) for entry in settings["prompts"]],
         settings["seeds"],
         torch.tensor(settings["guidance"]),
-        torch.cat([load_file(shard)["latents"] for shard in shards]),
+        torch.cat([shard["latents"] for shard in loaded]),
         Target(**settings["target"]),
         settings["model"],
+        torch.cat([shard["reference"] for shard in loaded]) if "reference" in loaded[0] else None,
     )
 
 
@@ -199,7 +255,10 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--model", default="checkpoints/landscapes", help="folder or hub id (%(default)s)")
     parser.add_argument(
-        "--prompts", type=Path, required=True, help="text file with a prompt on each line, or .jsonl"
+        "--prompts",
+        type=Path,
+        required=True,
+        help="text file with a prompt on each line, or .jsonl, perhaps with images to edit",
     )
     parser.add_argument("--out", type=Path, required=True, help="folder for the pairs")
     parser.add_argument("--count", type=int, default=256, help="how many (%(default)s)")

@@ -45,7 +45,7 @@ class Task:
 
     def latents(self, tables: Tables, pairs: Pairs) -> Tensor:
         """What the solvers make of the pairs' noise, [n, C, H, W]."""
-        denoise = self.model.denoiser([p.prompt for p in pairs.prompts], pairs.guidance)
+        denoise = self.model.denoiser([p.prompt for p in pairs.prompts], pairs.guidance, pairs.reference)
         with self.autocast():
             checkpointed = self.checkpointed and torch.is_grad_enabled()
             return rollout(tables, denoise, self.model.noise(pairs.seeds), checkpointed=checkpointed)

@@ -35,7 +35,7 @@ EDGE = 16
 """Of the pictures in pixels; latents have half of it."""
 
 SD_SCHEDULE = {"beta_start": 0.00085, "beta_end": 0.012, "beta_schedule": "scaled_linear", "steps_offset": 1}
-WIDTH, PROJECTED = 16, 8
+WIDTH, WIDER, PROJECTED = 16, 24, 8
 
 
 def build(family: str, folder: Path) -> Path:
@@ -63,12 +63,12 @@ def clip_tokenizer() -> CLIPTokenizer:
     return CLIPTokenizer(vocab=vocab, merges=[], model_max_length=77)
 
 
-def clip(projection: bool, act: str = "quick_gelu") -> Any:
+def clip(projection: bool, act: str = "quick_gelu", *, width: int = WIDTH, layers: int = 2) -> Any:
     config = CLIPTextConfig(
         vocab_size=54,
-        hidden_size=WIDTH,
-        intermediate_size=WIDTH,
-        num_hidden_layers=2,
+        hidden_size=width,
+        intermediate_size=width,
+        num_hidden_layers=layers,
         num_attention_heads=2,
         projection_dim=PROJECTED,
         hidden_act=act,
@@ -134,8 +134,10 @@ def stable_diffusion(prediction_type: str = "epsilon") -> StableDiffusionPipelin
 
 
 def stable_diffusion_xl() -> StableDiffusionXLPipeline:
+    # By its width and its tenth layer the second encoder is told from the first in a file that has both.
+    second = clip(True, "gelu", width=WIDER, layers=10)
     network = unet(
-        2 * WIDTH,
+        WIDTH + WIDER,
         addition_embed_type="text_time",
         addition_time_embed_dim=8,
         projection_class_embeddings_input_dim=6 * 8 + PROJECTED,
@@ -143,7 +145,7 @@ def stable_diffusion_xl() -> StableDiffusionXLPipeline:
     return StableDiffusionXLPipeline(
         vae=autoencoder(scaling_factor=0.13025),
         text_encoder=clip(False),
-        text_encoder_2=clip(True, "gelu"),
+        text_encoder_2=second,
         tokenizer=clip_tokenizer(),
         tokenizer_2=clip_tokenizer(),
         unet=network,

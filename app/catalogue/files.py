@@ -17,6 +17,8 @@ PICKLES = (".bin", ".ckpt", ".pt", ".pth")
 WEIGHTLESS = ("scheduler", "tokenizer", "feature_extractor", "image_processor")
 # What nobody needs who does not want pictures checked.
 SAFETY = ("safety_checker", "feature_extractor")
+# Files that may hold the words of a tokenizer; without one of them a library makes up an empty one.
+VOCABULARIES = ("tokenizer.json", "vocab.json", "spiece.model")
 LARGEST_HEADER = 100 * 2**20  # bytes, as in safetensors itself
 
 
@@ -34,7 +36,7 @@ def read_header(path: Path) -> dict[str, dict[str, Any]]:
                     f"{path} is a Git LFS pointer, not the weights: run `git lfs pull` in its folder."
                 )
             if start[:2] in (b"PK", b"\x80\x02", b"\x80\x04"):
-                raise ModelError(f"{path} is a PyTorch pickle under another name. {_SAFE}")
+                raise ModelError(f"{path} is a PyTorch pickle under another name. {_SAFE_PART}")
             (length,) = struct.unpack("<Q", start)  # fails where there are fewer than eight bytes
             if not 2 <= length <= LARGEST_HEADER:
                 raise ValueError
@@ -57,7 +59,12 @@ def read_header(path: Path) -> dict[str, dict[str, Any]]:
 
 _SAFE = (
     "Loading a pickle can run code, so it is not loaded here. Take the model's safetensors, or convert it "
-    "where you trust it: `DiffusionPipeline.from_pretrained(OLD).save_pretrained(NEW)`."
+)
+_SAFE_PART = _SAFE + "where you trust it: `DiffusionPipeline.from_pretrained(OLD).save_pretrained(NEW)`."
+_SAFE_FILE = (
+    _SAFE
+    + "where you trust it: `StableDiffusionPipeline.from_single_file(OLD).save_pretrained(NEW)`, or as its "
+    "pipeline is called."
 )
 
 
@@ -68,7 +75,7 @@ def _cut_off(path: Path, size: int, due: int) -> str:
 def refuse_pickle(path: Path) -> None:
     """Raise ModelError for a file that is a pickle by its name."""
     if path.suffix in PICKLES:
-        raise ModelError(f"{path} is a PyTorch pickle, and safetensors are due. {_SAFE}")
+        raise ModelError(f"{path} is a PyTorch pickle, and safetensors are due. {_SAFE_FILE}")
 
 
 def count(tensors: Mapping[str, Mapping[str, Any]]) -> int:
@@ -98,8 +105,17 @@ def _instead(folder: Path) -> str:
     if files:
         return f"it has no model_index.json. For the checkpoint in it, say --model {files[0]}"
     if any(path.suffix in PICKLES for path in folder.iterdir()):
-        return f"it has no model_index.json, and its weights are pickles. {_SAFE}"
+        return f"it has no model_index.json, and its weights are pickles. {_SAFE_FILE}"
     return "it has no model_index.json. Choose the folder that holds that file."
+
+
+def part_names(index: Mapping[str, Any]) -> list[str]:
+    """The parts that an index names, without settings and what the pipeline goes without."""
+    return [
+        name
+        for name, source in index.items()
+        if not name.startswith("_") and isinstance(source, list) and len(source) == 2 and None not in source
+    ]
 
 
 def check_folder(folder: Path, without: Sequence[str] = ()) -> dict[str, int]:
@@ -111,17 +127,26 @@ def check_folder(folder: Path, without: Sequence[str] = ()) -> dict[str, int]:
     Raises ModelError, in words, for the first that is not.
     """
     parts = {}
-    for name, source in read_index(folder).items():
-        if name.startswith("_") or not isinstance(source, list) or len(source) != 2 or None in source:
-            continue  # settings, and parts that the pipeline goes without
+    for name in part_names(read_index(folder)):
         if name in without:
             continue
         if not (folder / name).is_dir():
             ways = "Get it again" + (", or start with --no-safety-checker." if name in SAFETY else ".")
             raise ModelError(f"{folder} lacks its {name}: there is no folder of that name. {ways}")
+        if name.startswith("tokenizer"):
+            check_tokenizer(folder / name)
         if not name.startswith(WEIGHTLESS):
             parts[name] = sum(count(read_header(path)) for path in weight_files(folder / name))
     return parts
+
+
+def check_tokenizer(part: Path) -> None:
+    """Raise ModelError where the folder of a tokenizer holds no words."""
+    if not any((part / name).is_file() for name in VOCABULARIES):
+        raise ModelError(
+            f"{part} holds no vocabulary: {', '.join(VOCABULARIES[:-1])} or {VOCABULARIES[-1]} is due. "
+            "Get it again."
+        )
 
 
 def weight_files(part: Path) -> list[Path]:
@@ -142,5 +167,5 @@ def weight_files(part: Path) -> list[Path]:
                 )
             return [part / name for name in names]
     if any(path.suffix in PICKLES for path in part.iterdir()):
-        raise ModelError(f"The weights in {part} are PyTorch pickles, and safetensors are due. {_SAFE}")
+        raise ModelError(f"The weights in {part} are PyTorch pickles, and safetensors are due. {_SAFE_PART}")
     raise ModelError(f"{part} holds no weights: {WEIGHTS[0]}.safetensors is missing. Get it again.")

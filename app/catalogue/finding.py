@@ -10,7 +10,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from app.catalogue.files import check_folder, count, read_header, read_index, refuse_pickle
+from app.catalogue.files import (
+    check_folder,
+    check_tokenizer,
+    count,
+    part_names,
+    read_header,
+    read_index,
+    refuse_pickle,
+)
 from app.catalogue.table import ROWS, ModelError, Row, row_of
 from app.disk import free_bytes, is_full
 
@@ -22,9 +30,11 @@ INCLUDE = ("*.json", "*.txt", "*.model", "*/diffusion_pytorch_model*.safetensors
 EXCLUDE = ("*.fp16*", "*.bf16*", "*.non_ema*", "vae_1_0/*", "*.bin.index.json")
 CONFIGS = INCLUDE[:3]
 
-# What the names of tensors begin with in a single-file checkpoint: the denoiser's, and the text encoders'.
+# What the names of tensors begin with in a single-file checkpoint, and what those of a LoRA have in them.
 DENOISER = ("model.diffusion_model.", "double_blocks.")
 TEXT = ("cond_stage_model.", "conditioner.", "text_encoders.")
+AUTOENCODER = ("first_stage_model.", "vae.")
+LORA = ("lora_", ".lora.", ".lora_", "lokr_", "hada_")
 
 
 @dataclass(frozen=True)
@@ -141,6 +151,9 @@ def _in_file(path: Path, configs: Path | None, network: bool) -> Found:
             f"{path.name} needs the configs of a {row.pipeline}, and {configs} has those of a "
             f"{read_index(configs)['_class_name']}. Choose another --configs."
         )
+    for name in part_names(read_index(configs)):
+        if name.startswith("tokenizer"):
+            check_tokenizer(configs / name)
     return Found(path.stem, path, row.pipeline, {"checkpoint": count(header)}, row, configs)
 
 
@@ -156,13 +169,19 @@ def _recognized(path: Path, header: dict) -> Row:
     except Exception:
         row = None
     if row is None or not any(name.startswith(DENOISER) for name in tensors):
+        if any(part in name.lower() for name in tensors for part in LORA):
+            raise ModelError(
+                f"{path} is a LoRA: it changes a model, and is none. Take a whole model into which it has "
+                "been merged (in diffusers by `load_lora_weights`, `fuse_lora` and `save_pretrained`)."
+            )
         known = ", ".join(row.name for row in ROWS if not row.folder)
         raise ModelError(f"{path} is no checkpoint of a model that is known here ({known}).")
-    if not any(name.startswith(TEXT) for name in tensors):
-        raise ModelError(
-            f"{path} holds the denoiser alone, without text encoders. Take the whole model: "
-            f"--model {row.name}"
-        )
+    for part, names in (("text encoder", TEXT), ("autoencoder", AUTOENCODER)):
+        if not any(name.startswith(names) for name in tensors):
+            raise ModelError(
+                f"{path} has a denoiser, but no {part}. Take a checkpoint of the whole model, or "
+                f"--model {row.name}"
+            )
     return row
 
 

@@ -12,6 +12,9 @@ import torch
 from app.catalogue import ModelError
 from app.catalogue.files import read_header
 
+# Parts that some pipelines ask for, and no such file has.
+UNNEEDED = ("safety_checker", "feature_extractor", "image_encoder")
+
 
 def load_checkpoint(
     path: Path,
@@ -32,17 +35,18 @@ def load_checkpoint(
     Raises ModelError, in words, where the file is damaged, or does not have all parts.
     """
     read_header(path)
-    unneeded = {name: None for name in ("safety_checker", "feature_extractor", "image_encoder")}
     cls = getattr(diffusers, pipeline)
-    known = cls._get_signature_keys(cls)[0] | cls._get_signature_keys(cls)[1]
+    known, optional = cls._get_signature_keys(cls)
     try:
         pipe = cls.from_single_file(
             str(path),
             config=str(configs),
             local_files_only=True,
             torch_dtype=torch.float32,
-            **{name: None for name in unneeded if name in known},
+            **{name: None for name in UNNEEDED if name in (*known, *optional)},
         )
+    except NotImplementedError as error:  # of weights that nobody has filled in
+        raise ModelError(_incomplete(path, configs)) from error
     # What does not go together shows wherever the library stumbles over it.
     except Exception as error:
         line = next(iter(str(error).strip().splitlines()), type(error).__name__).rstrip(".")
@@ -56,5 +60,14 @@ def load_checkpoint(
         raise ModelError(f"{path} has no {', '.join(missing)}. Take a checkpoint of the whole model.")
     for name, part in parts.items():
         if isinstance(part, torch.nn.Module):
+            if any(weight.is_meta for weight in part.state_dict().values()):
+                raise ModelError(_incomplete(path, configs, name))
             part.to(precision(name))
     return parts
+
+
+def _incomplete(path: Path, configs: Path, part: str = "parts") -> str:
+    return (
+        f"{path} lacks some of the weights of its {part}, as {configs} describes them. Get the file again, "
+        "or choose another --configs."
+    )

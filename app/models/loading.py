@@ -3,6 +3,7 @@
 import hashlib
 import importlib
 import json
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -13,7 +14,7 @@ import transformers
 
 from app.catalogue import ROWS, ModelError, Row
 from app.catalogue.decoders import FOLDER as PREVIEW_DECODER
-from app.catalogue.files import read_header, weight_files
+from app.catalogue.files import check_tokenizer, read_header, weight_files
 from app.catalogue.fitting import Offload
 from app.catalogue.table import ROOT
 from app.compiled import Compiled
@@ -22,6 +23,7 @@ from app.models.facts import ModelFacts
 from app.models.model import ImageModel
 from app.models.offloading import offload as offload_parts
 from app.safety import safety_of
+from app.weights import check_finite
 from solver import LearnedSolver, NoiseSchedule, make_plan
 from solver.diffusion import FAMILIES, LatentDiffusion, assemble
 from solver.solvers import refuse_nonlinear
@@ -92,7 +94,9 @@ def load(
     place = torch.device("cpu") if offload == "model" else device
     if checkpoint:
         parts = load_checkpoint(checkpoint, folder, pipeline, needed, lambda part: precision(device, part))
-        parts = {part: _settled(part, each, place) for part, each in parts.items()}
+        parts = {
+            part: _settled(part, each, place, checkpoint, _advice(checkpoint)) for part, each in parts.items()
+        }
     else:
         parts = {
             part: load_component(folder, part, index.get(part), precision(device, part), place)
@@ -187,11 +191,20 @@ def _check_fit(folder: Path, diffusion: LatentDiffusion) -> None:
         edge = diffusion.decode(x).shape[-1]
         if edge != 8 * diffusion.scale:
             raise ValueError(f"the vae makes {edge} pixels of 8 latents")
+        _check_vocabularies(diffusion.parts)
         words = diffusion.encode([""])
         diffusion.denoise(x, torch.tensor([500.0]), words, words, torch.tensor([1.0]))
     except (RuntimeError, ValueError, TypeError) as error:
         parts = " and the ".join(name for name in diffusion.needs if not name.startswith("tokenizer"))
         raise ModelError(f"The {parts} in {folder} do not fit together ({_brief(error)}).") from error
+
+
+def _check_vocabularies(parts: Mapping[str, Any]) -> None:
+    for name, tokenizer in parts.items():
+        encoder = parts.get(name.replace("tokenizer", "text_encoder"))
+        if name.startswith("tokenizer") and encoder and len(tokenizer) > encoder.config.vocab_size:
+            known = encoder.config.vocab_size
+            raise ValueError(f"the {name} has {len(tokenizer)} words, and its text encoder knows {known}")
 
 
 def precision(device: torch.device, name: str) -> torch.dtype:
@@ -250,6 +263,7 @@ def load_component(
         raise ModelError(f"{folder} lacks its {name}: there is no such folder in it. {advice}")
     try:
         if name.startswith("tokenizer"):
+            check_tokenizer(folder / name)
             return cls.from_pretrained(folder / name, local_files_only=True)
         for path in weight_files(folder / name):
             read_header(path)
@@ -266,13 +280,14 @@ def load_component(
         raise ModelError(f"{folder / name} can't be read: {words} {advice}") from error
     if report["missing_keys"]:
         raise ModelError(f"{folder / name} lacks {len(report['missing_keys'])} weights. {advice}")
-    return _settled(name, part, device)
+    return _settled(name, part, device, folder, advice)
 
 
-def _settled(name: str, part: Any, device: torch.device) -> Any:
-    """The part for use in inference on a device; what is no network as it is."""
+def _settled(name: str, part: Any, device: torch.device, source: Path, advice: str) -> Any:
+    """The part of the model in `source` for use in inference on a device; what is no network as it is."""
     if isinstance(part, torch.nn.Module):
         part.to(device).eval().requires_grad_(False)
+        check_finite(part, f"the {name} in {source}", advice)
         if name == "unet" and device.type == "cuda":
             part.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     return part
@@ -308,7 +323,7 @@ def _advice(folder: Path) -> str:
     for row in ROWS:
         if folder.resolve() == ROOT / row.source:
             return f"It ships with the repository: get it back with `git checkout -- {row.source}`."
-    return "Check --model, or get the folder again."
+    return "Check --model, or get the model again."
 
 
 def _brief(error: BaseException) -> str:

@@ -7,6 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import torch
+import torch.nn.functional as F
 
 from app.catalogue import Found, ModelError
 from app.catalogue.decoders import decoder_folder
@@ -17,6 +18,9 @@ from solver.diffusion import LatentDiffusion
 AUTO, OFF = "auto", "off"
 # diffusers' class for all of them: TAESD, TAESDXL, TAESD3 and TAEF1.
 CLASS = "AutoencoderTiny"
+# A picture of coloured squares, so many along an edge, of so many latents each: decoders of the same latents
+# agree about its colours, others hardly ever do.
+SQUARES, LATENTS, LEAST_AGREEMENT = 4, 2, 0.9
 
 
 def with_preview_decoder(model: ImageModel, choice: str, found: Found) -> ImageModel:
@@ -42,7 +46,32 @@ def with_preview_decoder(model: ImageModel, choice: str, found: Found) -> ImageM
             raise
         warning = f"Previews are decoded as finals are, since their own decoder can't be used: {error}"
         return replace(model, facts=replace(model.facts, warnings=(*model.facts.warnings, warning)))
-    return replace(model, preview_decoder=decoder, facts=replace(model.facts, preview_decoder=decoder.name))
+    facts = replace(model.facts, preview_decoder=decoder.name)
+    if (alike := agreement(decoder, model.diffusion)) < LEAST_AGREEMENT:
+        warning = (
+            f"The preview decoder in {folder} seems to be made for another model: its colours correlate by "
+            f"{alike:.2f} with those of the model's own, where {LEAST_AGREEMENT} is the least. Previews "
+            "may not look like finals; --preview-decoder off draws them like these."
+        )
+        facts = replace(facts, warnings=(*facts.warnings, warning))
+    return replace(model, preview_decoder=decoder, facts=facts)
+
+
+@torch.inference_mode()
+def agreement(decoder: PreviewDecoder, diffusion: LatentDiffusion) -> float:
+    """How much alike the decoder and the model's own are about the colours of one picture, as correlation.
+
+    One whose latents mean something else paints other colours, though nothing about its shapes tells.
+    """
+    squares = torch.rand(1, 3, SQUARES, SQUARES, generator=torch.Generator().manual_seed(0))
+    edge = LATENTS * diffusion.scale
+    picture = squares.repeat_interleave(edge, 2).repeat_interleave(edge, 3)
+    latents = diffusion.encode_pictures(picture)
+    colours = [
+        F.adaptive_avg_pool2d(each.decode(latents).float(), SQUARES).flatten()
+        for each in (decoder, diffusion)
+    ]
+    return float(torch.corrcoef(torch.stack(colours))[0, 1])
 
 
 def load_preview_decoder(folder: Path, name: str, diffusion: LatentDiffusion) -> PreviewDecoder:

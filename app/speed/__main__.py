@@ -45,9 +45,9 @@ def measure(
     found = []
     for row in rows(make, dtype, repeats, rate):
         found.append(row)
-        line = f"{row['name']:28}{row['seconds']:9.3f}"
+        line = f"{row['name']:28}{row['seconds']:9.3f}{row['first_preview_s']:9.3f}"
         if "denoiser_s" in row:
-            line += f"{row['first_preview_s']:9.3f}{row['denoiser_share']:10.0%}{row['decoder_share']:9.0%}"
+            line += f"{row['denoiser_share']:10.0%}{row['decoder_share']:9.0%}"
             line += f"{row['of_matmul_rate']:16.0%}"
         if "compiling_s" in row:
             waited, first = row["compiling_s"], row["first_while_compiling_s"]

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import logging
 import time
 from collections.abc import Callable, Iterator
-from contextlib import nullcontext
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
 from statistics import median
@@ -20,6 +21,8 @@ from app.compiled import Compiled
 from app.prompts import EXAMPLES
 from app.speed.shapes import Shape
 from solver import NoiseSchedule, classifier_free_guidance, make_plan, noise_for_seed, sample
+
+log = logging.getLogger(__name__)
 
 PREVIEWS, STEPS, GUIDANCE = 4, 6, 3.0
 COMPILE_LIMIT_S = 1800
@@ -295,10 +298,16 @@ def rows(
     for precision in precisions:
         case = make(precision)
         words = str(precision).removeprefix("torch.")
-        yield {"name": f"stock, {words}", "seconds": timed(lambda c=case: stock(c), repeats)}  # type: ignore[misc]
+        yield stock_row(f"stock, {words}", case, repeats)
         if precision != dtype:
             yield measured(f"own loop, {words}", case, repeats, rate, work(case)[0])
             del case
+    try:
+        with compiled(case.denoiser):
+            yield stock_row(f"stock, {words}, compiled", case, repeats)
+    # Whatever the compiler raises where it can't do its work.
+    except Exception:
+        log.exception("The stock pipeline's network can't be compiled here")
     tflop = work(case)
     with without_sdpa():
         yield measured("own loop, without SDPA", case, repeats, rate, tflop[0])
@@ -315,6 +324,22 @@ def rows(
             extra["compiling_s"] = time.perf_counter() - began
             extra["compiled"] = case.denoiser.shapes_ready > 0
         yield measured(f"+ {name}" if switch is not as_it_is else name, case, repeats, rate, tflop[0]) | extra
+
+
+def stock_row(name: str, case: Case, repeats: int) -> dict[str, Any]:
+    """The stock pipeline's pictures all come at once, so the first takes as long as all."""
+    seconds = timed(lambda: stock(case), repeats)
+    return {"name": name, "seconds": seconds, "first_preview_s": seconds}
+
+
+@contextmanager
+def compiled(network: torch.nn.Module) -> Iterator[None]:
+    """The whole network compiled in place, as the libraries' guides have it, and afterwards as it was."""
+    network.compile(dynamic=False)
+    try:
+        yield
+    finally:
+        network._compiled_call_impl = None
 
 
 def measured(name: str, case: Case, repeats: int, rate: float, tflop: float) -> dict[str, Any]:

@@ -155,16 +155,20 @@ class LatentDiffusion(ABC):
         moved = classifier_free_guidance(unconditional, conditional[guided], scales)
         return conditional.index_copy(0, guided, moved)
 
-    def denoiser(self, prompts: Sequence[str], guidance: Tensor) -> Denoiser:
+    def denoiser(self, prompts: Sequence[str], guidance: Tensor, reference: Tensor | None = None) -> Denoiser:
         """The network for these prompts without negative ones, as `sample` and `rollout` call it.
 
         Args:
             guidance: [B].
+            reference: latents [B, C, H, W] of the pictures to be edited, for a model that edits.
         """
         positives = self.encode(prompts)
         negatives = positives
         if self.guidance_kind == "classifier-free":
             negatives = self.encode([""] * len(prompts), negative=True)
+        if reference is not None:
+            reference = reference.to(self.device)
+            positives, negatives = positives.with_reference(reference), negatives.with_reference(reference)
         return lambda x, timesteps: self.denoise(x, timesteps, positives, negatives, guidance)
 
     @property

@@ -333,9 +333,14 @@ def test_only_what_is_read_is_fetched() -> None:
 
 
 SINGLE = {
-    "sd15": {"model.diffusion_model.input_blocks.0.0.weight": [320, 4, 3, 3], "cond_stage_model.x": [1]},
+    "sd15": {
+        "model.diffusion_model.input_blocks.0.0.weight": [320, 4, 3, 3],
+        "cond_stage_model.x": [1],
+        "first_stage_model.x": [1],
+    },
     "sdxl": {
         "model.diffusion_model.input_blocks.0.0.weight": [320, 4, 3, 3],
+        "first_stage_model.x": [1],
         "conditioner.embedders.1.model.transformer.resblocks.9.mlp.c_proj.bias": [1280],
     },
 }
@@ -365,12 +370,22 @@ def test_single_files_need_their_configs(
 
 
 def test_other_single_files_are_refused(tmp_path: Path) -> None:
-    path = tmp_path / "lora.safetensors"
-    save_file({"lora.down": torch.zeros(2)}, path)
+    path = tmp_path / "some.safetensors"
+    for lora in ("lora_unet_mid_block.lora_down.weight", "unet.mid_block.to_q.lora_A.weight"):
+        save_file({lora: torch.zeros(2)}, path)
+        assert "is a LoRA: it changes a model, and is none. Take a whole model" in refused(str(path))
+    save_file({"emb_params": torch.zeros(2)}, path)
     assert "no checkpoint of a model that is known here" in refused(str(path))
     flux = ("double_blocks.0.img_attn.norm.key_norm.scale", "guidance_in.in_layer.bias")
     save_file({name: torch.zeros(128) for name in flux} | {"img_in.weight": torch.zeros(3072, 64)}, path)
-    assert "without text encoders. Take the whole model: --model flux" in refused(str(path))
+    assert (
+        "a denoiser, but no text encoder. Take a checkpoint of the whole model, or --model flux"
+        in refused(str(path))
+    )
+    save_file(
+        {name: torch.zeros(shape) for name, shape in SINGLE["sd15"].items() if "first" not in name}, path
+    )
+    assert "has a denoiser, but no autoencoder" in refused(str(path))
     path.rename(tmp_path / "model.ckpt")
     assert "is a PyTorch pickle, and safetensors are due" in refused(str(tmp_path / "model.ckpt"))
 

@@ -11,6 +11,7 @@ import pytest
 import torch
 from PIL import Image
 
+from app import api
 from app.job import Done, Job, Start, Variation
 from app.models import ImageModel, load
 from app.worker import Worker
@@ -116,6 +117,16 @@ def test_at_full_strength_nothing_is_left_but_for_an_edit(
     with_start, without = make_job(family, start=start), make_job(family)
     one, other = make(families_worker, with_start, without)
     assert (np.abs(one - other).max() > 1) == family.facts.edits
+
+
+def test_programs_are_told_of_a_strength_where_there_is_one(
+    family: ImageModel, families_worker: Worker, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(api, "_content", lambda _: png())
+    start = api._start(families_worker, "a file", 0.3)
+    assert start and start.strength == (1 if family.facts.edits else 0.3)
+    _, (record,) = api._make(families_worker, [make_job(family, start=start)], tmp_path)
+    assert record["strength"] == (None if family.facts.edits else 0.3)
 
 
 def test_preview_and_final_start_from_the_same_noised_picture(model: ImageModel) -> None:

@@ -1,5 +1,6 @@
 import json
 import shutil
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -7,6 +8,7 @@ import numpy as np
 import pytest
 import torch
 
+from app.job import RequestError
 from app.models import ImageModel, ModelError, load, pick_device
 from app.worker import Worker
 from solver import ConsistencySolverScheduler, Policy, make_plan, noise_for_seed, sample
@@ -63,6 +65,17 @@ def test_what_is_known_of_a_model(model: ImageModel, tiny_folder: Path, copy: Pa
     data[-1] ^= 1
     other.write_bytes(data)
     assert load(copy, CPU).facts.revision != model.facts.revision
+
+
+def test_sizes_that_do_not_divide_are_refused_with_the_nearest(model: ImageModel) -> None:
+    facts = replace(model.facts, smallest=64, largest=128, multiple=8)
+    facts.check_size(128, 72)
+    with pytest.raises(RequestError, match="The width must be a multiple of 8 with tiny: 96 instead of 99"):
+        facts.check_size(99, 64)
+    with pytest.raises(RequestError, match="The height must be 64 to 128 pixels with tiny, not 136"):
+        facts.check_size(64, 136)
+    with pytest.raises(ValueError, match="multiples of 8 pixels, not 60 × 64"):
+        model.diffusion.shape_of(60, 64)
 
 
 def test_unknown_words_are_found_as_they_were_typed(model: ImageModel) -> None:

@@ -1,5 +1,6 @@
 """From a choice to a model that runs: names, folders, what does not fit, other solvers, offloading."""
 
+import json
 import shutil
 from pathlib import Path
 from typing import Any
@@ -7,6 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 
 from app.catalogue import name_of
 from app.job import Done
@@ -79,6 +81,37 @@ def test_cut_off_weights_are_refused_in_words(part: str, tiny_folder: Path, tmp_
     weights = next((folder / part).glob("*.safetensors"))
     weights.write_bytes(weights.read_bytes()[:-1])
     with pytest.raises(ModelError, match=rf"{part}.*is cut off: it has .* bytes of"):
+        open_model(Choice(str(folder), "cpu"))
+
+
+@pytest.mark.parametrize("part", ["unet", "vae", "text_encoder"])
+@pytest.mark.parametrize("value", [float("nan"), float("-inf")])
+def test_weights_that_are_no_numbers_are_refused_in_words(
+    part: str, value: float, tiny_folder: Path, tmp_path: Path
+) -> None:
+    folder = shutil.copytree(tiny_folder, tmp_path / "copy")
+    path = next((folder / part).glob("*.safetensors"))
+    tensors = load_file(path)
+    name = list(tensors)[-1]
+    tensors[name].view(-1)[-1] = value
+    save_file(tensors, path, metadata={"format": "pt"})
+    with pytest.raises(
+        ModelError, match=rf"1 of \d+ weights of the {part} in .*: {name}, say.*get the model again"
+    ):
+        open_model(Choice(str(folder), "cpu"))
+
+
+def test_tokenizers_without_words_or_with_too_many_are_refused(tiny_folder: Path, tmp_path: Path) -> None:
+    folder = shutil.copytree(tiny_folder, tmp_path / "copy")
+    tokenizer = folder / "tokenizer" / "tokenizer.json"
+    words = json.loads(tokenizer.read_text())
+    words["model"]["vocab"]["zeppelin"] = len(words["model"]["vocab"])
+    tokenizer.write_text(json.dumps(words))
+    with pytest.raises(ModelError, match="the tokenizer has 33 words, and its text encoder knows 32"):
+        open_model(Choice(str(folder), "cpu"))
+    for path in tokenizer.parent.iterdir():
+        path.unlink()
+    with pytest.raises(ModelError, match=r"tokenizer holds no vocabulary: .* is due\. Get it again"):
         open_model(Choice(str(folder), "cpu"))
 
 

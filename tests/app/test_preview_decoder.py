@@ -2,6 +2,7 @@
 
 import json
 import shutil
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -19,7 +20,7 @@ from app.catalogue.decoders import FILES, FOLDER, decoder_folder
 from app.costs import Costs
 from app.job import Done, Event, Step
 from app.models import Choice, ImageModel, ModelError, load, open_model
-from app.models.preview_decoder import with_preview_decoder
+from app.models.preview_decoder import LEAST_AGREEMENT, agreement, with_preview_decoder
 from app.views import status_view
 from app.worker import Worker
 from tests import tiny_models
@@ -209,6 +210,28 @@ def test_what_is_not_in_the_cache_is_done_without(
     (folder / FILES[1]).unlink()  # of which only a part is there
     assert decoder_folder(sd15) is None
     assert decoder_folder(find(str(tiny_folder))) is None  # nobody knows which would fit
+
+
+def test_one_of_another_model_is_told_by_its_colours(folder: Path) -> None:
+    model = open_model(Choice(str(folder), "cpu"))
+    (warning,) = model.facts.warnings  # a random one
+    assert (
+        "made for another model: its colours correlate by" in warning and "--preview-decoder off" in warning
+    )
+    diffusion = model.diffusion
+
+    class Drawn:
+        """A preview decoder whose pictures are made of the model's own."""
+
+        def __init__(self, change: Callable[[torch.Tensor], torch.Tensor]) -> None:
+            self.decode = lambda latents: change(diffusion.decode(latents))
+
+    def softer(picture: torch.Tensor) -> torch.Tensor:
+        return 0.1 + 0.8 * torch.nn.functional.avg_pool2d(picture, 5, 1, 2)
+
+    assert agreement(Drawn(softer), diffusion) > LEAST_AGREEMENT  # type: ignore[arg-type]
+    assert agreement(Drawn(lambda picture: 1 - picture), diffusion) < -0.99  # type: ignore[arg-type]
+    assert agreement(Drawn(lambda picture: picture.flip(1, 2)), diffusion) < LEAST_AGREEMENT  # type: ignore[arg-type]
 
 
 def cut(folder: Path) -> None:

@@ -1,7 +1,9 @@
 """The safety checker in its real format: what it flags is told in words, and never shown."""
 
 import json
+import math
 import shutil
+import struct
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -117,12 +119,18 @@ def cut(path: Path) -> None:
     path.write_bytes(path.read_bytes()[:-50])
 
 
+def spoil(path: Path) -> None:
+    """One weight becomes NaN."""
+    path.write_bytes(path.read_bytes()[:-4] + struct.pack("<f", math.nan))
+
+
 @pytest.mark.parametrize(
     ("damage", "words"),
     [
         (lambda folder: shutil.rmtree(folder / "safety_checker"), "no folder safety_checker"),
         (lambda folder: shutil.rmtree(folder / "feature_extractor"), "no folder feature_extractor"),
         (lambda folder: cut(folder / "safety_checker" / "model.safetensors"), "is cut off"),
+        (lambda folder: spoil(folder / "safety_checker" / "model.safetensors"), "what is no number"),
         (lambda folder: (folder / "safety_checker" / "config.json").write_text("{"), "can't be read"),
     ],
 )

@@ -2,6 +2,8 @@
 
 import json
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -12,6 +14,7 @@ import torch
 
 from app.catalogue import ROWS
 from app.speed import __main__ as command
+from app.speed import measure
 from app.speed.measure import SWITCHES, Case, build, own, rows, stock, work
 from app.speed.shapes import SHAPES, Shape
 
@@ -83,13 +86,39 @@ def test_every_switch_leaves_the_pictures_as_they_are(name: str) -> None:
     assert min(work(case)) > 0
 
 
+def test_a_compiled_network_is_as_it_was_afterwards(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[dict[str, Any]] = []
+
+    def compile(call: Any, **options: Any) -> Any:
+        asked.append(options)
+        return lambda x: x + 1
+
+    monkeypatch.setattr(torch, "compile", compile)
+    network = torch.nn.Linear(2, 2)
+    x = torch.ones(1, 2)
+    expected = network(x)
+    with measure.compiled(network):
+        assert torch.equal(network(x), x + 1)
+    assert asked == [{"dynamic": False}] and torch.equal(network(x), expected)
+
+
 def test_rows_of_a_tiny_model_are_whole(monkeypatch: pytest.MonkeyPatch) -> None:
+    network_compiled: list[str] = []
+
+    @contextmanager
+    def compiled(network: torch.nn.Module) -> Iterator[None]:
+        network_compiled.append(type(network).__name__)  # which takes a minute for real
+        yield
+
+    monkeypatch.setattr(measure, "compiled", compiled)
+
     def make(precision: torch.dtype) -> Case:
         return build(tiny("sd15"), 64, CPU, precision)
 
     found = {row["name"]: row for row in rows(make, torch.float32, 1, rate=0.01)}
     assert list(found) == [
         "stock, float32",
+        "stock, float32, compiled",
         "own loop, without SDPA",
         "own loop",
         "+ channels last",
@@ -98,7 +127,10 @@ def test_rows_of_a_tiny_model_are_whole(monkeypatch: pytest.MonkeyPatch) -> None
         "+ preview decoder",
     ]
     assert found["+ compiled blocks"]["compiled"] and found["+ compiled blocks"]["compiling_s"] > 0
-    for row in list(found.values())[1:]:
+    assert network_compiled == ["UNet2DConditionModel"]
+    for row in list(found.values())[:2]:
+        assert row["first_preview_s"] == row["seconds"] > 0
+    for row in list(found.values())[2:]:
         assert 0 < row["first_preview_s"] <= row["seconds"] * 1.5
         assert row["of_matmul_rate"] == pytest.approx(row["denoiser_tflop_per_s"] / 0.01)
 
@@ -106,14 +138,15 @@ def test_rows_of_a_tiny_model_are_whole(monkeypatch: pytest.MonkeyPatch) -> None
 def test_command_writes_what_it_measures(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any
 ) -> None:
+    row = {"name": "stock", "seconds": 1.0, "first_preview_s": 1.0}
     monkeypatch.setattr(command, "SHAPES", {"sd15": tiny("sd15")})
     monkeypatch.setattr(command, "MATRIX_EDGE", {"cpu": 64})
-    monkeypatch.setattr(command, "rows", lambda *_: iter([{"name": "stock", "seconds": 1.0}]))
+    monkeypatch.setattr(command, "rows", lambda *_: iter([row]))
     file = tmp_path / "speed.json"
     monkeypatch.setattr(sys, "argv", ["speed", "--shapes", "sd15", "--device", "cpu", "--json", str(file)])
     assert command.main() == 0
     found = json.loads(file.read_text())
-    assert found["rows"] == [{"name": "stock", "seconds": 1.0}] and found["matmul_tflop_per_s"] > 0
+    assert found["rows"] == [row] and found["matmul_tflop_per_s"] > 0
     assert "stock" in capsys.readouterr().out
     monkeypatch.setattr(sys, "argv", ["speed", "--size", "100"])
     with pytest.raises(SystemExit):

@@ -393,6 +393,13 @@ def test_the_form_offers_what_the_model_can_do(model: ImageModel) -> None:
     assert values["steps"] == 3
 
 
+def test_a_page_that_was_open_before_a_restart_keeps_its_choices(served: Served) -> None:
+    """The app has not told it of sizes, nor that fewer steps will do, since it began."""
+    parts = {getattr(part, "label", ""): part for part in served.page.blocks.values()}
+    assert parts["Size"].choices == [] and parts["Preview steps"].minimum == 4
+    assert parts["Size"].preprocess("96x64") == "96x64" and parts["Preview steps"].preprocess(3) == 3
+
+
 def test_an_edit_knows_no_strength(model: ImageModel, new_session: NewSession) -> None:
     worker = Worker(replace(model, facts=replace(model.facts, edits=True)))
     session = new_session()

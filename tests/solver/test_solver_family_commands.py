@@ -6,10 +6,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from PIL import Image
 
 from solver import LearnedSolver, evaluate, make_plan, pairs, train
 from solver.diffusion import load_diffusion
-from solver.pairs import load_pairs, make_pairs
+from solver.pairs import Prompt, load_pairs, make_pairs, read_prompts
 from tests import tiny_models
 
 STEPS = 2
@@ -49,19 +50,35 @@ def prompts(tmp_path: Path) -> Path:
     return folder
 
 
+def with_images(prompts: Path) -> None:
+    """Every prompt becomes an instruction for a picture of its own."""
+    asked = [Prompt(line) for line in (prompts / "train.txt").read_text().splitlines()]
+    for name in ("train", "validation", "test"):
+        if name != "train":
+            asked = read_prompts(prompts / f"{name}.jsonl")
+        lines = []
+        for i, prompt in enumerate(asked):
+            Image.effect_noise((30 + i, 20), 200).convert("RGB").save(prompts / f"{name}{i}.png")
+            lines.append(json.dumps({"prompt": prompt.prompt, "image": f"{name}{i}.png"}) + "\n")
+        (prompts / f"{name}.jsonl").write_text("".join(lines))
+
+
 def test_from_pairs_to_a_comparison(
     model: Path, prompts: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any
 ) -> None:
     monkeypatch.setattr("solver.diffusion.flux.NATIVE", 8)
     loaded = load_diffusion(model)
+    if loaded.edits:
+        with_images(prompts)
     guidance = ("--guidance", "3.5")
     for name, seed in (("train", 0), ("validation", 100)):
-        file = prompts / ("train.txt" if name == "train" else "validation.jsonl")
+        file = prompts / ("train.txt" if name == "train" and not loaded.edits else f"{name}.jsonl")
         options = ("--count", "2", "--steps", "4", "--first-seed", seed, "--cpu")
         out = tmp_path / name
         command(pairs, monkeypatch, "--model", model, "--prompts", file, "--out", out, *options, *guidance)
     made = load_pairs(tmp_path / "train")
     assert len(made) == 2 and made.latents.isfinite().all() and made.model == loaded.fingerprint
+    assert (made.reference is not None) == loaded.edits
 
     solvers = {}
     for method, by in (("distill", ("--method", "distill")), ("ppo", PPO)):

@@ -5,14 +5,18 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from diffusers import DiffusionPipeline, DPMSolverMultistepScheduler
+from PIL import Image
 
 from solver import pairs as module
 from solver import sample
 from solver.diffusion import LatentDiffusion, load_diffusion
+from solver.diffusion.flux import pack, unpack
 from solver.pairs import Prompt, Target, load_pairs, make_pairs, read_prompts
+from tests import tiny_models
 
 LANDSCAPES = "checkpoints/landscapes"
 PROMPTS = [Prompt("a lake at dusk"), Prompt("snowy mountains", {"weather": "snow"}), Prompt("a desert")]
@@ -113,6 +117,65 @@ def test_prompts_are_read_from_lines_and_objects(tmp_path):
     text.write_text("\n", encoding="utf-8")
     with pytest.raises(ValueError, match="holds no prompts"):
         read_prompts(text)
+
+
+def test_edits_are_the_stock_pipelines_pictures(tmp_path, monkeypatch):
+    """The picture of each prompt is beside the noise, cut to the model's size, and its latents are kept."""
+    monkeypatch.setattr("solver.diffusion.flux.NATIVE", 8)
+    folder = tiny_models.build("flux_kontext", tmp_path / "kontext")
+    model = load_diffusion(folder)
+    lines = tmp_path / "edits.jsonl"
+    for i, size in enumerate(((40, 16), (16, 16))):
+        Image.effect_noise(size, 200).convert("RGB").save(tmp_path / f"{i}.png")
+    entries = [{"prompt": "make it snow", "image": "0.png"}, {"prompt": "add a boat", "image": "1.png"}]
+    lines.write_text("".join(json.dumps(entry) + "\n" for entry in entries))
+    prompts = read_prompts(lines)
+    assert [prompt.image for prompt in prompts] == [str(tmp_path / "0.png"), str(tmp_path / "1.png")]
+    options: dict[str, Any] = {"count": 3, "guidance": (2.5,), "target": Target("euler", 3), "batch": 2}
+    make_pairs(model, prompts, tmp_path / "pairs", **options)
+    pairs = load_pairs(tmp_path / "pairs")
+    assert pairs.reference is not None and pairs.reference.shape == pairs.latents.shape
+    torch.testing.assert_close(pairs.reference[0], pairs.reference[2])  # the same prompt again
+    pipe = DiffusionPipeline.from_pretrained(folder)
+    pipe.set_progress_bar_config(disable=True)
+    for i in range(3):
+        one = pairs.take([i])
+        theirs = pipe(
+            prompt=one.prompts[0].prompt,
+            image=one.reference,
+            guidance_scale=2.5,
+            num_inference_steps=3,
+            sigmas=[1, 2 / 3, 1 / 3],
+            height=16,
+            width=16,
+            max_area=256,
+            latents=pack(model.noise(one.seeds)),
+            output_type="latent",
+        ).images
+        torch.testing.assert_close(one.latents, unpack(theirs, one.latents.shape), rtol=1e-4, atol=1e-4)
+    pixels = torch.from_numpy(np.array(Image.open(tmp_path / "1.png"))).permute(2, 0, 1)[None] / 255
+    torch.testing.assert_close(pairs.reference[1:2], model.encode_pictures(pixels))
+
+
+def test_pictures_that_cannot_be_edited_are_told_in_words(model, tmp_path, monkeypatch):
+    monkeypatch.setattr("solver.diffusion.flux.NATIVE", 8)
+    picture, text = tmp_path / "0.png", tmp_path / "1.png"
+    Image.new("RGB", (20, 20)).save(picture)
+    text.write_text("no picture")
+    edits = [Prompt("make it snow", image=str(picture)), Prompt("add a boat", image=str(text))]
+    with pytest.raises(ValueError, match=r"edits no pictures: leave .*0\.png.*another model"):
+        make_pairs(model, edits, tmp_path / "pairs", **OPTIONS)
+    editor = load_diffusion(tiny_models.build("flux_kontext", tmp_path / "kontext"))
+    for prompts, words in (
+        (edits, r"1\.png is not a picture that can be read"),
+        ([*edits, Prompt("a lake")], "1 of 3 prompts have no image: all or none"),
+        (
+            [edits[0], Prompt("a lake", image="nowhere.png")],
+            r"1 of 2 images are missing, such as nowhere\.png",
+        ),
+    ):
+        with pytest.raises(ValueError, match=words):
+            make_pairs(editor, prompts, tmp_path / words[:3], **OPTIONS | {"guidance": (2.5,)})
 
 
 def command(monkeypatch, *arguments: str) -> None:

@@ -37,7 +37,7 @@ class Mixture:
     def noise(self, seeds: list[int]) -> Tensor:
         return torch.stack([noise_for_seed(seed, (3, 2, 2)) for seed in seeds])
 
-    def denoiser(self, prompts: list[str], guidance: Tensor) -> Any:
+    def denoiser(self, prompts: list[str], guidance: Tensor, reference: None = None) -> Any:
         def denoise(x: Tensor, t: Tensor) -> Tensor:
             below = t.detach().floor().clamp(max=998).long()
             log_snr = torch.lerp(TABLE[below], TABLE[below + 1], t - below)[:, None, None, None]
