@@ -12,8 +12,8 @@ from app.job import KINDS, Kind
 
 # A tick of previews that leaves no preview waiting may take this much longer to carry refinements along.
 CARRYING = 0.25
-# After so long without a step the first refinement in line goes along in any case, and the first late preview,
-# so that no flood of previews starves them. One of each alone: with more, all that wait would slow down all.
+# After so long without a step the first refinement in line and the first late preview go along in any case:
+# no flood of previews starves them. One of each alone: with more, all that wait would slow down all.
 PATIENCE_S = 1.0
 # A preview is late when it takes more than so many times what its steps take in full batches.
 LATE = 3.0
