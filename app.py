@@ -118,7 +118,15 @@ def main() -> int:
     except ValueError as error:
         return refuse(error)
     page = kept.page
-    url = launch_page(page, settings.host, settings.port, **service.launch_options(settings, front, users))
+    try:
+        url = launch_page(
+            page, settings.host, settings.port, **service.launch_options(settings, front, users)
+        )
+    except OSError:
+        return refuse(
+            f"nothing listens on {settings.host}:{settings.port}. Something else has just taken the port, "
+            "or the machine is too busy. Try again, or choose another --port."
+        )
     if isinstance(backend, Loading):
         print(f"The page is at {url}, and the model on its way", flush=True)
         try:

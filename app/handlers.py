@@ -324,16 +324,9 @@ def _follow_previews(
                     tile.problem = event.message
                 case Cancelled():
                     tile.problem = "Cancelled."
-            grid.note = _progress_note(grid, event) if grid.busy else grid.note
-        session.changed()
-    with session.lock:
-        made = [tile for tile in missing if tile.name]
-        if made:
             seconds = time.perf_counter() - began
-            grid.note = f"{note_of(made)} · {seconds:.1f} s"
-        else:
-            grid.note = "No previews were made."
-    session.changed()
+            grid.note = _progress_note(grid, event) if grid.busy else _made_note(missing, seconds)
+        session.changed()
     _guess(studio, session, grid, refinements)
 
 
@@ -395,6 +388,11 @@ def _finish(session: Session, stage: Stage, done: Done) -> Shot:
     with session.lock:
         session.shelf.record(replace(entry, finals=[*entry.finals, final]))
     return final
+
+
+def _made_note(missing: list[Tile], seconds: float) -> str:
+    made = [tile for tile in missing if tile.name]
+    return f"{note_of(made)} · {seconds:.1f} s" if made else "No previews were made."
 
 
 def _progress_note(grid: Grid, event: Event) -> str:

@@ -186,7 +186,7 @@ def build_page(
 def launch_page(page: Page, host: str, port: int, **options: Any) -> str:
     """Serve the page in the background and give its URL; options go on to Gradio's `launch`.
 
-    Raises OSError when the port is taken.
+    Raises OSError when the port is taken, or the machine so busy that nothing listens after five seconds.
     """
     # On a ZeroGPU Space, Gradio would let a single event wait if it were not told otherwise.
     page.queue(default_concurrency_limit=None, max_size=MOST_WAITING)
@@ -208,6 +208,9 @@ def launch_page(page: Page, host: str, port: int, **options: Any) -> str:
         pwa=False,
         quiet=True,
         prevent_thread_lock=True,
+        # Gradio gives up where its own look at the page takes three seconds, as it may on a busy machine.
+        # That the server answers it knows already, from a call that waits.
+        _frontend=False,
         app_kwargs=app,
         **options,
     )

@@ -3,6 +3,7 @@
 //   act(do, more)   asks the server for something, see app.ui
 //   follow(show)    has show(views) called with whatever changed, see app.views, for as long as the page is open
 //   toast(text, …)  a message that goes away by itself
+//   say(text)       a message to screen readers alone
 // Text only ever goes in as text, never as HTML.
 
 const base = `${(window.gradio_config?.root || location.origin).replace(/\/$/, "")}/`;
@@ -99,7 +100,8 @@ async function follow(show, connected) {
 // ---- messages
 
 const toasts = make("div", "toasts");
-const spoken = make("p", "unseen", "", { role: "status", "aria-live": "polite" });
+const spoken = make("div", "unseen", "", { role: "log", "aria-live": "polite" });
+const SPOKEN_MS = 10_000; // after that, nobody is to come upon it as if it were new
 
 function toast(text, kind = "warning", action = null) {
   const node = make("div", `toast toast-${kind}`, "", { role: kind === "warning" ? "alert" : "status" });
@@ -120,7 +122,10 @@ function toast(text, kind = "warning", action = null) {
   setTimeout(() => node.remove(), action ? 20_000 : 9000);
 }
 
-// Says something to screen readers, once.
+// Each message is a node of its own, so that two at once are both heard.
 function say(text) {
-  if (spoken.textContent !== text) spoken.textContent = text;
+  if (!text) return;
+  const node = make("p", "", text);
+  spoken.append(node);
+  setTimeout(() => node.remove(), SPOKEN_MS);
 }

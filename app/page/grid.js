@@ -1,6 +1,6 @@
-// The previews, see `grid_view` in app/views.py. `makeGrid(act, report)` gives {node, render, pick, selected}.
-// act(do, more) asks for something. report(what, more) tells what was painted, looked at and picked; a page
-// that does not care leaves it out. words: what its buttons say, and screen readers are told.
+// The previews, see `grid_view` in app/views.py. `makeGrid(act, report)` gives {node, render, reroll,
+// expect, pick, press}. act(do, more) asks for something. report(what, more) tells what was painted, looked at and
+// picked; a page that does not care leaves it out. words: what its buttons say, and screen readers are told.
 
 const GRID_WORDS = {
   title: "Previews",
@@ -26,7 +26,8 @@ const POINTED_MS = 250; // whoever rests on a preview for so long looks at it
 
 function makeGrid(act, report = () => {}, words = GRID_WORDS) {
   const tiles = new Map(); // seed → the tile's parts, so that a kept tile is not even repainted
-  let grid = null;
+  let grid; // undefined until the first `render`
+  let ended = ""; // id of the last grid that all is there of
   let selected = null; // the seed that keys act on
   let pointing = 0;
 
@@ -130,7 +131,7 @@ function makeGrid(act, report = () => {}, words = GRID_WORDS) {
 
   function render(view, stage) {
     const fresh = view?.id !== grid?.id || view?.tiles.length !== list.children.length;
-    const wasBusy = grid?.busy;
+    const before = grid;
     grid = view;
     actions.hidden = !grid;
     root.classList.toggle("is-empty", !grid);
@@ -160,8 +161,13 @@ function makeGrid(act, report = () => {}, words = GRID_WORDS) {
     all.hidden = !kept;
     all.disabled = grid.busy;
     stop.hidden = !grid.busy;
-    if (grid.busy && !wasBusy) say(words.coming);
-    if (!grid.busy && wasBusy) say(words.there(grid.note, grid.tiles.length));
+    if (grid.busy && before?.id !== grid.id) say(words.coming);
+    if (!grid.busy && ended !== grid.id) {
+      ended = grid.id;
+      const some = grid.tiles.some((data) => data.ready);
+      // What the page finds when it is loaded is no news.
+      if (before !== undefined) say(some ? words.there(grid.note, grid.tiles.length) : grid.note);
+    }
   }
 
   // Shows at once that previews are on their way, before the server has said so.

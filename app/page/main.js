@@ -46,7 +46,7 @@ follow(
     lost.hidden = connected;
     lost.firstChild.data = refused ? "You are logged out. " : "The connection is lost. Trying again …";
     logIn.hidden = !refused;
-    if (!connected) grid.render(now.grid, now.stage); // what was expected is not going to come
+    if (!connected && !reloaded) grid.render(now.grid, now.stage); // what was expected is not going to come
   },
 );
 

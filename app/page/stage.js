@@ -44,7 +44,7 @@ function makeStage(act, useAsStart, report = () => {}, words = STAGE_WORDS) {
   const find = (selector) => root.querySelector(selector);
   const compare = find(".compare");
   const handle = find(".compare-handle");
-  let stage = null;
+  let stage; // undefined until the first `render`
   let shown = null;
 
   function put(selector, source, alt) {
@@ -58,6 +58,12 @@ function makeStage(act, useAsStart, report = () => {}, words = STAGE_WORDS) {
     handle.setAttribute("aria-valuetext", `${Math.round(percent)} % preview`);
   }
 
+  // What screen readers are told of a view.
+  function newsOf(view) {
+    if (view?.state === "running") return words.refining(Math.floor(view.percent / 25) * 25);
+    return view?.state === "done" ? words.done(view.likeness) : view?.message;
+  }
+
   function render(view) {
     const before = stage;
     stage = view;
@@ -68,7 +74,7 @@ function makeStage(act, useAsStart, report = () => {}, words = STAGE_WORDS) {
       return;
     }
     if (shown !== stage.id) {
-      const first = shown === null && before === null && stage.state !== "running";
+      const first = !before && stage.state !== "running";
       shown = stage.id;
       handle.value = 50;
       split(50);
@@ -98,12 +104,9 @@ function makeStage(act, useAsStart, report = () => {}, words = STAGE_WORDS) {
     } else {
       download.removeAttribute("href");
     }
-    const quarter = Math.floor(stage.percent / 25) * 25;
-    if (stage.state === "running" && before?.percent !== stage.percent) say(words.refining(quarter));
-    if (before && before.id === stage.id && before.state === "running") {
-      if (stage.state === "done") say(words.done(stage.likeness));
-      if (stage.state === "stopped") say(stage.message);
-    }
+    const found = before === undefined && stage.state !== "running"; // when the page was loaded
+    const news = newsOf(stage);
+    if (!found && (before?.id !== stage.id || newsOf(before) !== news)) say(news);
   }
 
   handle.addEventListener("input", () => split(handle.value));

@@ -1,14 +1,18 @@
 """The program app.py itself, as a newcomer runs it."""
 
 import os
+import socket
 import subprocess
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
 import httpx
+import pytest
 
 from app.settings import TABLE
+from app.worker import Worker
 from tests.app.conftest import free_port
 
 ROOT = Path(__file__).parents[2]
@@ -75,3 +79,30 @@ def test_from_start_to_answer_to_stop(tiny_folder: Path, tmp_path: Path) -> None
     assert time.monotonic() - began < 40
     assert process.returncode == 0
     assert "Traceback" not in errors
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="needs a second address of this machine")
+def test_a_port_that_is_taken_at_the_last_moment_ends_in_words(tiny_folder: Path, tmp_path: Path) -> None:
+    with socket.socket() as other:
+        other.bind(("127.0.0.1", 0))  # which Gradio wants to be free, too
+        port = other.getsockname()[1]
+        place = ["--host", "127.0.0.2", "--port", str(port)]
+        answer = run(*place, "--model", str(tiny_folder), "--data", str(tmp_path))
+    assert answer.returncode == 2
+    assert f"nothing listens on 127.0.0.2:{port}" in answer.stderr
+    assert "Traceback" not in answer.stderr
+
+
+def test_the_page_starts_where_the_machine_is_too_busy_to_show_it_at_once(
+    worker: Worker, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from app.ui import build_page, launch_page
+
+    def late(*args: Any, **options: Any) -> httpx.Response:
+        raise httpx.ReadTimeout("timed out")
+
+    monkeypatch.setattr(httpx, "head", late)
+    page = build_page(worker, tmp_path)
+    url = launch_page(page, "127.0.0.1", free_port())
+    assert httpx.get(url, timeout=60).status_code == 200
+    page.close()

@@ -1,9 +1,13 @@
 """The page for everybody: screen readers, phones, dark mode, reduced motion, and slow lines."""
 
+import time
 from typing import Any
 
 import pytest
 
+from app import live
+from app.backend import Backend
+from app.session import Session
 from tests.app.page.conftest import OpenPage, preview
 
 axe = pytest.importorskip("axe_playwright_python.sync_playwright")
@@ -53,20 +57,40 @@ def test_no_serious_violation_of_accessibility(open_page: OpenPage, scheme: str)
     assert page.errors == []
 
 
-LISTEN = """() => {
-    const spoken = document.querySelector("[aria-live=polite].unseen");
-    new MutationObserver(() => heard(spoken.textContent)).observe(spoken, { childList: true });
+SPOKEN = "[aria-live=polite].unseen"
+LISTEN = """(spoken) => {
+    window.said = [];
+    new MutationObserver((changes) => {
+        for (const { addedNodes } of changes) said.push(...[...addedNodes].map((node) => node.textContent));
+    }).observe(document.querySelector(spoken), { childList: true });
 }"""
 
 
-def test_a_screen_reader_hears_what_happens_and_finds_its_way(page: Any) -> None:
-    said: list[str] = []
-    page.expose_function("heard", lambda text: said.append(text))
-    page.evaluate(LISTEN)
+@pytest.fixture(params=["every step is told", "only the end is told"])
+def told(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Pages are told what happens as it does, or, as on a slow line, not before it is over."""
+    views = live.all_views
+
+    def late(backend: Backend, session: Session) -> dict[str, Any]:
+        while (session.grid and session.grid.busy) or (session.stage and session.stage.state == "running"):
+            time.sleep(0.02)
+        return views(backend, session)
+
+    if request.param == "only the end is told":
+        monkeypatch.setattr(live, "all_views", late)
+
+
+def test_a_screen_reader_hears_what_happens_and_finds_its_way(told: None, page: Any) -> None:
+    page.evaluate(LISTEN, SPOKEN)
     finish_one(page)
-    page.locator("[aria-live=polite].unseen", has_text="Done.").wait_for(state="attached")
-    assert any("4 previews" in text for text in said)
+    page.wait_for_function("said.some((text) => text.startsWith('Done.'))")
+    said = page.evaluate("said")
+    there = [text for text in said if text.startswith("4 previews · ")]
+    assert len(there) == 1 and "Keys 1 to 4 pick one." in there[0], said
     assert len(said) < 15, "it is not talked to at every step"
+    page.reload()
+    page.locator(".stage[data-state=done]").wait_for()
+    assert page.locator(SPOKEN).text_content() == "", "what is there again after a refresh is no news"
     alts = page.eval_on_selector_all("#studio img", "images => images.map(image => image.alt)")
     assert all("quiet hills" in alt and "seed" in alt for alt in alts)
     order = page.evaluate(
