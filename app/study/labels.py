@@ -70,7 +70,7 @@ _GERMAN = {
     "give_up": "Ich gebe auf",
     "time_out": "Die Zeit für dieses Bild ist um.",
     "soon_title": "Einen Moment, bitte",
-    "soon": "Noch können keine Bilder gemacht werden. Es geht von selbst weiter, und erst dann beginnt Ihre Zeit.",
+    "soon": "Noch gibt es keine Bilder. Es geht von selbst weiter, und erst dann beginnt Ihre Zeit.",
     "pick_first": "Öffnen Sie zuerst das Bild, mit dem Sie zufrieden sind.",
     "rate": "Zu diesem Bild",
     "rate_all": "Bitte beantworten Sie jede Frage.",
