@@ -1,4 +1,4 @@
-"""The two endpoints for programs: /preview and /refine."""
+"""The endpoints for programs: /preview and /refine, and /cancel to change one's mind."""
 
 import secrets
 import shutil
@@ -25,7 +25,7 @@ KEEP_S = 24 * 3600
 
 
 def add_endpoints(worker: Backend, pictures: Path) -> None:
-    """Add /preview and /refine to the Blocks being built; their PNGs are written below `pictures`."""
+    """Add the endpoints to the Blocks being built; their PNGs are written below `pictures`."""
 
     def preview(
         prompt: str,
@@ -99,8 +99,15 @@ def add_endpoints(worker: Backend, pictures: Path) -> None:
             files, records = _make(worker, [job], pictures)
             return files[0], records[0]
 
+    def cancel(request: gr.Request) -> None:
+        """End whatever this client has asked for and still waits for."""
+        if request.session_hash:
+            worker.cancel(_owner(request))
+
     gr.api(preview, api_name="preview", concurrency_limit=None)
     gr.api(refine, api_name="refine", concurrency_limit=None)
+    # No tool for agents: each call of theirs is a client of its own.
+    gr.api(cancel, api_name="cancel", concurrency_limit=None, api_visibility="undocumented")
 
 
 @contextmanager
@@ -156,7 +163,8 @@ def _content(picture: Any) -> bytes:
 
 
 def _owner(request: gr.Request | None) -> str:
-    return str(request.session_hash) if request else ""
+    """Whoever asks, by a name that no browser's shelf has."""
+    return f"program-{request.session_hash}" if request else ""
 
 
 def _seeds(seed: object, count: int) -> list[int]:

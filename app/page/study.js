@@ -1,5 +1,6 @@
-// A study's pages, see app/study/views.py: consent, a trial, questions on it, questions at the end, thanks. The
-// server decides which is on; this shows it, and tells what was clicked and painted, and when.
+// A study's pages, see app/study/views.py: consent, a moment until the model is there, a trial,
+// questions on it, questions at the end, thanks. The server decides which is on; this shows it, and tells what was
+// clicked and painted, and when.
 
 me.browser = me.tab; // a tab is a participant of its own, and nothing made here outlives it
 
@@ -69,7 +70,10 @@ follow(
 
 // ---- the pages
 
-const PAGES = { consent: showConsent, trial: showTrial, rating: showRating, closing: showClosing, thanks: showThanks };
+const PAGES = {
+  consent: showConsent, before: showBefore, trial: showTrial, rating: showRating, closing: showClosing,
+  thanks: showThanks,
+};
 
 function showPage(view) {
   const page = `${view.phase} ${view.trial || ""}`;
@@ -119,6 +123,12 @@ function showConsent(view) {
   );
   const card = make("div", "study-card");
   card.append(...paragraphs(view.text), form);
+  return [card];
+}
+
+function showBefore() {
+  const card = make("div", "study-card");
+  card.append(title(words.soon_title), make("p", "", words.soon));
   return [card];
 }
 

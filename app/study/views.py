@@ -23,7 +23,7 @@ def study_views(visits: Visits, backend: Backend, session: Session) -> dict[str,
         status = status_view(backend)
         trial = visit.phase == "trial"
         return {
-            "status": {"ready": status["ready"], "message": status["message"]},
+            "status": {"ready": status["ready"], "message": status["message"] if status["ready"] else ""},
             "study": page_view(visit),
             "clock": clock_view(visit) if trial else None,
             "grid": blind_grid(session) if trial else None,

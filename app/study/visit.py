@@ -11,6 +11,7 @@ import threading
 import time
 from collections.abc import Callable, Mapping
 from concurrent.futures import Future
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -56,7 +57,8 @@ class Told(RequestError):
 class Visit:
     """A participant's place in the study, and all that leads on from there; under the session's lock.
 
-    phase: consent, trial, rating, closing or thanks. trial: the name of the one that is on, or was last.
+    phase: consent, before (a trial, for pictures can't be made yet), trial, rating, closing or thanks. trial:
+    the name of the one that is on, or was last.
     outcome: how it ended: satisfied, gave_up or timed_out. final: the picture it ended with, on the shelf.
     found: whether the log was asked where this tab was before.
     """
@@ -69,7 +71,7 @@ class Visit:
         self.plan: list[Trial] = []
         self.number = -1
         self.trial, self.outcome, self.final = "", "", ""
-        self._began = 0.0
+        self._began, self._again = 0.0, False
         self._names: set[str] = set()
         self._reports = 0
         self._timer: threading.Timer | None = None
@@ -154,7 +156,10 @@ class Visit:
         wait_for(written)
 
     def catch_up(self) -> None:
-        """End the trial whose time is over."""
+        """Begin the trial that waits for the model; end the one whose time is over."""
+        if self.phase == "before":
+            with suppress(NotRecorded):  # the next time, then
+                self._begin(self.number, self._again)
         if self.phase == "trial" and self.seconds >= self.lab.study.time_cap_s:
             self._note(events.GiveUp(True))
             self._end("timed_out")
@@ -272,6 +277,10 @@ class Visit:
     # ---- trials begin and end
 
     def _begin(self, number: int, again: bool = False) -> None:
+        """Begin a trial, or, while the model is loading, wait: its time would be that of loading."""
+        if not self._loaded():
+            self.number, self._again, self.phase = number, again, "before"
+            return
         trial, name, cap_s = self.plan[number], secrets.token_hex(8), self.lab.study.time_cap_s
         condition, task = trial.condition, trial.task
         start = events.TrialStart(
@@ -290,6 +299,13 @@ class Visit:
         self._timer = threading.Timer(cap_s, self._late)
         self._timer.daemon = True
         self._timer.start()
+
+    def _loaded(self) -> bool:
+        try:
+            _ = self.lab.backend.facts
+        except Busy:
+            return False
+        return True
 
     def _late(self) -> None:
         with self.session.lock:

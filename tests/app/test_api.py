@@ -112,6 +112,17 @@ def test_many_at_once_get_their_own(url: str) -> None:
         assert list(pool.map(ask, (10, 20, 30, 40))) == [[10, 11], [20, 21], [30, 31], [40, 41]]
 
 
+def test_a_client_cancels_its_own_pictures_alone(url: str) -> None:
+    mine, other = Client(url, verbose=False), Client(url, verbose=False)
+    asked = {"prompt": "snowy mountains", "steps": 100, "api_name": "/refine"}
+    job, theirs = mine.submit(**asked), other.submit(**asked)
+    while not job.done():
+        mine.predict(api_name="/cancel")
+    with pytest.raises(AppError, match="cancelled"):
+        job.result()
+    assert theirs.result()[1]["steps"] == 100
+
+
 def test_only_the_two_endpoints_are_public(client: Client, url: str) -> None:
     assert set(client.view_api(return_format="dict")["named_endpoints"]) == {"/preview", "/refine"}
     assert "/preview" in httpx.get(f"{url}gradio_api/info").json()["named_endpoints"]

@@ -45,8 +45,8 @@ class Running:
 
 
 @contextmanager
-def running(model: Path, folder: Path, *arguments: str) -> Iterator[Running]:
-    port, log = free_port(), folder / "log"
+def running(model: Path, folder: Path, *arguments: str, port: int | None = None) -> Iterator[Running]:
+    port, log = port or free_port(), folder / "log"
     command = [
         sys.executable,
         "app.py",

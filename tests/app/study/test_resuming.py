@@ -1,5 +1,6 @@
 """Who was at a study when the app ended finds their place again, and what was interrupted is told as such."""
 
+import threading
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -7,6 +8,8 @@ from typing import Any
 
 import pytest
 
+from app.backend import Backend
+from app.backends.loading import Loading
 from app.history import History
 from app.job import RequestError
 from app.live import Sketches
@@ -19,6 +22,7 @@ from app.study.page import PlainShelf
 from app.study.reading import read_log
 from app.study.recording import Writer
 from app.study.store import SqlStore, open_store
+from app.study.views import page_view
 from app.study.visit import Lab, Visit, Visits
 from app.worker import Worker
 from tests.app.study.test_visit import do, kinds, open_first
@@ -33,10 +37,10 @@ def start(worker: Worker, study: Study, tmp_path: Path) -> Iterator[Start]:
     """Starts the app anew, as after a kill, and gives the visit of a tab."""
     writers = []
 
-    def start(tab: str = ID, study: Study = study) -> Visit:
+    def start(tab: str = ID, study: Study = study, backend: Backend = worker) -> Visit:
         log = str(tmp_path / "log.sqlite")
         writers.append(Writer(open_store(log)))
-        lab = Lab(study, writers[-1], log, worker, Sketches())
+        lab = Lab(study, writers[-1], log, backend, Sketches())
         sessions = Sessions(History(tmp_path / "now", shelves=PlainShelf))
         return Visits(lab).of(sessions.of(tab, tab))
 
@@ -124,6 +128,69 @@ def test_between_the_last_answer_and_the_next_trial_the_next_one_begins(
     visit = start()
     assert (visit.phase, visit.number) == ("trial", 1)
     assert not trial_table(read_log(visit.lab.log).events)["again"].any()
+
+
+@pytest.mark.parametrize("left_at", ["consent", "trial", "rating", "gave_up"])
+def test_while_the_model_is_loading_no_trial_begins_and_then_it_does_by_itself(
+    start: Start, worker: Worker, left_at: str
+) -> None:
+    arrived = threading.Event()
+
+    def load() -> Worker:
+        arrived.wait()
+        return worker
+
+    before = start()
+    if left_at != "consent":
+        do(before, "agree", agree=True)
+    if left_at == "rating":
+        open_first(before)
+        do(before, "satisfied")
+    if left_at == "gave_up":
+        do(before, "give_up")
+    loading = Loading(load)
+    visit = start(backend=loading)
+    if left_at == "consent":
+        do(visit, "agree", agree=True)
+    if left_at in ("rating", "gave_up"):
+        do(visit, "rate", answers=GOOD)
+    number = int(left_at in ("rating", "gave_up"))
+    assert (visit.phase, visit.number) == ("before", number)
+    do(visit, "preview")
+    assert page_view(visit)["phase"] == "before"
+    assert kinds(visit).count("submit") == int(left_at == "rating")
+    assert kinds(visit).count("trial_start") == int(left_at != "consent"), "the clock does not run"
+    once_more = start(backend=loading)
+    assert once_more.phase == ("rating" if left_at == "gave_up" else "before")
+    arrived.set()
+    loading.wait()
+    assert page_of(visit) == ("trial", number)
+    open_first(visit)
+    do(visit, "satisfied")
+    assert visit.phase == "rating"
+    table = trial_table(read_log(visit.lab.log).events)
+    assert table["again"].any() == (left_at == "trial")
+
+
+def test_a_trial_that_could_not_be_noted_when_the_model_came_begins_the_next_time(
+    start: Start, worker: Worker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    arrived = threading.Event()
+    loading = Loading(lambda: arrived.wait() and worker)  # type: ignore[arg-type, return-value]
+    visit = start(backend=loading)
+    do(visit, "agree", agree=True)
+    refuse(monkeypatch, lambda event: event.kind == "trial_start")
+    arrived.set()
+    loading.wait()
+    assert page_of(visit) == ("before", 0)
+    monkeypatch.undo()
+    assert page_of(visit) == ("trial", 0)
+
+
+def page_of(visit: Visit) -> tuple[str, int]:
+    """Where the visit is once a page has asked."""
+    visit.catch_up()
+    return visit.phase, visit.number
 
 
 def test_answers_that_were_half_written_are_asked_for_again(
