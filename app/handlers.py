@@ -193,7 +193,9 @@ def point_at(session: Session, wish: Wish) -> None:
     """The preview of wish["seed"] is being looked at, so it may well be the one that will be picked."""
     tile = session.grid.find(wish.get("seed")) if session.grid else None
     if tile and session.grid and wish.get("grid") == session.grid.id:
-        session.guesses.favour(tile.job)
+        with session.lock:
+            session.pointed = tile.job
+            session.guesses.favour(tile.job)
 
 
 def cancel(session: Session) -> None:
@@ -339,6 +341,8 @@ def _guess(studio: Studio, session: Session, grid: Grid, refinements: list[Job])
         picked = session.stage and session.stage.grid == grid.id
         if session.grid is grid and not picked:
             session.guesses = Guesses.begin(studio.backend, refinements)
+            if session.pointed:  # meanwhile
+                session.guesses.favour(session.pointed)
 
 
 def _follow_refinement(studio: Studio, session: Session, stage: Stage, handle: Handle) -> None:

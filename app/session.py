@@ -100,9 +100,9 @@ class Stage:
 class Session:
     """A tab's grid, its stage, its running jobs and what there is to tell it.
 
-    shelf: where its browser's pictures are. login: the name that it has logged in with, if any. lock: held by
-    whoever changes anything. start: what the next grid starts from. strength: of the next start. secret: the
-    tab's own. name: drawn at random, for logs.
+    shelf: where its browser's pictures are. pointed: the preview last pointed at. login: the name that it
+    has logged in with, if any. lock: held by whoever changes anything. start: what the next grid starts from.
+    strength: of the next start. secret: the tab's own. name: drawn at random, for logs.
     """
 
     shelf: Shelf
@@ -111,6 +111,7 @@ class Session:
     previews: list[Handle] = field(default_factory=list)
     refinement: Handle | None = None
     guesses: Guesses = field(default_factory=Guesses)
+    pointed: Job | None = None
     notices: list[dict[str, Any]] = field(default_factory=list)
     login: str = ""
     start: Start | None = None

@@ -9,12 +9,15 @@ from typing import Any
 import pytest
 import torch
 
+from app.costs import Costs
 from app.job import Job
 from app.models import ImageModel, load
 from app.worker import Worker
 
 # A tab that is away for so long is taken as closed: long enough for a refresh on a busy machine.
 GRACE_S = 8.0
+# What ticks of the tiny model cost. Measured by each worker, a busy moment would decide how all its tests go.
+COSTS = Costs((1, 2, 4, 8, 16), (0.004, 0.005, 0.007, 0.010, 0.017), decode_s=0.003, encode_s=0.002)
 
 
 @pytest.fixture(scope="session")
@@ -24,7 +27,7 @@ def model(tiny_folder: Path) -> ImageModel:
 
 @pytest.fixture
 def worker(model: ImageModel) -> Iterator[Worker]:
-    worker = Worker(model)
+    worker = Worker(model, costs=COSTS)
     yield worker
     worker.close()
 
@@ -55,7 +58,7 @@ def served(model: ImageModel, tmp_path_factory: pytest.TempPathFactory) -> Itera
     os.environ["GRADIO_TEMP_DIR"] = str(data / "gradio")
     from app.ui import build_page, launch_page
 
-    worker = Worker(model)
+    worker = Worker(model, costs=COSTS)
     page = build_page(worker, data, grace_s=GRACE_S)
     yield Served(launch_page(page, "127.0.0.1", free_port()), page, worker, data)
     page.close()

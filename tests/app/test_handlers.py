@@ -380,6 +380,31 @@ def test_pointing_at_a_preview_has_it_refined_to_the_end(
     assert worker.made["refine"] == 0
 
 
+def test_pointing_before_anything_is_guessed_counts_too(
+    studio: Studio, worker: Worker, new_session: NewSession, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    session = new_session()
+    painting, pointed = threading.Event(), threading.Event()
+
+    def paint(seconds: float) -> None:
+        painting.set()
+        pointed.wait(30)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(handlers.time, "sleep", paint)
+        handlers.preview(studio, session, FORM)
+        assert painting.wait(30)
+    assert session.grid
+    handlers.point_at(session, {"grid": session.grid.id, "seed": 13})
+    pointed.set()
+    session.settle()
+    all_of_it = 8 + 3 * round(SPECULATED_SHARE * 8)
+    deadline = time.monotonic() + 30
+    while worker.made["speculative"] < all_of_it and time.monotonic() < deadline:
+        time.sleep(0.01)
+    assert worker.made["speculative"] == all_of_it
+
+
 def test_other_settings_are_another_picture_than_the_guessed(
     studio: Studio, worker: Worker, new_session: NewSession
 ) -> None:

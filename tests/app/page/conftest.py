@@ -2,6 +2,8 @@
 
 import os
 import re
+import threading
+import time
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -32,6 +34,7 @@ def browser() -> Iterator[Any]:
 
 
 OpenPage = Callable[..., Any]
+Hold = Callable[[str], Callable[[], None]]
 
 
 @pytest.fixture
@@ -88,12 +91,30 @@ def seeds(page: Any) -> list[str]:
 
 
 @pytest.fixture
+def hold(monkeypatch: pytest.MonkeyPatch) -> Iterator[Hold]:
+    """Has pictures of a kind take three steps and no more, until what this gives is called."""
+    go_on = threading.Event()
+
+    def hold(kind: str) -> Callable[[], None]:
+        denoise = Worker._denoise
+
+        def held(self: Worker, batch: Any) -> Any:
+            if any(sample.kind == kind and sample.steps_done >= 3 for sample in batch):
+                go_on.wait()
+            return denoise(self, batch)
+
+        monkeypatch.setattr(Worker, "_denoise", held)
+        return go_on.set
+
+    yield hold
+    go_on.set()
+
+
+@pytest.fixture
 def slow(served: Served, monkeypatch: pytest.MonkeyPatch) -> Callable[[float], None]:
     """Has every call of the denoiser take so many seconds more."""
 
     def slow(seconds: float) -> None:
-        import time
-
         denoise = Worker._denoise
 
         def slowed(self: Worker, *args: Any) -> Any:

@@ -11,7 +11,7 @@ from app import png
 from app.job import Cancelled
 from app.scheduling import SPECULATED_SHARE
 from tests.app.conftest import Served
-from tests.app.page.conftest import OpenPage, preview, seeds, sources, wait_for_grid
+from tests.app.page.conftest import Hold, OpenPage, preview, seeds, sources, wait_for_grid
 
 
 def test_from_prompt_to_downloaded_picture(page: Any, url: str, tmp_path: Path) -> None:
@@ -94,14 +94,16 @@ def test_escape_cancels_at_once(page: Any, slow: Callable[[float], None]) -> Non
 
 
 def test_previews_sharpen_in_place(
-    page: Any, served: Served, monkeypatch: pytest.MonkeyPatch, slow: Callable[[float], None]
+    page: Any, served: Served, monkeypatch: pytest.MonkeyPatch, slow: Callable[[float], None], hold: Hold
 ) -> None:
-    monkeypatch.setattr(served.worker, "_decode_s", 0.001)  # so cheap that there are pictures on the way
-    slow(0.4)
+    monkeypatch.setattr(served.worker, "_decode_s", 0.0)  # so cheap that there are pictures on the way
+    slow(0.1)
+    go_on = hold("preview")
     page.fill("#prompt input", "quiet hills")
     page.press("#prompt input", "Enter")
     page.locator(".tile.is-waiting img[src*='/sketches/']").first.wait_for()
     tile = page.locator(".tile").first.element_handle()
+    go_on()
     wait_for_grid(page)
     assert tile.evaluate("node => node.isConnected && node.querySelector('img').src").count("/pictures/") == 1
 
@@ -161,6 +163,7 @@ def test_a_closed_page_leaves_no_work_behind(
 
     page = open_page()
     monkeypatch.setattr(worker, "submit_all", note)
+    monkeypatch.setattr(served.page.sessions, "_grace_s", 0.5)
     slow(3)
     page.fill("#prompt input", "snowy mountains")
     page.press("#prompt input", "Enter")

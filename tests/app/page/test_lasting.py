@@ -3,21 +3,20 @@
 import io
 import json
 import zipfile
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from app import png
-from tests.app.page.conftest import OpenPage, preview, seeds, sources, wait_for_grid
+from tests.app.page.conftest import Hold, OpenPage, preview, seeds, sources, wait_for_grid
 
 
-def test_a_refresh_in_the_middle_of_a_refinement(page: Any, slow: Callable[[float], None]) -> None:
+def test_a_refresh_in_the_middle_of_a_refinement(page: Any, hold: Hold) -> None:
     preview(page)
     before = sources(page)
     page.locator(".keep").nth(3).click()
-    slow(0.15)
+    go_on = hold("refine")
     page.locator(".tile .refine").first.click()
     page.locator(".stage[data-state=running]").wait_for()
     page.reload()
@@ -25,6 +24,7 @@ def test_a_refresh_in_the_middle_of_a_refinement(page: Any, slow: Callable[[floa
     page.wait_for_function("document.querySelector('#prompt input').value === 'snowy mountains'")
     assert sources(page)[1:] == before[1:]
     assert page.locator(".keep").nth(3).inner_text() == "Kept"
+    go_on()
     page.locator(".stage[data-state=done]").wait_for()
     assert "dB" in page.locator(".likeness").inner_text()
     assert page.errors == []

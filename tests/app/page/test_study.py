@@ -1,10 +1,12 @@
 """A study in a real browser: from consent to thanks, and what participants must not see, lose or mix up."""
 
 import re
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -61,6 +63,20 @@ def running(served: Served, study: Study, folder: Path) -> Iterator[Running]:
 def lab(served: Served, study: Study, tmp_path: Path) -> Iterator[Running]:
     with running(served, study, tmp_path) as lab:
         yield lab
+
+
+@pytest.fixture
+def pass_time(monkeypatch: pytest.MonkeyPatch) -> Callable[[float], None]:
+    """Has so many seconds pass at once for whoever takes part."""
+    ahead = 0.0
+
+    def pass_time(seconds: float) -> None:
+        nonlocal ahead
+        ahead += seconds
+
+    clock = SimpleNamespace(monotonic=lambda: time.monotonic() + ahead)
+    monkeypatch.setattr("app.study.visit.time", clock)
+    return pass_time
 
 
 Join = Callable[..., Any]
@@ -223,12 +239,13 @@ def test_by_keyboard_alone_with_own_words_not_kept(lab: Running, join: Join) -> 
 
 
 def test_giving_up_is_offered_in_time_and_ends_the_trial(
-    served: Served, study: Study, tmp_path: Path, join: Join
+    served: Served, study: Study, tmp_path: Path, join: Join, pass_time: Callable[[float], None]
 ) -> None:
-    with running(served, replace(study, give_up_after_s=1.0), tmp_path) as lab:
+    with running(served, replace(study, give_up_after_s=500.0), tmp_path) as lab:
         page = join(lab)
         agree(page)
         assert page.locator(".study-give-up").is_hidden()
+        pass_time(500)
         page.locator(".study-give-up").click()
         page.locator(".study-rating").wait_for()
         assert page.locator(".study-scale").count() == 0
@@ -238,9 +255,9 @@ def test_giving_up_is_offered_in_time_and_ends_the_trial(
 
 
 def test_time_runs_out_and_chosen_pictures_are_kept_where_the_study_says_so(
-    served: Served, study: Study, tmp_path: Path, join: Join
+    served: Served, study: Study, tmp_path: Path, join: Join, pass_time: Callable[[float], None]
 ) -> None:
-    capped = replace(study, time_cap_s=6.0, keep_pictures=True, practice="")
+    capped = replace(study, keep_pictures=True, practice="")
     with running(served, capped, tmp_path) as lab:
         page = join(lab)
         agree(page)
@@ -248,7 +265,10 @@ def test_time_runs_out_and_chosen_pictures_are_kept_where_the_study_says_so(
         kept = list(folder_of(lab.log).rglob("*.png"))
         assert len(kept) == 1 and b"parameters" not in kept[0].read_bytes()
         rate(page)
+        page.locator(".study-trial").wait_for()
+        pass_time(capped.time_cap_s - 25)
         page.locator(".study-left", has_text="s left").wait_for()
+        pass_time(25)
         page.locator(".study-rating").wait_for()
         assert "time" in page.locator(".study-rate h3").inner_text()
         assert trial_table(lab.events)["outcome"].to_list() == ["satisfied", "timed_out"]
