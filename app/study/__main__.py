@@ -141,8 +141,8 @@ def participants(options: argparse.Namespace) -> dict[str, Any]:
     """Let programs take part through the running app, and report how long they took. No person takes part."""
     from app.study.participants import run
 
-    if options.prompts < 5 or options.prompts % 5:
-        raise CommandError("--prompts takes a multiple of 5, for there are five conditions.")
+    if options.prompts < 1 or options.participants < 1 or options.look < 0:
+        raise CommandError("--participants and --prompts take numbers from 1, and --look from 0.")
     try:
         return run(options)
     except ValueError as error:
@@ -225,8 +225,8 @@ def _parser() -> argparse.ArgumentParser:
     made.add_argument("--seed", type=int, default=0, help="(%(default)s)")
     made = command("participants", participants)
     made.add_argument("--url", default="http://127.0.0.1:7860", help="the running app (%(default)s)")
-    made.add_argument("--count", type=int, metavar="N", help="participants (a complete design)")
-    made.add_argument("--prompts", type=int, default=20, metavar="N", help="a multiple of 5 (%(default)s)")
+    made.add_argument("--participants", type=int, default=10, metavar="N", help="(%(default)s)")
+    made.add_argument("--prompts", type=int, default=10, metavar="N", help="for each (%(default)s)")
     made.add_argument("--look", type=float, default=0.4, metavar="S", help="per picture (%(default)s)")
     made.add_argument("--out", type=Path, required=True, metavar="DIR", help="for log and report")
     return parser

@@ -12,10 +12,12 @@ from app.study.events import (
     ErrorShown,
     Event,
     GiveUp,
+    Hover,
     Interrupted,
     RatingGiven,
     Refine,
     Satisfied,
+    Select,
     SessionBegan,
     Submit,
     TrialStart,
@@ -25,7 +27,7 @@ from app.study.events import (
 COLUMNS = (
     "participant", "session", "trial", "simulated", "finished", "place", "position", "condition", "task",
     "practice", "outcome", "seconds", "cap_s", "tries", "refinements", "queue_s", "compute_s", "think_s",
-    "hidden_s", "errors", "again",
+    "hidden_s", "errors", "again", "looked", "picked",
 )  # fmt: skip
 
 
@@ -62,7 +64,8 @@ def trial_table(events: Iterable[Event]) -> pd.DataFrame:
     outcome: satisfied, gave_up, timed_out, interrupted by the app's end, or left where the log has no end of
     it. again: it was on before and was interrupted. seconds: from the trial's page to its end. queue_s and
     compute_s: while somebody waited for a picture, before and after work on it began; think_s: all other
-    time. tries: how often pictures were asked for; refinements: of these, finals.
+    time. tries: how often pictures were asked for; refinements: of these, finals. looked: at how many
+    pictures the pointer rested; picked: how often one was opened.
     """
     by_trial: dict[tuple[str, str], list[Event]] = {}
     sessions: dict[str, SessionBegan] = {}
@@ -124,6 +127,8 @@ def _row(start: Event, happened: Sequence[Event]) -> dict[str, object]:
         "hidden_s": _hidden(happened, clock, seconds),
         "errors": of.get(ErrorShown, 0),
         "again": body.again,
+        "looked": len({event.body.seed for event in happened if isinstance(event.body, Hover)}),
+        "picked": of.get(Select, 0),
     }
     for event in happened:
         if isinstance(event.body, RatingGiven):

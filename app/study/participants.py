@@ -1,33 +1,41 @@
 """Simulated participants: programs that use the running app as a person might. No person takes part.
 
 They look at one picture after the other for a stated time, accept one when the judging reader finds all that
-the prompt asked for, and else ask for others. Their log is labelled as simulated, and so is its report.
+the prompt asked for, and else ask for others. Each makes every prompt's picture in all conditions, from the
+same seeds. Their log is labelled as simulated, and so is its report.
 """
 
 import argparse
+import hashlib
 import json
 import secrets
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from concurrent.futures import wait
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+import httpx
 import numpy as np
+import pandas as pd
 import torch
 from gradio_client import Client
+from gradio_client.client import Job
+from gradio_client.exceptions import AppError
 from PIL import Image
 from tqdm import tqdm
 
 from app.study.analysis import exclude, time_ratio
 from app.study.definition import Analysis, Condition, Rating, Study, Task
-from app.study.design import Trial, places, trials
+from app.study.design import order_of
 from app.study.enrolment import enrol
 from app.study.events import (
     Body,
     ComputeEnd,
     Event,
     GiveUp,
+    Hover,
     RatingGiven,
     Refine,
     Reroll,
@@ -36,11 +44,14 @@ from app.study.events import (
     SessionEnded,
     Submit,
     TrialStart,
+    code_of,
+    participant_of,
+    read,
 )
 from app.study.outcomes import trial_table
 from app.study.reading import read_log
 from app.study.report import write_report
-from app.study.store import Store, open_store
+from app.study.store import Store, closing, open_store
 from solver.measures import faithfulness, load_judge
 
 PROMPTS = Path(__file__).parents[2] / "checkpoints/landscapes/prompts/test.jsonl"
@@ -49,6 +60,8 @@ PAPER_SPEED_UP = 1.85
 """Full-step ÷ preview-and-refine in the study of arXiv 2512.13592, with people."""
 LOOK_S = 0.4
 TIME_CAP_S = 120.0
+# No participant asks for so many pictures of a prompt that the seeds run out.
+LAST_SEED = 10**9
 CONDITIONS = (
     Condition("one", "full", count=1),
     Condition("full", "full"),
@@ -70,12 +83,35 @@ class Goal:
     attributes: Mapping[str, str]
 
 
+@dataclass(frozen=True)
+class Turn:
+    """A picture to make. seed: of the first; the others follow it, so that all conditions see the same."""
+
+    condition: Condition
+    task: str
+    position: int
+    seed: int
+
+
+def plan(study: Study, number: int) -> list[Turn]:
+    """All that a participant does: each task in every condition, one right after the other, from the same
+    noise. A program remembers no task, so that nothing is carried over; the order of conditions goes on
+    through the balanced square with every task."""
+    turns: list[Turn] = []
+    for place, task in enumerate(study.tasks):
+        mark = hashlib.sha256(f"{number} {task.id}".encode()).digest()
+        seed = int.from_bytes(mark[:4]) % LAST_SEED
+        for condition in order_of(study, number + place):
+            turns.append(Turn(condition, task.id, len(turns), seed))
+    return turns
+
+
 @dataclass
 class Participant:
-    """One program that takes part.
+    """Programs that take part, one after the other, each known by its number.
 
     judge: decides whether a picture will do. reader: another one, built differently, that rates what was
-    accepted. look_s: seconds for each picture. looked, accepted: previews or pictures so far, by condition.
+    accepted. look_s: seconds for each picture.
     """
 
     app: Client
@@ -84,69 +120,101 @@ class Participant:
     judge: Faithful
     reader: Faithful
     look_s: float = LOOK_S
-    looked: dict[str, int] = field(default_factory=dict)
-    accepted: dict[str, int] = field(default_factory=dict)
 
-    def take_part(self, goals: Mapping[str, Goal]) -> Iterator[None]:
-        """Do all trials of the next place; yields after each."""
-        who = enrol(self.store, self.study, simulated=True)
-        for trial in trials(self.study, who.place):
+    def left(self, number: int) -> list[Turn]:
+        """What a participant has not done yet, as the log says."""
+        table = trial_table(self._known(number))
+        done = set(table.loc[table["outcome"] != "left", "position"])
+        return [turn for turn in plan(self.study, number) if turn.position not in done]
+
+    def take_part(self, number: int, goals: Mapping[str, Goal]) -> Iterator[None]:
+        """Do what is left for a participant; yields after each picture."""
+        known = self._known(number)
+        if any(event.kind == "session_end" for event in known):
+            return
+        if known:
+            participant, session = known[0].participant, known[0].session
+        else:
+            who = enrol(self.store, self.study, self._secret(number), simulated=True)
+            participant, session = who.participant, who.session
+        for turn in self.left(number):
             name = secrets.token_hex(8)
 
             def note(body: Body, name: str = name) -> None:
-                self.store.append(Event(who.participant, who.session, body, name, study=self.study.digest))
+                self.store.append(Event(participant, session, body, name, study=self.study.digest))
 
-            note(TrialStart(trial.condition.id, trial.task.id, trial.position, False, False, TIME_CAP_S))
-            self._do(trial, goals[trial.task.id], note)
+            start = (turn.condition.id, turn.task, turn.position, False, False, self.study.time_cap_s)
+            note(TrialStart(*start))
+            self._do(turn, goals[turn.task], note)
             yield
-        self.store.append(Event(who.participant, who.session, SessionEnded(), study=self.study.digest))
+        self.store.append(Event(participant, session, SessionEnded(), study=self.study.digest))
 
-    def _do(self, trial: Trial, goal: Goal, note: Callable[[Body], None]) -> None:
-        condition, end = trial.condition, time.monotonic() + self.study.time_cap_s
+    def _secret(self, number: int) -> str:
+        return f"{self.study.digest} {number}"
+
+    def _known(self, number: int) -> list[Event]:
+        lines = self.store.lines(participant_of(code_of(self._secret(number))))
+        return [event for event, _ in map(read, lines)]
+
+    def _do(self, turn: Turn, goal: Goal, note: Callable[[Body], None]) -> None:
+        condition, seed, end = turn.condition, turn.seed, time.monotonic() + self.study.time_cap_s
         first = True
         while time.monotonic() < end:
             if not first:
                 note(Reroll([]))
             first = False
-            files, records = self._previews(condition, goal, note)
-            for file, record in zip(files, records, strict=True):
-                seed = int(record["seed"])
-                ahead = condition.speculate and record is records[0]  # one alone: a program can't cancel
-                guess = self._refine(condition, goal, seed) if ahead else None
-                time.sleep(self.look_s)
-                self.looked[condition.id] = self.looked.get(condition.id, 0) + 1
-                if self.judge(file, goal.attributes) < 1:
-                    continue
-                self.accepted[condition.id] = self.accepted.get(condition.id, 0) + 1
-                note(Select(seed))
-                final = file if condition.mode == "full" else self._final(condition, goal, seed, guess, note)
-                if condition.mode == "preview":
-                    time.sleep(self.look_s)
-                if condition.mode == "full" or self.judge(final, goal.attributes) == 1:
-                    note(Satisfied(seed))
-                    share = self.reader(final, goal.attributes)
-                    note(RatingGiven(QUALITY.id, 1 + round((QUALITY.points - 1) * share)))
-                    return
+            files = self._pictures(condition, goal, seed, note)
+            if self._look_through(condition, goal, dict(enumerate(files, seed)), note):
+                return
+            seed += condition.count
         note(GiveUp(True))
 
-    def _previews(
-        self, condition: Condition, goal: Goal, note: Callable[[Body], None]
-    ) -> tuple[list[Path], list[dict[str, Any]]]:
-        full = condition.mode == "full"
-        steps, solver = (
-            (condition.full_steps, condition.full_solver) if full else (condition.steps, condition.solver)
-        )
-        request, model = secrets.token_hex(8), MODEL.name
-        note(Submit(request, "preview", [], steps, solver, model, 3.0))
-        files, records = self.app.predict(
-            prompt=goal.prompt, count=condition.count, steps=steps, solver=solver, api_name="/preview"
-        )
-        note(
-            ComputeEnd(request, "done", records[0]["revision"], sum(each["evaluations"] for each in records))
-        )
-        return [_path(file) for file in files], records
+    def _look_through(
+        self, condition: Condition, goal: Goal, files: Mapping[int, Path], note: Callable[[Body], None]
+    ) -> bool:
+        """Whether one of these, by their seeds, is what was wanted."""
+        ahead: Job | None = None
+        for seed, file in files.items():
+            until = time.monotonic() + self.look_s
+            note(Hover(seed))
+            if condition.speculate:
+                self._drop(ahead)
+                ahead = self._refine(condition, goal, seed)
+            time.sleep(max(0.0, until - time.monotonic()))
+            if self.judge(file, goal.attributes) < 1:
+                continue
+            note(Select(seed))
+            final = file
+            if condition.mode == "preview":
+                final = self._final(condition, ahead or self._refine(condition, goal, seed), seed, note)
+                ahead = None
+                time.sleep(self.look_s)
+                if self.judge(final, goal.attributes) < 1:
+                    continue
+            note(Satisfied(seed))
+            share = self.reader(final, goal.attributes)
+            note(RatingGiven(QUALITY.id, 1 + round((QUALITY.points - 1) * share)))
+            return True
+        self._drop(ahead)
+        return False
 
-    def _refine(self, condition: Condition, goal: Goal, seed: int) -> Any:
+    def _pictures(
+        self, condition: Condition, goal: Goal, seed: int, note: Callable[[Body], None]
+    ) -> list[Path]:
+        full, request = condition.mode == "full", secrets.token_hex(8)
+        steps = condition.full_steps if full else condition.steps
+        solver = condition.full_solver if full else condition.solver
+        seeds = list(range(seed, seed + condition.count))
+        note(Submit(request, "preview", seeds, steps, solver, MODEL.name, 3.0))
+        files, records = self.app.predict(
+            prompt=goal.prompt, seed=seed, count=condition.count, steps=steps, solver=solver,
+            api_name="/preview",
+        )  # fmt: skip
+        evaluations = sum(each["evaluations"] for each in records)
+        note(ComputeEnd(request, "done", records[0]["revision"], evaluations))
+        return [_path(file) for file in files]
+
+    def _refine(self, condition: Condition, goal: Goal, seed: int) -> Job:
         return self.app.submit(
             prompt=goal.prompt,
             seed=seed,
@@ -155,13 +223,17 @@ class Participant:
             api_name="/refine",
         )
 
-    def _final(
-        self, condition: Condition, goal: Goal, seed: int, guess: Any, note: Callable[[Body], None]
-    ) -> Path:
+    def _drop(self, ahead: Job | None) -> None:
+        """End a refinement that was made ahead and is not wanted; the cores are free afterwards."""
+        if ahead is not None:
+            self.app.predict(api_name="/cancel")
+            wait([ahead.future])
+
+    def _final(self, condition: Condition, job: Job, seed: int, note: Callable[[Body], None]) -> Path:
         request = secrets.token_hex(8)
         note(Refine(seed))
         note(Submit(request, "refine", [seed], condition.full_steps, condition.full_solver, MODEL.name, 3.0))
-        file, record = (guess or self._refine(condition, goal, seed)).result()
+        file, record = job.result()
         note(ComputeEnd(request, "done", record["revision"], record["evaluations"]))
         return _path(file)
 
@@ -183,9 +255,14 @@ def reader_of(kind: str) -> Faithful:
     return faithful
 
 
-def make_study(goals: Mapping[str, Goal], conditions: Sequence[Condition] = CONDITIONS) -> Study:
-    """The study that the programs take part in: every goal once, each in one of the conditions."""
-    return Study(
+def make_study(
+    goals: Mapping[str, Goal], conditions: Sequence[Condition] = CONDITIONS, look_s: float = LOOK_S
+) -> Study:
+    """The study that the programs take part in: every goal in each of the conditions.
+
+    Its digest is that of all this, so that a run that was cut off goes on with the same study.
+    """
+    study = Study(
         title="Simulated participants: no person took part",
         consent="",
         tasks=tuple(Task(name, goal.prompt) for name, goal in goals.items()),
@@ -193,8 +270,8 @@ def make_study(goals: Mapping[str, Goal], conditions: Sequence[Condition] = COND
         ratings=(QUALITY,),
         analysis=Analysis("full", "consistency", QUALITY.id, 0.5),
         time_cap_s=TIME_CAP_S,
-        digest=f"simulated-{secrets.token_hex(4)}",
     )
+    return replace(study, digest="simulated-" + hashlib.sha256(f"{study} {look_s}".encode()).hexdigest()[:8])
 
 
 def read_goals(count: int, path: Path = PROMPTS) -> dict[str, Goal]:
@@ -207,56 +284,83 @@ def read_goals(count: int, path: Path = PROMPTS) -> dict[str, Goal]:
     return {f"prompt-{n}": Goal(row["prompt"], row["attributes"]) for n, row in enumerate(fit[:count])}
 
 
-def summary(participant: Participant, log: str, seconds: float) -> dict[str, Any]:
-    """What came of it: speed-ups against four full pictures, and acceptance rates; beside the paper's."""
-    table = exclude(trial_table(read_log(log).events))[0]
+def summary(study: Study, log: str, look_s: float) -> dict[str, Any]:
+    """What came of it: speed-ups against four full pictures, beside the paper's, and how many pictures were
+    accepted: of those that were looked at, and of the refined ones."""
+    events = [event for event in read_log(log).events if event.study == study.digest]
+    table = exclude(trial_table(events))[0]
     told: dict[str, Any] = {
         "simulated": True,
         "paper_speed_up_with_people": PAPER_SPEED_UP,
-        "look_s": participant.look_s,
+        "look_s": look_s,
+        "participants": int(table["participant"].nunique()),
         "trials": len(table),
-        "wall_s": round(seconds, 1),
-        "acceptance": {
-            name: round(participant.accepted.get(name, 0) / count, 3)
-            for name, count in participant.looked.items()
-        },
+        "accepted": {},
+        "finals_accepted": {},
         "speed_up_over_full": {},
         "when_first_try_will_do": {},
     }
-    for name in (each.id for each in participant.study.conditions if each.id != "full"):
-        for key, rows in (
-            ("speed_up_over_full", table),
-            ("when_first_try_will_do", table[table["tries"] == 1]),
-        ):
-            try:
-                ratio = time_ratio(rows, "full", name, full=False).paired
-            except ValueError as error:
-                told[key][name] = str(error)
-            else:
-                told[key][name] = [round(each, 3) for each in (ratio.value, ratio.low, ratio.high)]
+    for name, rows in table.groupby("condition", sort=False):
+        told["accepted"][name] = _share(rows["picked"].sum(), rows["looked"].sum())
+        refined = rows["refinements"].sum()
+        if refined:
+            told["finals_accepted"][name] = _share((rows["outcome"] == "satisfied").sum(), refined)
+    for name in (each.id for each in study.conditions if each.id != "full"):
+        told["speed_up_over_full"][name] = _speed_up(table, name)
+        told["when_first_try_will_do"][name] = _speed_up(_at_first_try(table, name), name)
     return told
 
 
+def _share(part: int, of: int) -> float:
+    return round(float(part / of), 3)
+
+
+def _at_first_try(table: pd.DataFrame, name: str) -> pd.DataFrame:
+    """The trials of the prompts for which one try was enough in this condition as well as with `full`."""
+    both = table[table["condition"].isin([name, "full"])]
+    enough = (both["tries"] == 1) & (both["outcome"] == "satisfied")
+    return both[enough.groupby([both["participant"], both["task"]]).transform("sum") == 2]
+
+
+def _speed_up(table: pd.DataFrame, name: str) -> list[float] | str:
+    """Time with `full` ÷ time with the condition, and its interval; or why there is none."""
+    try:
+        ratio = time_ratio(table, "full", name, full=False).paired
+    except ValueError as error:
+        return str(error)
+    return [round(each, 3) for each in (ratio.value, ratio.low, ratio.high)]
+
+
 def run(options: argparse.Namespace) -> dict[str, Any]:
-    """The command. Raises ValueError, in words, where the app does not answer."""
+    """The command; goes on with what an earlier run of the same into the same folder left.
+
+    Raises ValueError, in words, where the app does not answer.
+    """
     try:
         client = Client(options.url, verbose=False)
     except Exception as error:  # whatever httpx and gradio_client raise
         raise ValueError(f"no app answers at {options.url}: start it with `python app.py`.") from error
     goals = read_goals(options.prompts)
-    study, began = make_study(goals), time.monotonic()
+    study = make_study(goals, look_s=options.look)
     options.out.mkdir(parents=True, exist_ok=True)
     log = str(options.out / "simulated.sqlite")
-    store = open_store(log)
-    participant = Participant(client, store, study, reader_of("judge"), reader_of("reward"), options.look)
-    count = options.count or places(study)
-    with tqdm(total=count * len(goals), desc="simulated", unit="trial") as bar:
-        for _ in range(count):
-            for _ in participant.take_part(goals):
-                bar.update()
-    store.close()
+    with closing(open_store(log)) as store:
+        someone = Participant(client, store, study, reader_of("judge"), reader_of("reward"), options.look)
+        every = options.participants * len(goals) * len(study.conditions)
+        left = sum(len(someone.left(number)) for number in range(options.participants))
+        with tqdm(total=every, initial=every - left, desc="simulated", unit="picture") as bar:
+            try:
+                for number in range(options.participants):
+                    for _ in someone.take_part(number, goals):
+                        bar.update()
+            except (httpx.HTTPError, AppError, OSError) as error:
+                why = str(error) or type(error).__name__
+                raise ValueError(
+                    f"the app at {options.url} has stopped answering ({why}). Start it again, and then this "
+                    "command: it goes on where it was."
+                ) from error
     write_report(study, read_log(log), options.out)
-    told = summary(participant, log, time.monotonic() - began)
+    told = summary(study, log, options.look)
     (options.out / "summary.json").write_text(json.dumps(told, indent=1) + "\n", encoding="utf-8")
     return told
 

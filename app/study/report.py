@@ -40,7 +40,8 @@ class ReportError(ValueError):
 
 @dataclass(frozen=True)
 class ConditionRow:
-    """One condition: trials and how they ended, times, and tries until satisfied."""
+    """One condition: trials and how they ended, times, tries until satisfied, and how many of the
+    pictures that were looked at were opened."""
 
     name: str
     participants: int
@@ -52,6 +53,7 @@ class ConditionRow:
     median: float
     tries: float
     first_try: float
+    opened: float
     queue_s: float
     compute_s: float
     think_s: float
@@ -177,6 +179,7 @@ def _condition(table: pd.DataFrame, name: str, level: float) -> ConditionRow:
         survival(table, name)[1],
         float(satisfied["tries"].mean()),
         float((satisfied["tries"] == 1).mean()),
+        float(rows["picked"].sum() / looked) if (looked := rows["looked"].sum()) else math.nan,
         *(float(rows[part].mean()) for part in ("queue_s", "compute_s", "think_s")),
     )
 
@@ -272,13 +275,17 @@ def _page(study: Study, findings: Findings, table: pd.DataFrame) -> str:
         if f"rating_{question.id}" in table
     ]
     environment = jinja2.Environment(autoescape=True, trim_blocks=True, lstrip_blocks=True)
-    environment.filters |= {"number": _number, "interval": _interval, "p": _p}
+    environment.filters |= {"number": _number, "share": _share, "interval": _interval, "p": _p}
     template = environment.from_string(TEMPLATE.read_text(encoding="utf-8"))
     return template.render(study=study, found=findings, drawn=drawn, answers=answers)
 
 
 def _number(value: float, digits: int = 2) -> str:
     return f"{value:.{digits}f}" if math.isfinite(value) else "–"
+
+
+def _share(value: float) -> str:
+    return f"{value:.0%}".replace("%", " %") if math.isfinite(value) else "–"
 
 
 def _interval(interval: Interval | None, digits: int = 2) -> str:
