@@ -6,6 +6,7 @@ only who was told can ask for it. What people send never becomes part of a path:
 hex digits that were given out.
 """
 
+import contextlib
 import hashlib
 import io
 import json
@@ -16,7 +17,7 @@ import secrets
 import shutil
 import threading
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -39,6 +40,10 @@ THUMBNAIL_EDGE = 256
 UNUSED_STARTS = 8
 # A deleted entry can be brought back for so long.
 UNDO_S = 120
+# A picture that no entry names, after a crash or as a start that nothing was made of, is kept for so long.
+LEFT_OVER_S = 86_400
+# All shelves are measured again whenever they have grown by this share of what they may hold.
+GROWTH = 0.01
 
 
 @dataclass(frozen=True)
@@ -85,14 +90,17 @@ class Entry:
 
 
 class Shelf:
-    """What one browser has made; safe to use from any thread."""
+    """What one browser has made; safe to use from any thread. grew: told of the bytes of each new picture."""
 
-    def __init__(self, folder: Path, bounds: Bounds) -> None:
+    def __init__(self, folder: Path, bounds: Bounds, grew: Callable[[int], None]) -> None:
         self.folder = folder
         self._bounds = bounds
+        self._grew = grew
         self._lock = threading.RLock()
         self._entries = _read(folder / "history.json")
         self._starts: list[str] = []
+        self._dropped: set[str] = set()  # pictures that go once the file on disk names them no more
+        self._clean()
 
     @property
     def name(self) -> str:
@@ -130,6 +138,7 @@ class Shelf:
             for path in (large, small):
                 path.unlink(missing_ok=True)
             raise RequestError(cannot_keep(error, self.folder, len(png))) from error
+        self._grew(len(png))
         return name
 
     def put_start(self, start: Start) -> None:
@@ -180,7 +189,9 @@ class Shelf:
     def clear(self) -> None:
         """Delete everything at once, with its pictures."""
         with self._lock:
-            self._entries = []
+            self._entries, self._starts = [], []
+            self._dropped.clear()
+            (self.folder / "history.json").unlink(missing_ok=True)  # first, since it names the pictures
             shutil.rmtree(self.folder, ignore_errors=True)
 
     @property
@@ -201,17 +212,24 @@ class Shelf:
             if self.size <= self._bounds.shelf_bytes or entry is newest:
                 return
             refined = {shot.job["seed"] for shot in entry.finals}
-            names = entry.pictures
+            self._dropped.update(entry.pictures)
             entry.previews = [shot for shot in entry.previews if shot.job["seed"] in refined]
-            self._unlink(names)
             if not entry.finals or self.size > self._bounds.shelf_bytes:
                 self._remove(entry)
 
     def _remove(self, entry: Entry) -> None:
         self._entries.remove(entry)
-        self._unlink(entry.pictures)
+        self._dropped.update(entry.pictures)
 
-    def _unlink(self, names: list[str]) -> None:
+    def _clean(self) -> None:
+        """Delete the pictures that are left over."""
+        if _aside(self.folder / "history.json").exists():  # which may name them
+            return
+        files = [path for path in self.folder.glob("*") if path.suffix in (".png", ".jpg")]
+        old = time.time() - LEFT_OVER_S
+        self._unlink([path.stem for path in files if path.stat().st_mtime < old])
+
+    def _unlink(self, names: Iterable[str]) -> None:
         """Delete pictures, but for those that another entry shows as well, as a kept preview is."""
         named = {name for entry in self._entries for name in entry.pictures}
         for name in set(names) - named:
@@ -235,6 +253,8 @@ class Shelf:
         except OSError as error:
             draft.unlink(missing_ok=True)
             raise RequestError(cannot_keep(error, self.folder, len(content))) from error
+        self._unlink(self._dropped)
+        self._dropped.clear()
 
 
 class History:
@@ -246,6 +266,7 @@ class History:
         self.bounds = bounds or Bounds()
         self._lock = threading.Lock()
         self._shelves: WeakValueDictionary[str, Shelf] = WeakValueDictionary()  # one of each, while in use
+        self._grown = 0
         self.trim()
 
     def shelf(self, browser: object, login: str = "") -> Shelf:
@@ -266,24 +287,34 @@ class History:
 
     def trim(self) -> None:
         """Where all shelves together hold too much, those unused for the longest go."""
-        folders = [path for path in self.folder.glob("*/") if _NAME.fullmatch(path.name)]
-        used = {path: (path / "history.json") for path in folders}
-        sizes = {path: sum(file.stat().st_size for file in path.glob("*")) for path in folders}
+        used, sizes = {}, {}
+        for path in self.folder.glob("*/"):
+            with contextlib.suppress(FileNotFoundError):  # it may be deleted meanwhile
+                if _NAME.fullmatch(path.name):
+                    used[path.name] = path.stat().st_mtime
+                    sizes[path.name] = sum(file.stat().st_size for file in path.glob("*"))
         total = sum(sizes.values())
-        for path in sorted(folders, key=lambda p: used[p].stat().st_mtime if used[p].exists() else 0):
+        for name in sorted(sizes, key=used.__getitem__):
             if total <= self.bounds.all_bytes:
                 return
-            total -= sizes[path]
+            total -= sizes[name]
             log.info("The history is full; what one browser kept makes room")
-            with self._lock:
-                self._shelves.pop(path.name, None)
-            shutil.rmtree(path, ignore_errors=True)
+            self._at(name).clear()
+
+    def _grew(self, count: int) -> None:
+        """So many bytes have come to a shelf; beside, so that nobody waits, all are trimmed now and then."""
+        with self._lock:
+            self._grown += count
+            if self._grown <= GROWTH * self.bounds.all_bytes:
+                return
+            self._grown = 0
+        threading.Thread(target=self.trim, name="trim", daemon=True).start()
 
     def _at(self, name: str) -> Shelf:
         with self._lock:
             shelf = self._shelves.get(name)
             if shelf is None:
-                shelf = self._shelves[name] = self._make(self.folder / name, self.bounds)
+                shelf = self._shelves[name] = self._make(self.folder / name, self.bounds, self._grew)
             return shelf
 
 
@@ -294,9 +325,13 @@ def _read(path: Path) -> list[Entry]:
     except FileNotFoundError:
         return []
     except (OSError, ValueError, TypeError, KeyError):
-        log.exception("A history can't be read; it is put aside as %s.damaged", path.name)
-        path.replace(path.with_name(path.name + ".damaged"))
+        log.exception("A history can't be read; it is put aside as %s", _aside(path).name)
+        path.replace(_aside(path))
         return []
+
+
+def _aside(path: Path) -> Path:
+    return path.with_name(f"{path.name}.damaged")
 
 
 def _entry(values: Mapping[str, Any]) -> Entry:

@@ -3,13 +3,14 @@
 import json
 import os
 import time
+from contextlib import suppress
 from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
 from PIL import Image
 
-from app.history import UNDO_S, Bounds, Entry, History, Shelf, Shot
+from app.history import LEFT_OVER_S, UNDO_S, Bounds, Entry, History, Shelf, Shot
 from app.job import RequestError
 from app.png import Parameters, write
 
@@ -117,10 +118,69 @@ def test_all_browsers_together_are_bounded(tmp_path: Path) -> None:
     for number in range(4):
         shelf = history.shelf(f"{number:064x}")
         entry(shelf, number)
-        os.utime(shelf.folder / "history.json", (number, number))
+        os.utime(shelf.folder, (number, number))
     each = sum(path.stat().st_size for path in shelf.folder.glob("*"))
     left = History(tmp_path, Bounds(all_bytes=2 * each + each // 2))
     assert [bool(left.shelf(f"{number:064x}").entries) for number in range(4)] == [False, False, True, True]
+
+
+def held(folder: Path) -> int:
+    """Bytes of all that is below, while files come and go."""
+    total = 0
+    for path in folder.rglob("*.*"):
+        with suppress(FileNotFoundError):
+            total += path.stat().st_size
+    return total
+
+
+def test_all_browsers_together_stay_bounded_while_the_app_runs(tmp_path: Path) -> None:
+    most = 30 * len(picture())
+    history = History(tmp_path, Bounds(all_bytes=most))
+    shelves = [history.shelf(f"{number:064x}") for number in range(8)]
+    for shelf in shelves:
+        entry(shelf, time.time())
+    deadline = time.monotonic() + 30
+    # What was written since all was measured last comes on top.
+    while held(tmp_path) > 1.05 * most and time.monotonic() < deadline:
+        time.sleep(0.01)
+    assert held(tmp_path) <= 1.05 * most
+    assert shelves[-1].entries and not shelves[0].entries, "whoever came last has what was made"
+    for shelf in shelves:
+        assert all(shelf.path(name).is_file() for each in shelf.entries for name in each.pictures)
+
+
+def test_no_picture_goes_before_the_history_has_let_go_of_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shelf = History(tmp_path, Bounds(entries=2)).shelf(BROWSER)
+    first = entry(shelf, 1)
+    entry(shelf, 2)
+    with monkeypatch.context() as patch:
+        patch.setattr("app.history.os.replace", lambda *_: (_ for _ in ()).throw(OSError("no power")))
+        with pytest.raises(RequestError):
+            entry(shelf, 3)
+    after = History(tmp_path).shelf(BROWSER)
+    assert [each.time for each in after.entries] == [2, 1]
+    assert all(after.path(name) for each in after.entries for name in each.pictures)
+    entry(shelf, 4)
+    assert [each.time for each in shelf.entries] == [4, 3]
+    with pytest.raises(RequestError, match="gone"):
+        shelf.path(first.pictures[0])
+
+
+def test_what_a_crash_left_over_is_deleted_later(tmp_path: Path) -> None:
+    shelf = History(tmp_path).shelf(BROWSER)
+    made = entry(shelf, 1)
+    old, new = shelf.put(picture()), shelf.put(picture())
+    long_ago = time.time() - LEFT_OVER_S - 1
+    for name in (old, made.pictures[0]):
+        os.utime(shelf.path(name), (long_ago, long_ago))
+    again = History(tmp_path).shelf(BROWSER)
+    with pytest.raises(RequestError, match="gone"):
+        again.path(old)
+    assert all(again.path(name) for name in [new, *made.pictures])
+    (shelf.folder / "history.json").write_text("{")
+    assert History(tmp_path).shelf(BROWSER).path(made.pictures[0]), "a damaged history may be mended"
 
 
 def test_a_damaged_history_is_put_aside(tmp_path: Path) -> None:
