@@ -61,8 +61,8 @@ def ratios_plot(ratios: Sequence[Ratio]) -> str:
     axes.set_xlim(low, high)
     ticks = [0.1, 0.2, 0.3, 0.5, 0.7, 1, 1.5, 2, 3, 5, 10]
     if high / low > WIDE:  # of a handful of participants: labels would lie on each other
-        ticks = [10.0**power for power in range(-9, 10, 1 + int(math.log10(high / low)) // 6)]
-        ticks = sorted({*ticks, 1.0})
+        apart = 1 + int(math.log10(high / low)) // 6
+        ticks = [10.0 ** (apart * count) for count in range(-9, 10)]
     axes.set_xticks([each for each in ticks if low <= each <= high])
     axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
     axes.xaxis.set_minor_formatter(FuncFormatter(lambda *_: ""))
