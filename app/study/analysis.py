@@ -55,8 +55,8 @@ class RatingChange:
     """A rating in one condition minus in another, on per-participant means.
 
     effect: the matched-pairs rank-biserial correlation, −1 … 1; p: of the Wilcoxon signed-rank test. mean: of
-    the differences, with its interval. no_worse_p: one-sided t test against −margin; no_worse: whether the
-    lower end of the two-sided interval lies above −margin.
+    the differences, with its interval. no_worse_p: one-sided t test against −margin, NaN where all differ by
+    the same; no_worse: whether the lower end of the two-sided interval lies above −margin.
     """
 
     question: str
@@ -215,9 +215,7 @@ def rating_change(
         raise ValueError(f"Comparing “{question}” of {of} and {over} needs two participants with both.")
     mean = mean_interval(d, level)
     spread = float(np.std(d, ddof=1))
-    worse = (float(np.mean(d)) + margin) / (spread / math.sqrt(len(d))) if spread > 0 else math.inf
-    if spread == 0 and np.mean(d) <= -margin:
-        worse = -math.inf
+    worse = (float(np.mean(d)) + margin) / (spread / math.sqrt(len(d))) if spread > 0 else math.nan
     p = float(stats.wilcoxon(d).pvalue) if np.any(d != 0) else 1.0
     no_worse_p = float(stats.t.sf(worse, len(d) - 1))
     no_worse = bool(no_worse_p < (1 - level) / 2)

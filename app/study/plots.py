@@ -1,6 +1,7 @@
 """The report's plots, as SVG to stand in its page."""
 
 import io
+import math
 from collections.abc import Mapping, Sequence
 
 import matplotlib
@@ -13,6 +14,8 @@ from matplotlib.ticker import FuncFormatter
 from app.study.analysis import Interval, Ratio, log_means, survival
 
 matplotlib.rcParams.update({"svg.fonttype": "none", "font.family": "sans-serif", "font.size": 10})
+# An axis that goes from one value to so many times it is labelled with powers of ten alone.
+WIDE = 100
 COLOURS = ("#4c6a92", "#c4713b", "#5a8f5c", "#8a5a8f", "#a8903a", "#3f8f94", "#9c4a55", "#6b6b6b")
 
 
@@ -54,9 +57,13 @@ def ratios_plot(ratios: Sequence[Ratio]) -> str:
     axes.axvline(1, color="black", lw=0.8)
     axes.set_xscale("log")
     low, high = axes.get_xlim()
-    axes.set_xlim(min(low, 0.9), max(high, 1.1))
-    ticks = [each for each in (0.1, 0.2, 0.3, 0.5, 0.7, 1, 1.5, 2, 3, 5, 10) if axes.get_xlim()[0] <= each]
-    axes.set_xticks([each for each in ticks if each <= axes.get_xlim()[1]])
+    low, high = min(low, 0.9), max(high, 1.1)
+    axes.set_xlim(low, high)
+    ticks = [0.1, 0.2, 0.3, 0.5, 0.7, 1, 1.5, 2, 3, 5, 10]
+    if high / low > WIDE:  # of a handful of participants: labels would lie on each other
+        apart = 1 + int(math.log10(high / low)) // 6
+        ticks = [10.0 ** (apart * count) for count in range(-9, 10)]
+    axes.set_xticks([each for each in ticks if low <= each <= high])
     axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
     axes.xaxis.set_minor_formatter(FuncFormatter(lambda *_: ""))
     axes.set_yticks(range(len(ratios)), [f"{ratio.of} ÷ {ratio.over}" for ratio in ratios])

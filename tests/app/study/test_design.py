@@ -2,7 +2,7 @@
 
 from collections import Counter
 from dataclasses import replace
-from itertools import pairwise
+from itertools import pairwise, permutations
 
 import pytest
 
@@ -24,6 +24,13 @@ def test_each_stands_everywhere_and_precedes_each_other_equally_often(count: int
     assert set(at.values()) == {len(orders) // count} and len(at) == count**2
     before = Counter(pair for order in orders for pair in pairwise(order))
     assert len(before) == count * (count - 1) and len(set(before.values())) == 1
+
+
+def test_the_square_of_four_is_bradleys() -> None:
+    """Bradley (1958), Journal of the American Statistical Association 53, 525: the first row is 1, 2, n, 3,
+    n − 1, …, and each next row adds one. Of three, square and mirror are all six orders."""
+    assert williams(4) == [[0, 1, 3, 2], [1, 2, 0, 3], [2, 3, 1, 0], [3, 0, 2, 1]]
+    assert sorted(map(tuple, williams(3))) == list(permutations(range(3)))
 
 
 @pytest.mark.parametrize("count", [2, 3, 4, 5])

@@ -68,6 +68,53 @@ def test_no_worse_is_what_the_interval_says() -> None:
         assert change.no_worse == (change.mean.low > -0.7)
 
 
+# Darwin (1876), The effects of cross and self fertilisation: by how many eighths of an inch the crossed plant
+# of each of 15 pairs of maize was taller than the self-fertilised one; in Fisher (1935), The design of
+# experiments.
+MAIZE = (49, -67, 8, 16, 6, 23, 28, 41, 14, 29, 56, 24, 75, 60, -48)
+
+
+def maize_table() -> pd.DataFrame:
+    rows = [
+        {"participant": str(pair), "condition": how, "rating_q": float(inches)}
+        for pair, taller in enumerate(MAIZE)
+        for how, inches in (("crossed", 100 + taller), ("selfed", 100))
+    ]
+    return pd.DataFrame(rows)
+
+
+def test_wilcoxon_and_t_of_darwins_maize() -> None:
+    """Fisher (1935), § 17 gives t = 2.148; SciPy's help of `wilcoxon` the exact p of 0.041259765625.
+
+    That p is also counted here: the negative differences have ranks 10 and 14, and of all 2¹⁵ ways to give
+    15 ranks a sign, so many have a sum of 24 or less on one side. The effect is (96 − 24) / 120.
+    """
+    change = analysis.rating_change(maize_table(), "q", "crossed", "selfed", margin=1.0)
+    ways = [1] + [0] * 120  # by the sum of the ranks that are negative
+    for rank in range(1, 16):
+        ways = [count + (ways[total - rank] if total >= rank else 0) for total, count in enumerate(ways)]
+    assert change.p == pytest.approx(2 * sum(ways[:25]) / 2**15) == pytest.approx(0.041259765625)
+    assert change.effect == pytest.approx(0.6)
+    error = np.std(MAIZE, ddof=1) / math.sqrt(15)
+    assert change.mean.value / error == pytest.approx(2.148, abs=5e-4)
+
+
+def test_no_worse_of_darwins_maize_by_hand() -> None:
+    """t at 14 degrees is 2.1448 for 95 % (in every table), so the interval is 20.933 ± 2.1448 · 9.746."""
+    half = 2.1448 * float(np.std(MAIZE, ddof=1)) / math.sqrt(15)
+    low = -314 / 15 - half
+    for margin, expected in ((-low - 0.01, False), (-low + 0.01, True)):
+        change = analysis.rating_change(maize_table(), "q", "selfed", "crossed", margin=margin)
+        assert change.mean.low == pytest.approx(low, abs=1e-3)
+        assert change.no_worse is expected and (change.no_worse_p < 0.025) is expected
+
+
+def test_without_any_spread_nothing_is_shown() -> None:
+    table = maize_table().assign(rating_q=3.0)
+    change = analysis.rating_change(table, "q", "selfed", "crossed", margin=1.0)
+    assert math.isnan(change.no_worse_p) and not change.no_worse and change.p == 1
+
+
 def test_waltons_flies() -> None:
     """lifelines documents a median of 56 for all of these flies, and that the group miR-137 dies sooner."""
     flies = load_waltons()
