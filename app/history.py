@@ -266,6 +266,7 @@ class History:
         self.bounds = bounds or Bounds()
         self._lock = threading.Lock()
         self._shelves: WeakValueDictionary[str, Shelf] = WeakValueDictionary()  # one of each, while in use
+        self._trimming = threading.Lock()
         self._grown = 0
         self.trim()
 
@@ -287,6 +288,10 @@ class History:
 
     def trim(self) -> None:
         """Where all shelves together hold too much, those unused for the longest go."""
+        with self._trimming:  # two at once would each make the same room
+            self._trim()
+
+    def _trim(self) -> None:
         used, sizes = {}, {}
         for path in self.folder.glob("*/"):
             with contextlib.suppress(FileNotFoundError):  # it may be deleted meanwhile
