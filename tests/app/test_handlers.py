@@ -380,20 +380,26 @@ def test_pointing_at_a_preview_has_it_refined_to_the_end(
     assert worker.made["refine"] == 0
 
 
-def test_pointing_before_anything_is_guessed_counts_too(
-    studio: Studio, worker: Worker, new_session: NewSession, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    session = new_session()
-    painting, pointed = threading.Event(), threading.Event()
+def paint_until_told(studio: Studio, session: Session, monkeypatch: pytest.MonkeyPatch) -> threading.Event:
+    """Has previews made that are still being painted; they are painted once the event is set."""
+    painting, told = threading.Event(), threading.Event()
 
     def paint(seconds: float) -> None:
         painting.set()
-        pointed.wait(30)
+        told.wait(30)
 
     with monkeypatch.context() as patch:
         patch.setattr(handlers.time, "sleep", paint)
         handlers.preview(studio, session, FORM)
         assert painting.wait(30)
+    return told
+
+
+def test_pointing_before_anything_is_guessed_counts_too(
+    studio: Studio, worker: Worker, new_session: NewSession, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    session = new_session()
+    pointed = paint_until_told(studio, session, monkeypatch)
     assert session.grid
     handlers.point_at(session, {"grid": session.grid.id, "seed": 13})
     pointed.set()
@@ -418,16 +424,7 @@ def test_a_pick_made_at_once_leaves_nothing_to_guess(
     studio: Studio, worker: Worker, new_session: NewSession, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     session = new_session()
-    painting, picked = threading.Event(), threading.Event()
-
-    def paint(seconds: float) -> None:
-        painting.set()
-        picked.wait(30)
-
-    with monkeypatch.context() as patch:
-        patch.setattr(handlers.time, "sleep", paint)
-        handlers.preview(studio, session, FORM)
-        assert painting.wait(30)
+    picked = paint_until_told(studio, session, monkeypatch)
     assert worker.made["speculative"] == 0, "while previews are painted, nothing else is computed"
     assert session.grid
     handlers.refine(studio, session, {"grid": session.grid.id, "seed": 12}, 8)
