@@ -8,6 +8,7 @@ may be in them: what can't be done raises RequestError, in words, and changes no
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from types import MappingProxyType
 from typing import Any
 
 from app.backend import Backend
@@ -53,6 +54,9 @@ VARIATIONS = 3
 VARIATION_AMOUNT = 0.3
 # Serving and painting new previews takes about so long where server and browser share two cores.
 PAINTING_S = 0.4
+# A cancel names so many wishes at the most, by names of so many letters.
+MOST_CALLS = 8
+MOST_CALL_LETTERS = 32
 
 
 @dataclass(frozen=True)
@@ -198,14 +202,25 @@ def point_at(session: Session, wish: Wish) -> None:
             session.guesses.favour(tile.job)
 
 
-def cancel(session: Session) -> None:
-    """Cancel the refinement that is running, or else the previews that are on their way."""
+def cancel(session: Session, wish: Wish = MappingProxyType({})) -> None:
+    """Cancel the refinement that is running, or else the previews that are on their way.
+
+    wish["calls"] names the page's latest wishes; one that is still to come is not begun, see `is_called_off`.
+    """
+    calls = wish.get("calls")
     with session.lock:
+        if isinstance(calls, list):
+            session.called_off = tuple(str(call)[:MOST_CALL_LETTERS] for call in calls[:MOST_CALLS])
         if session.refinement and not session.refinement.ended:
             session.refinement.cancel()
         else:
             for handle in session.previews:
                 handle.cancel()
+
+
+def is_called_off(session: Session, wish: Wish) -> bool:
+    """Whether the wish was cancelled; maybe before it came, since a cancel does not queue."""
+    return "call" in wish and wish["call"] in session.called_off
 
 
 def open_entry(session: Session, wish: Wish) -> None:

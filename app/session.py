@@ -102,7 +102,8 @@ class Session:
 
     shelf: where its browser's pictures are. pointed: the preview last pointed at. login: the name that it
     has logged in with, if any. lock: held by whoever changes anything. start: what the next grid starts from.
-    strength: of the next start. secret: the tab's own. name: drawn at random, for logs.
+    strength: of the next start. called_off: see `app.handlers.cancel`. secret: the tab's own. name: drawn at
+    random, for logs.
     """
 
     shelf: Shelf
@@ -116,6 +117,7 @@ class Session:
     login: str = ""
     start: Start | None = None
     strength: float = Start.strength
+    called_off: tuple[str, ...] = ()
     secret: str = field(default="", repr=False)
     name: str = field(default_factory=lambda: secrets.token_hex(8))
     lock: threading.RLock = field(default_factory=threading.RLock)

@@ -138,8 +138,13 @@ def build_page(
             wish = event._data or {}
             with _told(sessions, wish, request) as session:
                 action = _ACTIONS[_choice(wish, _ACTIONS)]
+                if handlers.is_called_off(session, wish):
+                    session.tell("Cancelled.", "info")
+                    return
                 with watch(studio, session, wish) as watched:
                     action(watched, session, wish, Form(*values))
+                if handlers.is_called_off(session, wish):  # meanwhile
+                    handlers.cancel(session)
 
         def note(event: gr.EventData, request: gr.Request) -> None:
             wish = event._data or {}
@@ -230,7 +235,7 @@ _ACTIONS: Mapping[str, Callable[[Studio, Session, handlers.Wish, Form], None]] =
 _NOTES: Mapping[str, Callable[[Session, handlers.Wish], None]] = {
     "keep": handlers.keep,
     "point_at": handlers.point_at,
-    "cancel": lambda session, wish: handlers.cancel(session),
+    "cancel": handlers.cancel,
     "begin": starting.begin_with_final,
     "begin_anew": lambda session, wish: starting.begin_with_nothing(session),
     "open": handlers.open_entry,

@@ -1,6 +1,6 @@
 // Who this page is, what it is told to show, and what it asks for. Everything else hangs on these:
 //   base            where the app is, also below a sub-path
-//   act(do, more)   asks the server for something, see app.ui
+//   act(do, more)   asks the server for something, see app.ui; more may be a promise
 //   follow(show)    has show(views) called with whatever changed, see app.views, for as long as the page is open
 //   toast(text, …)  a message that goes away by itself
 //   say(text)       a message to screen readers alone
@@ -34,10 +34,16 @@ function make(tag, className = "", text = "", attributes = {}) {
   return node;
 }
 
-// Whatever takes a while at the server goes through Gradio's queue, and the rest around it.
+// Whatever takes a while at the server goes through Gradio's queue, and the rest around it. So a "cancel" may
+// overtake what it is meant for; therefore it names the latest calls, also those that are still to be sent.
 const QUEUED = new Set(["preview", "reroll", "vary", "refine"]);
-function act(what, more = {}) {
-  trigger(QUEUED.has(what) ? "act" : "note", { ...me, ...more, do: what });
+const calls = [];
+async function act(what, more = {}) {
+  const queued = QUEUED.has(what);
+  const call = queued ? crypto.getRandomValues(new Uint32Array(2)).join("-") : "";
+  if (queued) calls.splice(0, Math.max(0, calls.push(call) - 8));
+  const named = what === "cancel" ? { calls: [...calls] } : queued ? { call } : {};
+  trigger(queued ? "act" : "note", { ...me, ...(await more), ...named, do: what });
 }
 
 // Posts JSON or a file; gives the answer, or throws what the server says of it in words.

@@ -130,9 +130,15 @@ element.append(chooser);
 
 // ---- what Gradio's own buttons ask for
 
+// Gradio takes a moment to pass on an Enter or a click: whoever presses Esc meanwhile means that.
+let latest = ""; // the key that was pressed last, or "" for a click
+addEventListener("keydown", (event) => (latest = event.key), true);
+addEventListener("click", () => (latest = ""), true);
+
 addEventListener("studio", (event) => {
   if (event.detail === "preview") {
-    start.asked().then((more) => act("preview", more));
+    if (latest === "Escape") return toast("Cancelled.", "info");
+    act("preview", start.asked());
     grid.expect();
     grid.node.focus({ preventScroll: true }); // out of the prompt, so that the keys work
   }

@@ -285,6 +285,26 @@ def test_refining_twice_is_answered_and_another_pick_takes_over(
     assert taken_over.ended
 
 
+def test_a_cancel_calls_off_what_it_names_and_nothing_else(new_session: NewSession) -> None:
+    session = new_session()
+    late, other = {"do": "refine", "call": "1-1"}, {"do": "refine", "call": "1-2"}
+    handlers.cancel(session, {"calls": ["1-0", "1-1"]})
+    assert handlers.is_called_off(session, late)
+    assert not handlers.is_called_off(session, other)
+    handlers.cancel(session)
+    assert handlers.is_called_off(session, late), "it may still come"
+    assert not handlers.is_called_off(session, {"do": "refine"})
+
+
+@pytest.mark.parametrize("calls", [None, "1-1", {"1-1": 1}, [["1-1"], {}, None, "x" * 1_000_000] * 1000])
+def test_odd_values_call_nothing_off_and_are_not_kept(new_session: NewSession, calls: object) -> None:
+    session = new_session()
+    handlers.cancel(session, {"calls": calls})
+    for call in ("1-1", ["1-1"], {}, None):
+        assert not handlers.is_called_off(session, {"call": call})
+    assert sum(map(len, session.called_off)) < 1000
+
+
 def test_refining_and_previews_can_be_cancelled(studio: Studio, new_session: NewSession) -> None:
     session = new_session()
     grid = make_grid(studio, session)

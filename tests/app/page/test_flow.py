@@ -93,6 +93,39 @@ def test_escape_cancels_at_once(page: Any, slow: Callable[[float], None]) -> Non
     assert page.locator(".tile.is-refining").count() == 0
 
 
+def test_escape_cancels_what_is_still_on_its_way_to_the_server(page: Any) -> None:
+    held: list[Any] = []
+    page.route("**/queue/join*", lambda route: held.append(route))
+    page.fill("#prompt input", "quiet hills")
+    page.press("#prompt input", "Enter")
+    page.locator(".tile.is-expecting").first.wait_for()
+    with page.expect_response("**/run/predict"):
+        page.keyboard.press("Escape")
+    for route in held:
+        route.continue_()
+    page.unroute("**/queue/join*")
+    page.locator(".toast", has_text="Cancelled.").wait_for()
+    assert page.locator(".tile.is-expecting").count() == 0
+    assert page.locator(".tile img").count() == 0
+    preview(page, "quiet hills")
+    assert page.errors == []
+
+
+def test_escape_cancels_what_gradio_has_not_passed_on_yet(page: Any) -> None:
+    asked = []
+    page.on("request", lambda request: asked.append(request.url) if "/queue/join" in request.url else None)
+    page.evaluate(
+        """() => {
+            for (const key of ["Enter", "Escape"]) dispatchEvent(new KeyboardEvent("keydown", { key }));
+            dispatchEvent(new CustomEvent("studio", { detail: "preview" }));
+        }"""
+    )
+    page.locator(".toast", has_text="Cancelled.").wait_for()
+    assert asked == []
+    preview(page, "quiet hills")
+    assert asked
+
+
 def test_previews_sharpen_in_place(
     page: Any, served: Served, monkeypatch: pytest.MonkeyPatch, slow: Callable[[float], None], hold: Hold
 ) -> None:
