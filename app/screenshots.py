@@ -64,7 +64,7 @@ def take(page: Any, path: Path, **options: Any) -> None:
 def preview(page: Any, prompt: str) -> None:
     page.fill("#prompt input", prompt)
     page.press("#prompt input", "Enter")
-    page.locator(f".tile img[alt*='of “{prompt}”']").nth(3).wait_for()
+    page.locator(f".tile img[alt*='“{prompt}”']").nth(3).wait_for()
     page.locator(".grid[aria-busy=false]").wait_for()
 
 

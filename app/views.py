@@ -5,7 +5,7 @@ from typing import Any
 from app.backend import Backend
 from app.job import Job, RequestError
 from app.models import ModelFacts
-from app.session import Grid, Session, Shelf, Stage
+from app.session import Session, Shelf, Stage
 
 View = dict[str, Any]
 
@@ -44,7 +44,7 @@ def grid_view(session: Session) -> View | None:
         "prompt": grid.tiles[0].job.prompt,
         "size": _size(grid.tiles[0].job),
         "note": grid.note,
-        "ignored": _ignored_note(grid),
+        "ignored": list(grid.ignored),
         "busy": grid.busy,
         "tiles": [
             {
@@ -142,12 +142,6 @@ def picture_address(shelf: Shelf, name: str, small: bool = False) -> str:
 def _model_line(facts: ModelFacts) -> str:
     by = f", previews drawn by {facts.preview_decoder}" if facts.preview_decoder else ""
     return f"{facts.name}, {facts.width} × {facts.height} pixels, on {facts.place}{by}"
-
-
-def _ignored_note(grid: Grid) -> str:
-    if not grid.ignored:
-        return ""
-    return f"The model does not know and ignored: {', '.join(f'“{word}”' for word in grid.ignored)}."
 
 
 def _link(stage: Stage) -> dict[str, str]:

@@ -4,6 +4,7 @@
 //   follow(show)    has show(views) called with whatever changed, see app.views, for as long as the page is open
 //   toast(text, …)  a message that goes away by itself
 //   say(text)       a message to screen readers alone
+//   quoted(text)    what somebody typed, to stand within a sentence
 // Text only ever goes in as text, never as HTML.
 
 const base = `${(window.gradio_config?.root || location.origin).replace(/\/$/, "")}/`;
@@ -33,6 +34,10 @@ function make(tag, className = "", text = "", attributes = {}) {
   for (const [name, value] of Object.entries(attributes)) node.setAttribute(name, value);
   return node;
 }
+
+// Text that runs the other way, or has characters that turn what follows them, leaves the words around it alone.
+const plain = (text) => text.replace(/[\u061c\u200e\u200f\u202a-\u202e\u2066-\u2069]/g, "");
+const quoted = (text) => `\u2068“${plain(text)}”\u2069`;
 
 // Whatever takes a while at the server goes through Gradio's queue, and the rest around it. So a "cancel" may
 // overtake what it is meant for; therefore it names the latest calls, also those that are still to be sent.
@@ -112,7 +117,7 @@ const SPOKEN_MS = 10_000; // after that, nobody is to come upon it as if it were
 function toast(text, kind = "warning", action = null) {
   const node = make("div", `toast toast-${kind}`, "", { role: kind === "warning" ? "alert" : "status" });
   const close = make("button", "toast-close", "×", { "aria-label": "Close this message" });
-  node.append(make("p", "", text));
+  node.append(make("p", "", plain(text)));
   if (action) {
     const button = make("button", "plain", action.label);
     button.addEventListener("click", () => {

@@ -19,7 +19,8 @@ const GRID_WORDS = {
   refine: "Refine",
   tile: (position, label) => `preview ${position}, seed ${label}`,
   missing: "not ready",
-  made: (final, position, prompt, label) => `${final ? "Final" : "Preview"} ${position} of “${prompt}”, seed ${label}`,
+  ignored: (unknown) => `The model does not know and ignored: ${unknown.map(quoted).join(", ")}.`,
+  made: (final, position, prompt, label) => `${final ? "Final" : "Preview"} ${position} of ${quoted(prompt)}, seed ${label}`,
 };
 
 const POINTED_MS = 250; // whoever rests on a preview for so long looks at it
@@ -124,7 +125,7 @@ function makeGrid(act, report = () => {}, words = GRID_WORDS) {
     tile.keep.textContent = data.kept ? words.kept : words.keep;
     for (const button of [tile.picture, tile.refine, tile.keep, tile.vary]) button.disabled = !data.ready;
     const name = words.tile(position, data.label);
-    const label = data.ready ? `${words.refine} ${name}: ${grid.prompt}` : `${name}, ${words.missing}`;
+    const label = data.ready ? `${words.refine} ${name}: ${plain(grid.prompt)}` : `${name}, ${words.missing}`;
     tile.picture.setAttribute("aria-label", label);
     for (const what of ["refine", "vary", "keep"]) tile[what].setAttribute("aria-label", `${words[what]} ${name}`);
   }
@@ -155,7 +156,7 @@ function makeGrid(act, report = () => {}, words = GRID_WORDS) {
     grid.tiles.forEach((data, place) => fill(tiles.get(data.seed), data, place + 1, stage));
     const kept = grid.tiles.filter((data) => data.kept).length;
     note.textContent = grid.note;
-    ignored.textContent = grid.ignored;
+    ignored.textContent = grid.ignored.length ? words.ignored(grid.ignored) : "";
     others.textContent = kept ? words.others : words.reroll;
     others.disabled = grid.busy || kept === grid.tiles.length;
     all.hidden = !kept;

@@ -24,15 +24,15 @@ function makeHistory(act, useAsStart) {
         "aria-label": `Use prompt and seed of ${kind.toLowerCase()} with seed ${picture.seed}`,
         title: `Use prompt and seed: seed ${picture.seed}, ${picture.how}`,
       });
-      const image = make("img", "", "", { loading: "lazy", alt: `${kind} of “${entry.prompt}”, seed ${picture.seed}` });
+      const image = make("img", "", "", { loading: "lazy", alt: `${kind} of ${quoted(entry.prompt)}, seed ${picture.seed}` });
       image.src = base + picture.small;
       button.append(image);
       if (picture.final) button.append(make("span", "entry-tag", "Final"));
       button.addEventListener("click", () => useAsStart({ entry: entry.id, picture: picture.name }));
       row.append(button);
     }
-    const open = make("button", "plain open", "Open", { "aria-label": `Open the previews of “${entry.prompt}”` });
-    const remove = make("button", "plain delete", "Delete", { "aria-label": `Delete “${entry.prompt}”` });
+    const open = make("button", "plain open", "Open", { "aria-label": `Open the previews of ${quoted(entry.prompt)}` });
+    const remove = make("button", "plain delete", "Delete", { "aria-label": `Delete ${quoted(entry.prompt)}` });
     open.addEventListener("click", () => {
       act("open", { entry: entry.id });
       document.querySelector("#grid").scrollIntoView({ behavior: calm.matches ? "auto" : "smooth", block: "start" });
@@ -40,7 +40,7 @@ function makeHistory(act, useAsStart) {
     remove.addEventListener("click", () => act("delete", { entry: entry.id }));
     const foot = make("div", "entry-foot");
     foot.append(make("time", "", when), open, remove);
-    item.append(row, make("p", "entry-prompt", entry.prompt, { title: entry.prompt }), foot);
+    item.append(row, make("p", "entry-prompt", entry.prompt, { title: plain(entry.prompt), dir: "auto" }), foot);
     return item;
   }
 

@@ -4,7 +4,7 @@
 const STAGE_WORDS = {
   refining: (percent) => `Refining, ${percent} %.`,
   done: (likeness) => `Done. ${likeness.words}. ${likeness.detail}.`,
-  made: (done, prompt, label) => `${done ? "Final picture" : "Picture in the making"} of “${prompt}”, seed ${label}`,
+  made: (done, prompt, label) => `${done ? "Final picture" : "Picture in the making"} of ${quoted(prompt)}, seed ${label}`,
 };
 
 function makeStage(act, useAsStart, report = () => {}, words = STAGE_WORDS) {
@@ -85,7 +85,7 @@ function makeStage(act, useAsStart, report = () => {}, words = STAGE_WORDS) {
     setShape(root, stage);
     const done = stage.state === "done";
     put(".compare-final", stage.picture || stage.preview, words.made(done, stage.prompt, stage.label));
-    put(".compare-preview", stage.preview, done ? `Preview of “${stage.prompt}”, seed ${stage.label}` : "");
+    put(".compare-preview", stage.preview, done ? `Preview of ${quoted(stage.prompt)}, seed ${stage.label}` : "");
     find(".tag-preview").textContent = stage.tags[0];
     find(".tag-final").textContent = stage.tags[1];
     find(".stage-title").textContent = `Seed ${stage.label}`;
@@ -95,7 +95,7 @@ function makeStage(act, useAsStart, report = () => {}, words = STAGE_WORDS) {
     find(".likeness strong").textContent = stage.likeness.words;
     find(".likeness span").textContent = stage.likeness.detail;
     find(".facts").replaceChildren(
-      ...stage.facts.flatMap(([name, value]) => [make("dt", "", name), make("dd", "", value)]),
+      ...stage.facts.flatMap(([name, value]) => [make("dt", "", name), make("dd", "", value, { dir: "auto" })]),
     );
     const download = find(".download");
     if (stage.state === "done") {

@@ -74,7 +74,7 @@ def preview(page: Any, prompt: str = "snowy mountains") -> None:
     """Types a prompt, presses Enter, and waits for its previews."""
     page.fill("#prompt input", prompt)
     page.press("#prompt input", "Enter")
-    page.locator(f".tile img[alt*='of “{prompt}”']").nth(3).wait_for()
+    page.locator(f".tile img[alt*='“{prompt}”']").nth(3).wait_for()
     wait_for_grid(page)
 
 

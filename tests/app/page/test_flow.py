@@ -155,7 +155,7 @@ def test_an_example_and_a_surprise_fill_the_prompt_and_start(page: Any) -> None:
     page.locator(".surprise").click()
     page.wait_for_function("old => document.querySelector('#prompt input').value !== old", arg=example)
     surprise = page.locator("#prompt input").input_value()
-    page.locator(f".tile img[alt*='of “{surprise}”']").first.wait_for()
+    page.locator(f".tile img[alt*='“{surprise}”']").first.wait_for()
     assert page.errors == []
 
 

@@ -1,5 +1,6 @@
 """The page for everybody: screen readers, phones, dark mode, reduced motion, and slow lines."""
 
+import re
 import time
 from typing import Any
 
@@ -9,7 +10,7 @@ from app import live
 from app.backend import Backend
 from app.latency import MOST_KB, visit_bytes
 from app.session import Session
-from tests.app.page.conftest import OpenPage, preview
+from tests.app.page.conftest import OpenPage, preview, wait_for_grid
 
 axe = pytest.importorskip("axe_playwright_python.sync_playwright")
 
@@ -115,6 +116,34 @@ def test_a_phone_has_one_column_and_big_targets(open_page: OpenPage) -> None:
     page.locator(".stage").scroll_into_view_if_needed()
     assert page.locator(".compare").bounding_box()["width"] > 340
     assert page.errors == []
+
+
+# To the right and to the left, a right-to-left override, and two ends too many.
+TURNED = "quiet hills \u05d2\u05d1\u05e2\u05d5\u05ea \u202exyzzy\u2069\u202c"
+CONTROLS = re.compile("[\u061c\u200e\u200f\u202a-\u202e\u2066-\u2069]")
+
+
+def test_a_prompt_that_runs_the_other_way_turns_nothing_else(page: Any) -> None:
+    page.fill("#prompt input", TURNED)
+    page.press("#prompt input", "Enter")
+    wait_for_grid(page)
+    page.locator(".tile .refine").first.click()
+    page.locator(".stage[data-state=done]").wait_for()
+    page.locator(".entry-picture.is-final").wait_for()
+    words = page.evaluate(
+        """() => [...document.querySelectorAll("#studio *")].flatMap((node) =>
+            ["alt", "title", "aria-label"].map((name) => node.getAttribute(name) || ""))"""
+    )
+    named = [text for text in words if "quiet hills" in text]
+    assert len(named) > 10
+    for text in [*named, page.locator(".grid-ignored").inner_text()]:
+        controls = "".join(CONTROLS.findall(text))
+        assert re.fullmatch("(\u2068\u2069)*", controls), f"what is opened is closed: {text!r}"
+    typed = page.locator(".facts dd, .entry-prompt").get_by_text("quiet hills")
+    assert typed.all_text_contents() == [TURNED, TURNED], "it is kept as it was typed"
+    assert {node.get_attribute("dir") for node in typed.all()} == {"auto"}
+    page.get_by_role("button", name="Use prompt and seed", exact=True).click()
+    assert page.locator("#prompt input").input_value() == TURNED
 
 
 def test_with_reduced_motion_nothing_moves(open_page: OpenPage) -> None:
