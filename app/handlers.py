@@ -5,6 +5,7 @@ thread of its own, and `app.live` shows the session as it changes. Wishes come f
 may be in them: what can't be done raises RequestError, in words, and changes nothing.
 """
 
+import contextlib
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
@@ -173,6 +174,8 @@ def refine(studio: Studio, session: Session, wish: Wish, full_steps: float) -> N
     with session.lock:
         tile = _tile_of(session, wish)
         job = _refinement(studio, tile, full_steps)
+        if session.grid and all(entry.id != session.grid.id for entry in session.shelf.entries):
+            _record(session, session.grid)  # it was deleted, and yet somebody wants it, with its final
         if session.refinement and not session.refinement.ended:
             if session.refinement.job == job:
                 raise RequestError("This one is already being refined.")
@@ -289,7 +292,9 @@ def _refinement(studio: Studio, tile: Tile, full_steps: float) -> Job:
 
 def _record(session: Session, grid: Grid) -> None:
     """Write the grid, as far as it is finished, into the history, or tell why that can't be done."""
-    old = next((entry for entry in session.shelf.entries if entry.id == grid.id), None)
+    old = None
+    with contextlib.suppress(RequestError):
+        old = session.shelf.find(grid.id)
     try:
         session.shelf.record(entry_of(session, grid, old))
     except RequestError as error:

@@ -322,6 +322,23 @@ def test_refining_and_previews_can_be_cancelled(studio: Studio, new_session: New
     assert {tile["problem"] for tile in settled_grid(session)["tiles"]} == {"Cancelled."}
 
 
+def test_a_pick_from_a_deleted_grid_brings_it_back_with_all_its_finals(
+    studio: Studio, new_session: NewSession
+) -> None:
+    session = new_session()
+    grid = make_grid(studio, session)
+    refine(studio, session, 10)
+    handlers.delete_entry(session, {"entry": grid["id"]})
+    assert session.shelf.entries == []
+    refine(studio, session, 11)
+    (entry,) = session.shelf.entries
+    assert (entry.id, [shot.job["seed"] for shot in entry.finals]) == (grid["id"], [10, 11])
+    handlers.delete_entry(session, {"entry": grid["id"]})
+    handlers.keep(session, {"grid": grid["id"], "seed": 12})
+    (entry,) = session.shelf.entries
+    assert len(entry.finals) == 2 and entry.previews[2].kept
+
+
 def test_two_people_do_not_disturb_each_other(studio: Studio, new_session: NewSession) -> None:
     mine, yours = new_session(), new_session()
     handlers.preview(studio, mine, FORM)
