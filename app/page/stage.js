@@ -23,8 +23,8 @@ function makeStage(act, useAsStart, report = () => {}, words = STAGE_WORDS) {
       <span class="tag tag-final"></span>
       <input class="compare-handle" type="range" min="0" max="100" step="1" value="50"
              aria-label="Compare: how much of the preview covers the final picture">
+      <div class="progress" role="progressbar" aria-valuemin="0" aria-valuemax="100" aria-label="Refining"><span></span></div>
     </div>
-    <div class="progress" role="progressbar" aria-valuemin="0" aria-valuemax="100" aria-label="Refining"><span></span></div>
   </div>
   <div class="stage-side">
     <div class="stage-actions">

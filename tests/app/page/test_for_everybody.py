@@ -118,6 +118,23 @@ def test_a_phone_has_one_column_and_big_targets(open_page: OpenPage) -> None:
     assert page.errors == []
 
 
+@pytest.mark.parametrize("options", [{}, PHONE])
+def test_sliders_of_the_settings_are_whole_and_dark_in_the_dark(
+    open_page: OpenPage, options: dict[str, Any]
+) -> None:
+    page = open_page(color_scheme="dark", **options)
+    page.get_by_role("button", name="Settings").click()
+    slider = page.locator(".settings input[type=range]").first
+    slider.wait_for()
+    track = slider.evaluate("node => getComputedStyle(node).getPropertyValue('--neutral-200')").strip()
+    assert sum(bytes.fromhex(track.removeprefix("#"))) < 250
+    clipping = """(node) => {
+        for (let up = node; !up.matches(".settings"); up = up.parentElement)
+            if (getComputedStyle(up).overflow !== "visible") return up.className;
+    }"""
+    assert slider.evaluate(clipping) is None, "its knob is larger than itself"
+
+
 # To the right and to the left, a right-to-left override, and two ends too many.
 TURNED = "quiet hills \u05d2\u05d1\u05e2\u05d5\u05ea \u202exyzzy\u2069\u202c"
 CONTROLS = re.compile("[\u061c\u200e\u200f\u202a-\u202e\u2066-\u2069]")
