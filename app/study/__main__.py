@@ -17,6 +17,7 @@ from tqdm import tqdm
 
 from app.study.definition import EXAMPLE, StudyError, read_study
 from app.study.design import trials
+from app.study.labels import LABELS
 from app.study.store import StoreError, append_all, open_store
 
 
@@ -35,6 +36,11 @@ def check(options: argparse.Namespace) -> dict[str, Any]:
             for each in trials(study, options.place)
         ],
     }
+
+
+def words(options: argparse.Namespace) -> dict[str, Any]:
+    """Show the words of a study's own buttons and messages, to be changed in the [words] of a study file."""
+    return {"words": dict(LABELS[options.language])}
 
 
 def export(options: argparse.Namespace) -> dict[str, Any]:
@@ -188,6 +194,8 @@ def _parser() -> argparse.ArgumentParser:
     made = command("check", check)
     made.add_argument("study", type=Path, nargs="?", default=EXAMPLE, help="the study's file (the example)")
     made.add_argument("--place", type=int, default=0, metavar="N", help="whose trials to show (%(default)s)")
+    made = command("words", words)
+    made.add_argument("--language", choices=tuple(LABELS), default="en", help="(%(default)s)")
     log(command("status", status))
     made = command("export", export)
     log(made)
@@ -256,6 +264,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
         sys.exit(130)
     if options.json:
         print(json.dumps(told, indent=1, ensure_ascii=False))
+    elif options.command == "words":  # as a study file has them
+        lines = (f"{name} = {json.dumps(text, ensure_ascii=False)}" for name, text in told["words"].items())
+        print("[words]", *lines, sep="\n")
     else:
         _show(told)
 

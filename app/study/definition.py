@@ -14,11 +14,12 @@ from pathlib import Path
 from typing import Any, get_args, get_origin, get_type_hints
 
 from app.job import LIMITS
-from app.study.labels import LABELS
+from app.study.labels import LABELS, faults_of, words_in
 from solver import SOLVERS
 
 EXAMPLE = Path(__file__).with_name("study.toml")
 IDENTIFIER = re.compile(r"[a-z0-9][a-z0-9_-]{0,39}")
+LANGUAGE = re.compile(r"[A-Za-z]{2,3}(-[A-Za-z0-9]{2,8})*")
 # A file with more syntax errors than this is no study file.
 MOST_REPAIRS = 10
 
@@ -31,9 +32,12 @@ def _entry(default: Any = MISSING, words: str = "", **more: Any) -> Any:
     """A field of a study file: its default, what it means, and what values it may have.
 
     more: `choices`; `low` and `high`, the range of a number; `identifier`, a short name for logs and tables;
-    `least`, the smallest length of a list.
+    `least`, the smallest length of a list. A default of `dict` is an empty one.
     """
-    return field(default=default, metadata={"words": words, **more})
+    metadata = {"words": words, **more}
+    if default is dict:
+        return field(default_factory=dict, metadata=metadata)
+    return field(default=default, metadata=metadata)
 
 
 @dataclass(frozen=True)
@@ -111,18 +115,19 @@ class Study:
     analysis: Analysis = _entry(words="what is compared")
     closing: tuple[Closing, ...] = _entry((), "questions at the end")
     practice: str = _entry("", "the prompt of the practice trial; without one there is none")
-    thanks: str = _entry("Thank you for taking part.", "the last page's text")
+    thanks: str = _entry("", "the last page's text, below its thanks")
     time_cap_s: float = _entry(180.0, "seconds after which a trial ends", low=10, high=3600)
     give_up_after_s: float = _entry(20.0, "seconds after which giving up is offered", low=0, high=3600)
     keep_pictures: bool = _entry(False, "store the pictures people choose")
     retention_days: int = _entry(180, "days after which a participant's events are deleted", low=1, high=3650)
-    language: str = _entry("en", "of the study's own buttons and words", choices=tuple(LABELS))
+    language: str = _entry("en", "of the study's own buttons and words, such as en, de or fr-CA")
+    words: Mapping[str, str] = _entry(dict, "other words for the study's own buttons and messages")
     digest: str = ""
 
     @property
     def labels(self) -> Mapping[str, str]:
         """The words of the study's buttons and messages."""
-        return LABELS[self.language]
+        return {**words_in(self.language), **self.words}
 
     @property
     def texts(self) -> frozenset[str]:
@@ -231,7 +236,7 @@ def _build(cls: type, values: Mapping[str, Any], where: str, problems: list[_Pro
         path = _path(where, name)
         if name in values:
             made[name] = _value(hints[name], values[name], each, path, problems)
-        elif each.default is MISSING:
+        elif each.default is MISSING and each.default_factory is MISSING:
             problems.append(_Problem(where, f"{path!r} is missing: {each.metadata['words']}."))
     return cls(**made) if len(problems) == before else None
 
@@ -255,6 +260,8 @@ def _value(kind: Any, raw: Any, about: "Field[Any]", path: str, problems: list[_
                 tuple(raw) if all(isinstance(each, str) for each in raw) else fault("must be a list of text")
             )
         return tuple(_table(inner, each, f"{path}.{i}", problems) for i, each in enumerate(raw))
+    if get_origin(kind) is Mapping:  # what is in it is looked at in `_unclear_words`
+        return raw if isinstance(raw, Mapping) else fault("must be a table")
     if hasattr(kind, "__dataclass_fields__"):
         return _table(kind, raw, path, problems)
     return _scalar(kind, raw, about, fault)
@@ -318,6 +325,7 @@ def _contradictions(values: Mapping[str, Any]) -> Iterator[_Problem]:
             "give a multiple, so that everybody meets every condition equally often.",
         )
     yield from _unclear_analysis(values, tables)
+    yield from _unclear_words(values)
     cap, wait = values.get("time_cap_s", 180), values.get("give_up_after_s", 20)
     if isinstance(cap, int | float) and isinstance(wait, int | float) and wait >= cap:
         yield _Problem("give_up_after_s", "giving up is offered only after the time cap has ended the trial.")
@@ -335,6 +343,23 @@ def _unclear_analysis(values: Mapping[str, Any], tables: Mapping[str, list[Any]]
             yield _Problem(f"analysis.{name}", f"none of the {table} is called {analysis[name]!r}.{hint}")
     if analysis.get("control") is not None and analysis.get("control") == analysis.get("treatment"):
         yield _Problem("analysis.treatment", "a condition can't be compared with itself.")
+
+
+def _unclear_words(values: Mapping[str, Any]) -> Iterator[_Problem]:
+    language, words = values.get("language", "en"), values.get("words", {})
+    if not isinstance(language, str) or not isinstance(words, Mapping):
+        return
+    if not LANGUAGE.fullmatch(language):
+        yield _Problem("language", f"'language' must be a tag such as en, de or fr-CA, not {language!r}.")
+        return
+    known = LABELS["en"]
+    for name in sorted(words.keys() - known.keys()):
+        near = get_close_matches(name, known, 1)
+        hint = f" Did you mean {near[0]}?" if near else " `python -m app.study words` shows all."
+        yield _Problem(f"words.{name}", f"there is no 'words.{name}'.{hint}")
+    for name, fault in faults_of(language, words):
+        where, subject = (f"words.{name}", f"'words.{name}' ") if name else ("language", "")
+        yield _Problem(where, f"{subject}{fault}.")
 
 
 def _list(value: Any) -> list[Any]:
