@@ -6,7 +6,6 @@ that is wrong with a file at once, each with its line.
 
 import hashlib
 import re
-import tomllib
 from collections.abc import Iterator, Mapping
 from dataclasses import MISSING, Field, dataclass, field, fields
 from difflib import get_close_matches
@@ -15,13 +14,12 @@ from typing import Any, get_args, get_origin, get_type_hints
 
 from app.job import LIMITS
 from app.study.labels import LABELS, faults_of, words_in
+from app.study.lines import KEY, line_of, lines_of, parse
 from solver import SOLVERS
 
 EXAMPLE = Path(__file__).with_name("study.toml")
 IDENTIFIER = re.compile(r"[a-z0-9][a-z0-9_-]{0,39}")
 LANGUAGE = re.compile(r"[A-Za-z]{2,3}(-[A-Za-z0-9]{2,8})*")
-# A file with more syntax errors than this is no study file.
-MOST_REPAIRS = 10
 
 
 class StudyError(ValueError):
@@ -113,7 +111,7 @@ class Study:
     conditions: tuple[Condition, ...] = _entry(words="the ways to make it", least=2)
     ratings: tuple[Rating, ...] = _entry(words="questions after each trial", least=1)
     analysis: Analysis = _entry(words="what is compared")
-    closing: tuple[Closing, ...] = _entry((), "questions at the end")
+    closing: tuple[Closing, ...] = _entry((), "questions at the end", least=0)
     practice: str = _entry("", "the prompt of the practice trial; without one there is none")
     thanks: str = _entry("", "the last page's text, below its thanks")
     time_cap_s: float = _entry(180.0, "seconds after which a trial ends", low=10, high=3600)
@@ -141,8 +139,11 @@ class Study:
 
 @dataclass(frozen=True)
 class _Problem:
+    """Something wrong with what is at a path of the file; missing: the path of what ought to be there."""
+
     where: str
     words: str
+    missing: str = ""
 
 
 def read_study(path: Path) -> Study:
@@ -158,68 +159,30 @@ def read_study(path: Path) -> Study:
         raise StudyError(f"{path} can't be read: {error.strerror}.") from None
     except UnicodeDecodeError:
         raise StudyError(f"{path} is not text in UTF-8.") from None
-    values, faults = _parse(text)
-    lines = _lines(text)
+    values, faults = parse(
+        text, {each.name for each in fields(Study) if each.metadata.get("least") is not None}
+    )
+    lines = lines_of(text)
     problems: list[_Problem] = []
     study = None if values is None else _build(Study, values, "", problems)
     if values is not None:
         problems += _contradictions(values)
-    faults += [(_line_of(problem.where, lines), problem.words) for problem in problems]
+    left_out = [text.split("\n")[line - 1] for line, _ in faults]
+    faults += [
+        (line_of(problem.where, lines), problem.words)
+        for problem in problems
+        if not any(_follows(problem, line) for line in left_out)
+    ]
     if faults or study is None:
         raise StudyError("\n".join(f"{path}, line {line}: {words}" for line, words in sorted(set(faults))))
     digest = hashlib.sha256(text.encode()).hexdigest()[:16]
     return Study(**{each.name: getattr(study, each.name) for each in fields(Study)} | {"digest": digest})
 
 
-def _parse(text: str) -> tuple[dict[str, Any] | None, list[tuple[int, str]]]:
-    """The file's values and its errors of syntax; no values where it can't be read beyond them.
-
-    A line that is no TOML is left out, so that what is wrong elsewhere can be told too.
-    """
-    lines = text.split("\n")
-    faults: list[tuple[int, str]] = []
-    for _ in range(MOST_REPAIRS):
-        try:
-            return tomllib.loads("\n".join(lines)), faults
-        except tomllib.TOMLDecodeError as error:
-            place = re.search(r"at line (\d+)", str(error))
-            line = int(place[1]) if place else len(lines)
-            words = re.sub(r" \(at .*\)", "", str(error))
-            faults.append((line, f"this is not TOML ({words})."))
-            if not lines[line - 1].strip():
-                break
-            lines[line - 1] = ""
-    return None, faults[:1]
-
-
-def _lines(text: str) -> dict[str, int]:
-    """The line of every table and key, by a path such as `conditions.1.steps`."""
-    found: dict[str, int] = {"": 1}
-    counts: dict[str, int] = {}
-    prefix, inside = "", ""
-    for number, line in enumerate(text.split("\n"), 1):
-        if inside:
-            inside = "" if inside in line else inside
-            continue
-        if table := re.match(r"\s*(\[\[?)\s*([\w.-]+)\s*\]", line):
-            prefix = table[2]
-            if table[1] == "[[":
-                counts[prefix] = counts.get(prefix, -1) + 1
-                found.setdefault(prefix, number)
-                prefix = f"{prefix}.{counts[prefix]}"
-            found.setdefault(prefix, number)
-        elif key := re.match(r"\s*[\"']?([\w-]+)[\"']?\s*=", line):
-            found.setdefault(f"{prefix}.{key[1]}".lstrip("."), number)
-        for quotes in ('"""', "'''"):
-            if line.count(quotes) == 1:
-                inside = quotes
-    return found
-
-
-def _line_of(where: str, lines: Mapping[str, int]) -> int:
-    while where not in lines:
-        where = where.rpartition(".")[0]
-    return lines[where]
+def _follows(problem: _Problem, line: str) -> bool:
+    """Whether what is missing only is so because this line could not be read."""
+    key = KEY.match(line)
+    return bool(key) and problem.missing.rpartition(".")[2] == key[1]
 
 
 def _build(cls: type, values: Mapping[str, Any], where: str, problems: list[_Problem]) -> Any:
@@ -237,7 +200,7 @@ def _build(cls: type, values: Mapping[str, Any], where: str, problems: list[_Pro
         if name in values:
             made[name] = _value(hints[name], values[name], each, path, problems)
         elif each.default is MISSING and each.default_factory is MISSING:
-            problems.append(_Problem(where, f"{path!r} is missing: {each.metadata['words']}."))
+            problems.append(_Problem(where, f"{path!r} is missing: {each.metadata['words']}.", path))
     return cls(**made) if len(problems) == before else None
 
 
@@ -318,6 +281,10 @@ def _contradictions(values: Mapping[str, Any]) -> Iterator[_Problem]:
                     f"{name!r} is about previews, which a condition of full-step pictures has not; "
                     "full_solver and full_steps are its own.",
                 )
+    for i, row in enumerate(tables["closing"]):
+        choices = _list(row.get("choices"))
+        if any(choices.count(each) > 1 for each in choices):
+            yield _Problem(f"closing.{i}.choices", "an answer is there twice among the choices.")
     if len(tables["conditions"]) > 1 and len(tables["tasks"]) % len(tables["conditions"]):
         yield _Problem(
             "tasks",
@@ -341,6 +308,14 @@ def _unclear_analysis(values: Mapping[str, Any], tables: Mapping[str, list[Any]]
             near = get_close_matches(analysis[name], ids, 1)
             hint = f" Did you mean {near[0]!r}?" if near else ""
             yield _Problem(f"analysis.{name}", f"none of the {table} is called {analysis[name]!r}.{hint}")
+    points = {str(row.get("id")): row.get("points", 5) for row in tables["ratings"]}
+    margin, most = analysis.get("margin"), points.get(str(analysis.get("quality")))
+    if isinstance(margin, int | float) and isinstance(most, int) and margin >= most - 1:
+        yield _Problem(
+            "analysis.margin",
+            f"with a margin of {margin:g} no answer from 1 to {most} would be worse: give less than "
+            f"{most - 1}.",
+        )
     if analysis.get("control") is not None and analysis.get("control") == analysis.get("treatment"):
         yield _Problem("analysis.treatment", "a condition can't be compared with itself.")
 

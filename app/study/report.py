@@ -85,6 +85,9 @@ class Findings:
     excluded: dict[str, int]
     faults: Faults
     versions: int
+    models: list[str]
+    revisions: list[str]
+    devices: list[str]
     conditions: list[ConditionRow]
     ratios: list[Ratio]
     ratings: list[RatingChange]
@@ -132,6 +135,15 @@ def find(study: Study, log: Log, level: float = 0.95) -> tuple[Findings, pd.Data
         left_out, others, lambda name: Hazard(name, control, *hazard_ratio(table, name, control, level))
     )
     people = table["participant"].nunique()
+    models, revisions, devices = (
+        sorted({value for each in mine if (value := getattr(each.body, name, ""))})
+        for name in ("model", "revision", "device")
+    )
+    warnings = [*_warnings(study, table, people, log.faults, versions)]
+    if len(revisions) > 1 or len(devices) > 1:
+        warnings.append(
+            "The model or its device changed during the study, and with it, how long pictures take."
+        )
     findings = Findings(
         title=study.title,
         digest=study.digest,
@@ -143,12 +155,15 @@ def find(study: Study, log: Log, level: float = 0.95) -> tuple[Findings, pd.Data
         excluded=excluded,
         faults=log.faults,
         versions=versions,
+        models=models,
+        revisions=revisions,
+        devices=devices,
         conditions=[_condition(table, name, level) for name in names],
         ratios=_corrected(ratios),
         ratings=_corrected(ratings),
         odds=_corrected(odds),
         hazards=_corrected(hazards),
-        warnings=[*_warnings(study, table, people, log.faults, versions), *_left_out(left_out)],
+        warnings=[*warnings, *_left_out(left_out)],
     )
     return findings, every, table
 
@@ -299,11 +314,26 @@ def _page(study: Study, findings: Findings, table: pd.DataFrame) -> str:
     environment = jinja2.Environment(autoescape=True, trim_blocks=True, lstrip_blocks=True)
     environment.filters |= {"number": _number, "share": _share, "interval": _interval, "p": _p}
     template = environment.from_string(TEMPLATE.read_text(encoding="utf-8"))
-    return template.render(study=study, found=findings, drawn=drawn, answers=answers)
+    shown = {"study": study, "found": findings, "drawn": drawn, "answers": answers}
+    return template.render(
+        **shown, primary=_primary(study, findings.ratios), quality=_quality(study, findings)
+    )
+
+
+def _primary(study: Study, ratios: Sequence[Ratio]) -> Ratio | None:
+    """The comparison that the study is about, where it could be made."""
+    pair = (study.analysis.treatment, study.analysis.control)
+    return next((each for each in ratios if (each.of, each.over) == pair), None)
+
+
+def _quality(study: Study, findings: Findings) -> RatingChange | None:
+    """The rating that must not get worse, in the comparison that the study is about."""
+    wanted = (study.analysis.quality, study.analysis.treatment, study.analysis.control)
+    return next((each for each in findings.ratings if (each.question, each.of, each.over) == wanted), None)
 
 
 def _number(value: float, digits: int = 2) -> str:
-    return f"{value:.{digits}f}" if math.isfinite(value) else "–"
+    return f"{value:.{digits}f}".replace("-", "−") if math.isfinite(value) else "–"
 
 
 def _share(value: float) -> str:
@@ -314,9 +344,9 @@ def _interval(interval: Interval | None, digits: int = 2) -> str:
     if interval is None or not math.isfinite(interval.value):
         return "–"
     low, high = (
-        f"{each:.{digits}f}" if math.isfinite(each) else "?" for each in (interval.low, interval.high)
+        _number(each, digits) if math.isfinite(each) else "?" for each in (interval.low, interval.high)
     )
-    return f"{interval.value:.{digits}f} [{low}, {high}]"
+    return f"{_number(interval.value, digits)} [{low}, {high}]"
 
 
 def _p(value: float) -> str:

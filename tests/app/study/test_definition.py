@@ -73,6 +73,15 @@ def test_errors_of_syntax_do_not_hide_the_others(tmp_path: Path) -> None:
     assert sorted(faults(tmp_path, text)) == lines
 
 
+def test_what_a_line_that_cannot_be_read_leaves_behind_is_no_fault_of_its_own(tmp_path: Path) -> None:
+    text, lines = edited(
+        ('title = "Making', "title = Making"), ("retention_days = 180", "retention_days = 0")
+    )
+    assert sorted(faults(tmp_path, text)) == lines
+    text, lines = edited(("[[ratings]]", "[[ratings]"))
+    assert sorted(faults(tmp_path, text)) == lines
+
+
 def test_a_string_that_never_ends_is_one_fault(tmp_path: Path) -> None:
     assert len(faults(tmp_path, 'title = """\nno end\n')) == 1
 
@@ -89,6 +98,8 @@ def test_a_string_that_never_ends_is_one_fault(tmp_path: Path) -> None:
         ('quality = "satisfaction"\n', "", "'analysis.quality' is missing"),
         ("keep_pictures = false", "keep_pictures = 0", "true or false"),
         ('choices = ["never before", ', 'choices = [3, "never before", ', "list of text"),
+        ('choices = ["never before", ', 'choices = ["every day", ', "twice among the choices"),
+        ("margin = 0.5", "margin = 6", "less than 6"),
     ],
 )
 def test_what_makes_no_sense_is_said(tmp_path: Path, old: str, new: str, words: str) -> None:

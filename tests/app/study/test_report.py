@@ -252,6 +252,8 @@ def test_the_report_command_end_to_end(study: Study, study_file: Path, tmp_path:
         "http://purl", ""
     ).replace("http://creative", "")
     assert "trials of participants who did not finish<td>2" in page
+    assert f"With <b>quick</b> a picture took <b>{math.exp(d.mean()):.2f}</b> times as long as" in page
+    assert "was no worse by 0.5 of its points is" in page and '<td>2\n<td class="words">ddim' in page
     assert "Simulated" not in page
     table = pd.read_parquet(tmp_path / "out" / "trials.parquet")
     assert len(table) == len(pd.read_csv(tmp_path / "out" / "trials.csv")) == 15
@@ -298,6 +300,20 @@ def test_what_is_left_out_is_told_by_reason_and_what_has_the_same_conditions_tog
     ]
 
 
+def test_the_report_says_what_made_the_pictures_and_that_it_changed(study: Study, tmp_path: Path) -> None:
+    store = open_store(str(tmp_path / "log"))
+    for _ in range(2):
+        timeline(study, store, {"full": 20.0, "quick": 15.0})
+    found = find(study, clean(store.lines()))[0]
+    assert (found.models, found.revisions, found.devices) == (["tiny"], [], ["cpu"])
+    moved = [line.replace('"device":"cpu"', '"device":"cuda"') for line in store.lines()][-12:]
+    changed = find(study, clean([*list(store.lines())[:-12], *moved]))[0]
+    assert changed.devices == ["cpu", "cuda"]
+    assert [words for words in changed.warnings if words not in found.warnings] == [
+        "The model or its device changed during the study, and with it, how long pictures take."
+    ]
+
+
 def test_commands_delete_export_and_import(study: Study, tmp_path: Path, capsys) -> None:
     log = str(tmp_path / "log.sqlite")
     store = open_store(log)
@@ -314,7 +330,9 @@ def test_commands_delete_export_and_import(study: Study, tmp_path: Path, capsys)
     main(["prune", log, "--days", "0", "--json"])
     assert json.loads(capsys.readouterr().out)["events"] == 1
     for wrong in (["withdraw", log, other.code], ["report", log, "--out", str(tmp_path / "r")],
-                  ["status", str(tmp_path / "none")], ["export", log, "--out", "x.txt"]):  # fmt: skip
+                  ["status", str(tmp_path / "none")], ["export", log, "--out", "x.txt"],
+                  ["export", log, "--out", str(tmp_path / "e.jsonl" / "x.jsonl")],
+                  ["report", log, "--out", str(tmp_path / "r"), "--level", "95"]):  # fmt: skip
         with pytest.raises(SystemExit) as refused:
             main(wrong)
         assert isinstance(refused.value.code, str) and "Traceback" not in refused.value.code
