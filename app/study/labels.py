@@ -8,6 +8,12 @@ import re
 from collections.abc import Iterator, Mapping
 
 _ENGLISH = {
+    "login_welcome": "Please log in to take part.",
+    "login_name": "Name",
+    "login_password": "Password",
+    "login_log_in": "Log in",
+    "login_wrong": "Name and password do not fit.",
+    "login_silent": "There was no answer. Please try again.",
     "agree": "I have read this and want to take part",
     "keep_words": "What I write in my own words may be kept, too",
     "start": "Start",
@@ -68,6 +74,12 @@ _ENGLISH = {
     "keys": "1–8 choose · Enter opens · R others · K keeps · S satisfied",
 }
 _GERMAN = {
+    "login_welcome": "Bitte melden Sie sich an, um teilzunehmen.",
+    "login_name": "Name",
+    "login_password": "Passwort",
+    "login_log_in": "Anmelden",
+    "login_wrong": "Name und Passwort passen nicht zusammen.",
+    "login_silent": "Es kam keine Antwort. Bitte versuchen Sie es noch einmal.",
     "agree": "Ich habe dies gelesen und möchte teilnehmen",
     "keep_words": "Auch was ich in eigenen Worten schreibe, darf aufbewahrt werden",
     "start": "Beginnen",
@@ -121,7 +133,7 @@ _GERMAN = {
     "copied": "Kopiert.",
     "problem": "Das ging gerade nicht. Bitte versuchen Sie es noch einmal.",
     "busy": "Gerade machen viele Bilder. Bitte versuchen Sie es gleich noch einmal.",
-    "broken": "Gerade entstehen keine Bilder. Bitte sagen Sie es dem, der die Studie leitet.",
+    "broken": "Gerade entstehen keine Bilder. Bitte sagen Sie es der Studienleitung.",
     "lost": "Die Verbindung ist unterbrochen. Es wird weiter versucht …",
     "close": "Meldung schließen",
     "anew": "Das Programm wurde unterbrochen. Dieses Bild beginnt noch einmal; alles davor ist aufbewahrt.",

@@ -73,6 +73,7 @@ def build_study_page(
     with Page(title=study.title, analytics_enabled=False) as page:
         page.sessions, page.meta = sessions, HEAD
         page.styles = (*Page.styles, PAGE / "study.css")
+        page.login = _login_words(study)
         page.routes = [
             *live_routes(backend, sessions, sketches, partial(study_views, visits)),
             Route("/report", partial(_report, sessions, visits), methods=["POST"]),
@@ -95,6 +96,12 @@ def build_study_page(
         view.act(hear, None, None, **QUEUED)
         view.note(hear, None, None, queue=False, **SILENT)
     return page
+
+
+def _login_words(study: Study) -> dict[str, str]:
+    """See `Page.login`."""
+    mine = {name.removeprefix("login_"): text for name, text in study.labels.items() if "login_" in name}
+    return {"language": study.language, "title": study.title, **mine}
 
 
 def _tell(study: Study, session: Session | None, words: str) -> None:

@@ -9,11 +9,17 @@ from typing import Any
 
 import pytest
 
+from app import auth
+from app.operations import service
+from app.operations.front import Front
+from app.operations.metrics import Metrics
+from app.settings import Settings
 from app.study.definition import Study
 from app.study.labels import LABELS, PLACES
 from app.study.visit import Visit
 from app.worker import Worker
 from tests.app.conftest import Served
+from tests.app.page.conftest import PATIENCE_MS
 from tests.app.page.test_study import Join, agree, join, make, rate, running, study
 from tests.app.study.conftest import TEXT
 
@@ -127,4 +133,25 @@ def test_what_goes_wrong_is_told_in_the_studys_words(
             assert foreign(page) == []
         lab.page.close()
         page.locator(".lost", has_text="«lost»").wait_for()
+        assert foreign(page) == []
+
+
+def test_whoever_has_to_log_in_is_asked_in_the_studys_words(
+    served: Served, marked: Study, tmp_path: Path, browser: Any
+) -> None:
+    auth.add(tmp_path / "logins", "lab", "a lake at night")
+    front = Front(served.worker, Metrics())
+    options = service.launch_options(Settings(), front, auth.read(tmp_path / "logins"))
+    with running(served, marked, tmp_path, **options) as lab, browser.new_context() as context:
+        page = context.new_page()
+        page.set_default_timeout(PATIENCE_MS)
+        page.goto(lab.url)
+        assert page.title() == "«login_log_in» · Small" and foreign(page) == []
+        page.fill("#username", "lab")
+        page.fill("#password", "wrong")
+        page.keyboard.press("Enter")
+        page.get_by_role("alert").get_by_text("«login_wrong»").wait_for()
+        page.fill("#password", "a lake at night")
+        page.keyboard.press("Enter")
+        page.locator(".study-consent .study-go").wait_for()
         assert foreign(page) == []
