@@ -23,7 +23,7 @@ from app.history import History
 from app.job import LIMITS, RequestError
 from app.live import Sketches, file_routes, live_routes
 from app.operations.agents import show_pictures
-from app.operations.web import forget_lost_tabs
+from app.operations.web import LOGIN_WORDS, forget_lost_tabs
 from app.restore import FULL_STEPS, MAX_GUIDANCE, PREVIEW_STEPS, PROMPT, USUAL_STEPS, form_for, form_values
 from app.session import GRACE_S, Session, Sessions
 from app.theme import make_theme
@@ -50,12 +50,13 @@ QUEUED: Mapping[str, Any] = {**SILENT, "concurrency_limit": None}
 class Page(gr.Blocks):
     """Blocks with routes of their own beside Gradio's; to be opened with `launch_page`.
 
-    meta: see `app.head`.
+    meta: see `app.head`. login: the words of the page to log in on.
     """
 
     routes: Sequence[BaseRoute] = ()
     styles: Sequence[Path] = (PAGE / "page.css",)
     meta: str = ""
+    login: Mapping[str, str] = LOGIN_WORDS
     sessions: Sessions
 
     async def preprocess_data(self, *arguments: Any, **options: Any) -> list[Any]:

@@ -7,6 +7,7 @@ import re
 import secrets
 import time
 from collections.abc import Mapping
+from html import escape
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,7 @@ from fastapi.exceptions import RequestValidationError
 from gradio.routes import INTERNAL_ROUTES
 from starlette.middleware import Middleware
 from starlette.requests import ClientDisconnect, Request
-from starlette.responses import FileResponse, JSONResponse, Response
+from starlette.responses import HTMLResponse, JSONResponse, Response
 from starlette.routing import Route
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
@@ -39,6 +40,16 @@ AT_ONCE = re.compile(r"/gradio_api/(run|api)/")
 TAB = re.compile(r"[\w-]{1,64}", re.ASCII)
 # What is served to those who have not logged in: the login itself, and what Gradio checks by itself.
 LOGIN = Path(__file__).parents[1] / "page" / "login.html"
+LOGIN_WORDS: Mapping[str, str] = {
+    "language": "en",
+    "title": "Diffusion Preview",
+    "welcome": "Log in to make pictures here.",
+    "name": "Name",
+    "password": "Password",
+    "log_in": "Log in",
+    "wrong": "Name and password do not fit.",
+    "silent": "The server did not answer. Please try again.",
+}
 OPEN = {"", "healthz", "readyz", "metrics", "card.png", *INTERNAL_ROUTES}
 HEADERS = ((b"x-content-type-options", b"nosniff"), (b"referrer-policy", b"same-origin"))
 
@@ -140,10 +151,17 @@ class Logins:
         if scope["type"] == "http" and not _logged_in(scope):
             first = scope["path"].removeprefix(scope.get("root_path", "")).strip("/").split("/")[0]
             if not first and scope["method"] in ("GET", "HEAD"):
-                return await FileResponse(LOGIN, headers={"Cache-Control": "no-store"})(scope, receive, send)
+                return await _login(scope["app"].get_blocks().login)(scope, receive, send)
             if first not in OPEN:
                 return await _words("Please log in.", 401)(scope, receive, send)
         await self._app(scope, receive, send)
+
+
+def _login(words: Mapping[str, str]) -> Response:
+    """The page to log in on, in these words (see LOGIN_WORDS)."""
+    page = LOGIN.read_text(encoding="utf-8")
+    page = re.sub(r"\{\{(\w+)\}\}", lambda place: escape(words[place[1]]), page)
+    return HTMLResponse(page, headers={"Cache-Control": "no-store"})
 
 
 def _logged_in(scope: Scope) -> bool:

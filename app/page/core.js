@@ -114,9 +114,11 @@ const toasts = make("div", "toasts");
 const spoken = make("div", "unseen", "", { role: "log", "aria-live": "polite" });
 const SPOKEN_MS = 10_000; // after that, nobody is to come upon it as if it were new
 
+const toastWords = { close: "Close this message" };
+
 function toast(text, kind = "warning", action = null) {
   const node = make("div", `toast toast-${kind}`, "", { role: kind === "warning" ? "alert" : "status" });
-  const close = make("button", "toast-close", "×", { "aria-label": "Close this message" });
+  const close = make("button", "toast-close", "×", { "aria-label": toastWords.close });
   node.append(make("p", "", plain(text)));
   if (action) {
     const button = make("button", "plain", action.label);

@@ -82,6 +82,7 @@ function showPage(view) {
   shown = page;
   parts = null;
   words = view.words;
+  toastWords.close = words.close;
   document.documentElement.lang = view.language;
   screen.className = `study-screen study-${view.phase}`;
   screen.replaceChildren(...PAGES[view.phase](view));
@@ -168,6 +169,7 @@ function showTrial(view) {
   stage.node.querySelector(".stage-hint").textContent = words.large;
   stage.node.querySelector(".cancel").textContent = words.cancel;
   stage.node.querySelector(".progress").setAttribute("aria-label", fill("finishing", { percent: "" }));
+  stage.node.removeAttribute("aria-labelledby"); // its heading is not shown
   stage.node.setAttribute("aria-label", words.large);
   form.addEventListener("submit", (event) => {
     event.preventDefault();
@@ -210,7 +212,7 @@ function showPictures() {
   for (const node of screen.querySelectorAll(".vary")) node.hidden = true;
   const done = now.stage?.state === "done";
   parts.satisfied.disabled = !done;
-  parts.hint.textContent = !now.grid ? "" : done ? words.keys : words.pick_first;
+  parts.hint.textContent = !now.grid ? "" : done ? words.keys : now.stage?.message || words.pick_first;
   parts.hint.classList.toggle("is-keys", done);
   parts.form.hidden = !parts.own && !!now.grid;
 }

@@ -17,6 +17,7 @@ from tqdm import tqdm
 
 from app.study.definition import EXAMPLE, StudyError, read_study
 from app.study.design import trials
+from app.study.labels import LABELS
 from app.study.store import StoreError, append_all, open_store
 
 
@@ -35,6 +36,11 @@ def check(options: argparse.Namespace) -> dict[str, Any]:
             for each in trials(study, options.place)
         ],
     }
+
+
+def words(options: argparse.Namespace) -> dict[str, Any]:
+    """Show the words of a study's own buttons and messages, to be changed in the [words] of a study file."""
+    return {"words": dict(LABELS[options.language])}
 
 
 def export(options: argparse.Namespace) -> dict[str, Any]:
@@ -98,6 +104,8 @@ def report(options: argparse.Namespace) -> dict[str, Any]:
     from app.study.reading import read_log
     from app.study.report import ReportError, write_report
 
+    if not 0 < options.level < 1:
+        raise CommandError(f"--level lies between 0 and 1, such as 0.95; it is {options.level:g}.")
     study = read_study(options.study)
     try:
         found = write_report(study, read_log(options.log), options.out, options.level)
@@ -188,6 +196,8 @@ def _parser() -> argparse.ArgumentParser:
     made = command("check", check)
     made.add_argument("study", type=Path, nargs="?", default=EXAMPLE, help="the study's file (the example)")
     made.add_argument("--place", type=int, default=0, metavar="N", help="whose trials to show (%(default)s)")
+    made = command("words", words)
+    made.add_argument("--language", choices=tuple(LABELS), default="en", help="(%(default)s)")
     log(command("status", status))
     made = command("export", export)
     log(made)
@@ -234,28 +244,44 @@ def _parser() -> argparse.ArgumentParser:
 
 def _show(told: dict[str, Any], indent: str = "") -> None:
     for name, value in told.items():
+        if isinstance(value, dict) and value and all(isinstance(each, dict) for each in value.values()):
+            print(f"{indent}{name}:")
+            for part, each in value.items():
+                print(f"{indent}  {part}: {_row(each)}")
+            continue
         rows = value if isinstance(value, list) else [value] if isinstance(value, dict) else None
         if rows is None:
-            print(f"{indent}{name}: {value}")
+            print(f"{indent}{name}: {_short(value)}")
             continue
+        rows = [each for each in rows if each]
         print(f"{indent}{name}:" if rows else f"{indent}{name}: none")
         for row in rows:
-            if isinstance(row, dict):
-                print(indent + "  " + "  ".join(f"{part}={each}" for part, each in row.items()))
-            else:
-                print(f"{indent}  {row}")
+            print(f"{indent}  {_row(row) if isinstance(row, dict) else row}")
+
+
+def _row(values: dict[str, Any]) -> str:
+    return "  ".join(f"{name}={_short(each)}" for name, each in values.items())
+
+
+def _short(value: Any) -> str:
+    return f"{value:.4g}" if isinstance(value, float) else str(value)
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
     options = _parser().parse_args(arguments)
     try:
         told = options.run(options)
-    except (StudyError, StoreError, CommandError, PermissionError) as error:
+    except (StudyError, StoreError, CommandError) as error:
         sys.exit(str(error))
+    except OSError as error:
+        sys.exit(f"{error.filename} can't be used ({error.strerror})." if error.filename else str(error))
     except KeyboardInterrupt:
         sys.exit(130)
     if options.json:
         print(json.dumps(told, indent=1, ensure_ascii=False))
+    elif options.command == "words":  # as a study file has them
+        lines = (f"{name} = {json.dumps(text, ensure_ascii=False)}" for name, text in told["words"].items())
+        print("[words]", *lines, sep="\n")
     else:
         _show(told)
 

@@ -19,6 +19,15 @@ from scipy import stats
 RESAMPLES = 5000
 SEED = 0
 UNFINISHED = ("gave_up", "timed_out")
+TOO_FEW = "it takes at least two participants with both conditions"
+
+
+class LeftOut(ValueError):
+    """A comparison that can't be made: which one, of two conditions, and why, in words."""
+
+    def __init__(self, what: str, of: str, over: str, why: str) -> None:
+        super().__init__(f"{what} of {of} and {over} is left out: {why}.")
+        self.what, self.of, self.over, self.why = what, of, over, why
 
 
 @dataclass(frozen=True)
@@ -139,14 +148,11 @@ def mean_interval(values: np.ndarray, level: float) -> Interval:
 def time_ratio(table: pd.DataFrame, of: str, over: str, level: float = 0.95, full: bool = True) -> Ratio:
     """Time with `of` ÷ time with `over`; with `full` also by the mixed model and the bootstrap.
 
-    Raises ValueError where fewer than two participants have both.
+    Raises LeftOut where fewer than two participants have both.
     """
     means = log_means(table)
-    if of not in means or over not in means:
-        raise ValueError(f"Nobody has finished trials of both {of} and {over}.")
-    d = (means[of] - means[over]).dropna().to_numpy()
-    if len(d) < 2:
-        raise ValueError(f"Comparing {of} with {over} needs at least two participants with both.")
+    if of not in means or over not in means or len(d := (means[of] - means[over]).dropna().to_numpy()) < 2:
+        raise LeftOut("the ratio of times", of, over, TOO_FEW)
     spread = float(np.std(d, ddof=1))
     p = float(stats.ttest_1samp(d, 0).pvalue) if spread > 0 else math.nan
     none = Interval(math.nan, math.nan, math.nan)
@@ -207,12 +213,12 @@ def mixed_effect(values: pd.Series, fixed: pd.DataFrame, random: pd.DataFrame) -
 def rating_change(
     table: pd.DataFrame, question: str, of: str, over: str, margin: float, level: float = 0.95
 ) -> RatingChange:
-    """How a rating differs between two conditions. Raises ValueError as `time_ratio`."""
+    """How a rating differs between two conditions. Raises LeftOut as `time_ratio`."""
     column = f"rating_{question}"
     rated = table[["participant", "condition", column]].dropna()
     means = rated.groupby(["participant", "condition"])[column].mean().unstack()
     if of not in means or over not in means or len(d := (means[of] - means[over]).dropna().to_numpy()) < 2:
-        raise ValueError(f"Comparing “{question}” of {of} and {over} needs two participants with both.")
+        raise LeftOut(f"the difference in “{question}”", of, over, TOO_FEW)
     mean = mean_interval(d, level)
     spread = float(np.std(d, ddof=1))
     worse = (float(np.mean(d)) + margin) / (spread / math.sqrt(len(d))) if spread > 0 else math.nan
@@ -225,28 +231,28 @@ def rating_change(
 def odds_ratio(table: pd.DataFrame, question: str, of: str, over: str, level: float = 0.95) -> OddsRatio:
     """How the answers to a question differ between two conditions, as what they are: steps of an order.
 
-    Errors are clustered by participant, with Student's t for so many. Raises ValueError, in words, where
-    there is nothing to estimate.
+    Errors are clustered by participant, with Student's t for so many. Raises LeftOut where there is nothing
+    to estimate.
     """
     column, who = f"rating_{question}", "participant"
     rated = table.loc[table["condition"].isin([of, over]), [who, "condition", column]].dropna()
     answers = {name: rated.loc[rated["condition"] == name, column] for name in (of, over)}
-    about = f"The odds ratio of “{question}” with {of} and {over} is left out:"
+    about = (f"the odds ratio of “{question}”", of, over)
     if min(len(each) for each in answers.values()) < 2 or rated[who].nunique() < 2:
-        raise ValueError(f"{about} it needs answers of two participants to both.")
+        raise LeftOut(*about, TOO_FEW)
     if rated[column].nunique() == 1:
-        raise ValueError(f"{about} every answer was the same.")
-    for high, low in ((of, over), (over, of)):
-        if answers[high].min() >= answers[low].max():
-            raise ValueError(
-                f"{about} no answer with {high} lies below one with {low}, so that it has no bound. "
-                "The mean difference says how far they are apart."
-            )
+        raise LeftOut(*about, "every answer was the same")
+    if any(answers[high].min() >= answers[low].max() for high, low in ((of, over), (over, of))):
+        raise LeftOut(
+            *about,
+            "no answer with one condition lies below one with the other, so that it has no bound, and the "
+            "mean difference says how far they are apart",
+        )
     treated = (rated["condition"] == of).to_numpy(float)[:, None]
     try:
         values, errors = proportional_odds(rated[column].to_numpy(), treated, rated[who].to_numpy())
     except ValueError as why:
-        raise ValueError(f"{about} {why}") from why
+        raise LeftOut(*about, str(why)) from why
     people = rated[who].nunique()
     value, error = float(values[0]), float(errors[0])
     half = float(stats.t.ppf((1 + level) / 2, people - 1)) * error
@@ -275,11 +281,11 @@ def proportional_odds(
             )
             values, errors = fit.params[:count], fit.bse[:count]
         except (np.linalg.LinAlgError, ValueError) as error:
-            raise ValueError("its model can't be fitted.") from error
+            raise ValueError("its model can't be fitted") from error
     if not fit.mle_retvals["converged"] or not np.all(
         np.isfinite([*values, *errors]) & (np.abs([*values, *errors]) > 0)
     ):
-        raise ValueError("its model did not converge.")
+        raise ValueError("its model did not converge")
     return values, errors
 
 
@@ -317,10 +323,10 @@ def survival(table: pd.DataFrame, condition: str) -> tuple[Any, float]:
     return fitter, float(fitter.median_survival_time_)
 
 
-def hazard_ratio(table: pd.DataFrame, of: str, over: str, level: float) -> tuple[Interval, float] | None:
+def hazard_ratio(table: pd.DataFrame, of: str, over: str, level: float) -> tuple[Interval, float]:
     """How much sooner trials end satisfied (Cox; above 1: sooner with `of`), and its p value.
 
-    Errors are clustered by participant. None where too few ended, or all at once.
+    Errors are clustered by participant. Raises LeftOut where too few ended, or all at once.
     """
     from lifelines import CoxPHFitter
     from lifelines.exceptions import ConvergenceError
@@ -334,18 +340,19 @@ def hazard_ratio(table: pd.DataFrame, of: str, over: str, level: float) -> tuple
             "participant": both["participant"],
         }
     )
+    about = ("the hazard ratio", of, over)
     if rows.groupby("treated")["done"].sum().min() < 2:
-        return None
+        raise LeftOut(*about, "fewer than two trials of a condition ended satisfied")
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # lifelines of pandas, and of what the check below finds
         try:
             fit = CoxPHFitter(alpha=1 - level).fit(rows, "seconds", "done", cluster_col="participant")
-        except (ConvergenceError, np.linalg.LinAlgError, ValueError):
-            return None
+        except (ConvergenceError, np.linalg.LinAlgError, ValueError) as error:
+            raise LeftOut(*about, "its model did not converge") from error
     low, high = np.exp(fit.confidence_intervals_.loc["treated"].to_numpy())
     value = float(fit.hazard_ratios_["treated"])
     if not 1e-3 < value < 1e3:
-        return None
+        raise LeftOut(*about, "its model did not converge")
     return Interval(value, float(low), float(high)), float(fit.summary.loc["treated", "p"])
 
 

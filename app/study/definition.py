@@ -6,7 +6,6 @@ that is wrong with a file at once, each with its line.
 
 import hashlib
 import re
-import tomllib
 from collections.abc import Iterator, Mapping
 from dataclasses import MISSING, Field, dataclass, field, fields
 from difflib import get_close_matches
@@ -14,13 +13,13 @@ from pathlib import Path
 from typing import Any, get_args, get_origin, get_type_hints
 
 from app.job import LIMITS
-from app.study.labels import LABELS
+from app.study.labels import LABELS, faults_of, words_in
+from app.study.lines import KEY, line_of, lines_of, parse
 from solver import SOLVERS
 
 EXAMPLE = Path(__file__).with_name("study.toml")
 IDENTIFIER = re.compile(r"[a-z0-9][a-z0-9_-]{0,39}")
-# A file with more syntax errors than this is no study file.
-MOST_REPAIRS = 10
+LANGUAGE = re.compile(r"[A-Za-z]{2,3}(-[A-Za-z0-9]{2,8})*")
 
 
 class StudyError(ValueError):
@@ -31,9 +30,12 @@ def _entry(default: Any = MISSING, words: str = "", **more: Any) -> Any:
     """A field of a study file: its default, what it means, and what values it may have.
 
     more: `choices`; `low` and `high`, the range of a number; `identifier`, a short name for logs and tables;
-    `least`, the smallest length of a list.
+    `least`, the smallest length of a list. A default of `dict` is an empty one.
     """
-    return field(default=default, metadata={"words": words, **more})
+    metadata = {"words": words, **more}
+    if default is dict:
+        return field(default_factory=dict, metadata=metadata)
+    return field(default=default, metadata=metadata)
 
 
 @dataclass(frozen=True)
@@ -109,20 +111,21 @@ class Study:
     conditions: tuple[Condition, ...] = _entry(words="the ways to make it", least=2)
     ratings: tuple[Rating, ...] = _entry(words="questions after each trial", least=1)
     analysis: Analysis = _entry(words="what is compared")
-    closing: tuple[Closing, ...] = _entry((), "questions at the end")
+    closing: tuple[Closing, ...] = _entry((), "questions at the end", least=0)
     practice: str = _entry("", "the prompt of the practice trial; without one there is none")
-    thanks: str = _entry("Thank you for taking part.", "the last page's text")
+    thanks: str = _entry("", "the last page's text, below its thanks")
     time_cap_s: float = _entry(180.0, "seconds after which a trial ends", low=10, high=3600)
     give_up_after_s: float = _entry(20.0, "seconds after which giving up is offered", low=0, high=3600)
     keep_pictures: bool = _entry(False, "store the pictures people choose")
     retention_days: int = _entry(180, "days after which a participant's events are deleted", low=1, high=3650)
-    language: str = _entry("en", "of the study's own buttons and words", choices=tuple(LABELS))
+    language: str = _entry("en", "of the study's own buttons and words, such as en, de or fr-CA")
+    words: Mapping[str, str] = _entry(dict, "other words for the study's own buttons and messages")
     digest: str = ""
 
     @property
     def labels(self) -> Mapping[str, str]:
         """The words of the study's buttons and messages."""
-        return LABELS[self.language]
+        return {**words_in(self.language), **self.words}
 
     @property
     def texts(self) -> frozenset[str]:
@@ -136,8 +139,11 @@ class Study:
 
 @dataclass(frozen=True)
 class _Problem:
+    """Something wrong with what is at a path of the file; missing: the path of what ought to be there."""
+
     where: str
     words: str
+    missing: str = ""
 
 
 def read_study(path: Path) -> Study:
@@ -153,68 +159,30 @@ def read_study(path: Path) -> Study:
         raise StudyError(f"{path} can't be read: {error.strerror}.") from None
     except UnicodeDecodeError:
         raise StudyError(f"{path} is not text in UTF-8.") from None
-    values, faults = _parse(text)
-    lines = _lines(text)
+    values, faults = parse(
+        text, {each.name for each in fields(Study) if each.metadata.get("least") is not None}
+    )
+    lines = lines_of(text)
     problems: list[_Problem] = []
     study = None if values is None else _build(Study, values, "", problems)
     if values is not None:
         problems += _contradictions(values)
-    faults += [(_line_of(problem.where, lines), problem.words) for problem in problems]
+    left_out = [text.split("\n")[line - 1] for line, _ in faults]
+    faults += [
+        (line_of(problem.where, lines), problem.words)
+        for problem in problems
+        if not any(_follows(problem, line) for line in left_out)
+    ]
     if faults or study is None:
         raise StudyError("\n".join(f"{path}, line {line}: {words}" for line, words in sorted(set(faults))))
     digest = hashlib.sha256(text.encode()).hexdigest()[:16]
     return Study(**{each.name: getattr(study, each.name) for each in fields(Study)} | {"digest": digest})
 
 
-def _parse(text: str) -> tuple[dict[str, Any] | None, list[tuple[int, str]]]:
-    """The file's values and its errors of syntax; no values where it can't be read beyond them.
-
-    A line that is no TOML is left out, so that what is wrong elsewhere can be told too.
-    """
-    lines = text.split("\n")
-    faults: list[tuple[int, str]] = []
-    for _ in range(MOST_REPAIRS):
-        try:
-            return tomllib.loads("\n".join(lines)), faults
-        except tomllib.TOMLDecodeError as error:
-            place = re.search(r"at line (\d+)", str(error))
-            line = int(place[1]) if place else len(lines)
-            words = re.sub(r" \(at .*\)", "", str(error))
-            faults.append((line, f"this is not TOML ({words})."))
-            if not lines[line - 1].strip():
-                break
-            lines[line - 1] = ""
-    return None, faults[:1]
-
-
-def _lines(text: str) -> dict[str, int]:
-    """The line of every table and key, by a path such as `conditions.1.steps`."""
-    found: dict[str, int] = {"": 1}
-    counts: dict[str, int] = {}
-    prefix, inside = "", ""
-    for number, line in enumerate(text.split("\n"), 1):
-        if inside:
-            inside = "" if inside in line else inside
-            continue
-        if table := re.match(r"\s*(\[\[?)\s*([\w.-]+)\s*\]", line):
-            prefix = table[2]
-            if table[1] == "[[":
-                counts[prefix] = counts.get(prefix, -1) + 1
-                found.setdefault(prefix, number)
-                prefix = f"{prefix}.{counts[prefix]}"
-            found.setdefault(prefix, number)
-        elif key := re.match(r"\s*[\"']?([\w-]+)[\"']?\s*=", line):
-            found.setdefault(f"{prefix}.{key[1]}".lstrip("."), number)
-        for quotes in ('"""', "'''"):
-            if line.count(quotes) == 1:
-                inside = quotes
-    return found
-
-
-def _line_of(where: str, lines: Mapping[str, int]) -> int:
-    while where not in lines:
-        where = where.rpartition(".")[0]
-    return lines[where]
+def _follows(problem: _Problem, line: str) -> bool:
+    """Whether what is missing only is so because this line could not be read."""
+    key = KEY.match(line)
+    return bool(key) and problem.missing.rpartition(".")[2] == key[1]
 
 
 def _build(cls: type, values: Mapping[str, Any], where: str, problems: list[_Problem]) -> Any:
@@ -231,8 +199,8 @@ def _build(cls: type, values: Mapping[str, Any], where: str, problems: list[_Pro
         path = _path(where, name)
         if name in values:
             made[name] = _value(hints[name], values[name], each, path, problems)
-        elif each.default is MISSING:
-            problems.append(_Problem(where, f"{path!r} is missing: {each.metadata['words']}."))
+        elif each.default is MISSING and each.default_factory is MISSING:
+            problems.append(_Problem(where, f"{path!r} is missing: {each.metadata['words']}.", path))
     return cls(**made) if len(problems) == before else None
 
 
@@ -255,6 +223,8 @@ def _value(kind: Any, raw: Any, about: "Field[Any]", path: str, problems: list[_
                 tuple(raw) if all(isinstance(each, str) for each in raw) else fault("must be a list of text")
             )
         return tuple(_table(inner, each, f"{path}.{i}", problems) for i, each in enumerate(raw))
+    if get_origin(kind) is Mapping:  # what is in it is looked at in `_unclear_words`
+        return raw if isinstance(raw, Mapping) else fault("must be a table")
     if hasattr(kind, "__dataclass_fields__"):
         return _table(kind, raw, path, problems)
     return _scalar(kind, raw, about, fault)
@@ -311,6 +281,10 @@ def _contradictions(values: Mapping[str, Any]) -> Iterator[_Problem]:
                     f"{name!r} is about previews, which a condition of full-step pictures has not; "
                     "full_solver and full_steps are its own.",
                 )
+    for i, row in enumerate(tables["closing"]):
+        choices = _list(row.get("choices"))
+        if any(choices.count(each) > 1 for each in choices):
+            yield _Problem(f"closing.{i}.choices", "an answer is there twice among the choices.")
     if len(tables["conditions"]) > 1 and len(tables["tasks"]) % len(tables["conditions"]):
         yield _Problem(
             "tasks",
@@ -318,6 +292,7 @@ def _contradictions(values: Mapping[str, Any]) -> Iterator[_Problem]:
             "give a multiple, so that everybody meets every condition equally often.",
         )
     yield from _unclear_analysis(values, tables)
+    yield from _unclear_words(values)
     cap, wait = values.get("time_cap_s", 180), values.get("give_up_after_s", 20)
     if isinstance(cap, int | float) and isinstance(wait, int | float) and wait >= cap:
         yield _Problem("give_up_after_s", "giving up is offered only after the time cap has ended the trial.")
@@ -333,8 +308,33 @@ def _unclear_analysis(values: Mapping[str, Any], tables: Mapping[str, list[Any]]
             near = get_close_matches(analysis[name], ids, 1)
             hint = f" Did you mean {near[0]!r}?" if near else ""
             yield _Problem(f"analysis.{name}", f"none of the {table} is called {analysis[name]!r}.{hint}")
+    points = {str(row.get("id")): row.get("points", 5) for row in tables["ratings"]}
+    margin, most = analysis.get("margin"), points.get(str(analysis.get("quality")))
+    if isinstance(margin, int | float) and isinstance(most, int) and margin >= most - 1:
+        yield _Problem(
+            "analysis.margin",
+            f"with a margin of {margin:g} no answer from 1 to {most} would be worse: give less than "
+            f"{most - 1}.",
+        )
     if analysis.get("control") is not None and analysis.get("control") == analysis.get("treatment"):
         yield _Problem("analysis.treatment", "a condition can't be compared with itself.")
+
+
+def _unclear_words(values: Mapping[str, Any]) -> Iterator[_Problem]:
+    language, words = values.get("language", "en"), values.get("words", {})
+    if not isinstance(language, str) or not isinstance(words, Mapping):
+        return
+    if not LANGUAGE.fullmatch(language):
+        yield _Problem("language", f"'language' must be a tag such as en, de or fr-CA, not {language!r}.")
+        return
+    known = LABELS["en"]
+    for name in sorted(words.keys() - known.keys()):
+        near = get_close_matches(name, known, 1)
+        hint = f" Did you mean {near[0]}?" if near else " `python -m app.study words` shows all."
+        yield _Problem(f"words.{name}", f"there is no 'words.{name}'.{hint}")
+    for name, fault in faults_of(language, words):
+        where, subject = (f"words.{name}", f"'words.{name}' ") if name else ("language", "")
+        yield _Problem(where, f"{subject}{fault}.")
 
 
 def _list(value: Any) -> list[Any]:

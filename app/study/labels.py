@@ -1,6 +1,19 @@
-"""The words of the study's own pages, by language; the texts of a study file are its own."""
+"""The words of the study's own pages, by language; a study file's [words] can have others in their place.
+
+All that a participant is told comes from here or from the study file: what the app says elsewhere, in its own
+words, is replaced by one of these sentences before it gets to a study's page.
+"""
+
+import re
+from collections.abc import Iterator, Mapping
 
 _ENGLISH = {
+    "login_welcome": "Please log in to take part.",
+    "login_name": "Name",
+    "login_password": "Password",
+    "login_log_in": "Log in",
+    "login_wrong": "Name and password do not fit.",
+    "login_silent": "There was no answer. Please try again.",
     "agree": "I have read this and want to take part",
     "keep_words": "What I write in my own words may be kept, too",
     "start": "Start",
@@ -23,7 +36,6 @@ _ENGLISH = {
     "thanks": "Thank you!",
     "code": "This is your withdrawal code. Whoever runs the study deletes all that you did when you name it. "
     "Nobody can look it up, so please write it down.",
-    "over": "This study has ended here. Thank you!",
     "again": "This page is out of date. Please load it again.",
     "left": "{seconds} s left",
     "ask": "Show me pictures",
@@ -42,10 +54,12 @@ _ENGLISH = {
     "kept": "Kept",
     "open": "Open",
     "picture": "picture {place}",
-    "missing": "not there yet",
+    "missing": "not there",
+    "not_made": "Not made",
     "large": "Open a picture to see it large.",
     "finishing": "Being finished, {percent} %.",
     "finished": "The picture is finished.",
+    "not_finished": "This picture was not finished. Open it again, or another one.",
     "gave_up": "You have given this picture up.",
     "go_on": "Go on when you are ready.",
     "code_title": "Your withdrawal code",
@@ -53,11 +67,19 @@ _ENGLISH = {
     "copied": "Copied.",
     "problem": "That did not work just now. Please try again.",
     "busy": "Many are making pictures just now. Please try again in a moment.",
+    "broken": "Pictures can't be made just now. Please tell whoever runs the study.",
     "lost": "The connection is lost. Trying again …",
+    "close": "Close this message",
     "anew": "The program was interrupted. This picture begins again; everything before it is kept.",
     "keys": "1–8 choose · Enter opens · R others · K keeps · S satisfied",
 }
 _GERMAN = {
+    "login_welcome": "Bitte melden Sie sich an, um teilzunehmen.",
+    "login_name": "Name",
+    "login_password": "Passwort",
+    "login_log_in": "Anmelden",
+    "login_wrong": "Name und Passwort passen nicht zusammen.",
+    "login_silent": "Es kam keine Antwort. Bitte versuchen Sie es noch einmal.",
     "agree": "Ich habe dies gelesen und möchte teilnehmen",
     "keep_words": "Auch was ich in eigenen Worten schreibe, darf aufbewahrt werden",
     "start": "Beginnen",
@@ -80,7 +102,6 @@ _GERMAN = {
     "thanks": "Vielen Dank!",
     "code": "Dies ist Ihr Widerrufscode. Wer die Studie leitet, löscht alles von Ihnen, wenn Sie ihn nennen. "
     "Niemand kann ihn nachschlagen; bitte schreiben Sie ihn auf.",
-    "over": "Diese Studie ist hier zu Ende. Vielen Dank!",
     "again": "Diese Seite ist veraltet. Bitte laden Sie sie neu.",
     "left": "noch {seconds} s",
     "ask": "Bilder zeigen",
@@ -99,10 +120,12 @@ _GERMAN = {
     "kept": "Behalten ✓",
     "open": "Öffnen",
     "picture": "Bild {place}",
-    "missing": "noch nicht da",
+    "missing": "nicht da",
+    "not_made": "Nicht gemacht",
     "large": "Öffnen Sie ein Bild, um es groß zu sehen.",
     "finishing": "Wird fertig, {percent} %.",
     "finished": "Das Bild ist fertig.",
+    "not_finished": "Dieses Bild wurde nicht fertig. Öffnen Sie es noch einmal, oder ein anderes.",
     "gave_up": "Sie haben dieses Bild aufgegeben.",
     "go_on": "Weiter geht es, wenn Sie so weit sind.",
     "code_title": "Ihr Widerrufscode",
@@ -110,8 +133,43 @@ _GERMAN = {
     "copied": "Kopiert.",
     "problem": "Das ging gerade nicht. Bitte versuchen Sie es noch einmal.",
     "busy": "Gerade machen viele Bilder. Bitte versuchen Sie es gleich noch einmal.",
+    "broken": "Gerade entstehen keine Bilder. Bitte sagen Sie es der Studienleitung.",
     "lost": "Die Verbindung ist unterbrochen. Es wird weiter versucht …",
+    "close": "Meldung schließen",
     "anew": "Das Programm wurde unterbrochen. Dieses Bild beginnt noch einmal; alles davor ist aufbewahrt.",
     "keys": "1–8 wählen · Enter öffnet · R andere · K behält · S zufrieden",
 }
 LABELS = {"en": _ENGLISH, "de": _GERMAN}
+
+PLACES = re.compile(r"\{(\w+)\}")
+"""Where a label has something put in, such as {count}."""
+
+
+def fill(label: str, **values: object) -> str:
+    """The label with values in its places."""
+    return PLACES.sub(lambda place: str(values[place[1]]), label)
+
+
+def words_in(language: str) -> Mapping[str, str]:
+    """The words in a language or a variant of it, such as de-AT; none where there are none."""
+    return LABELS.get(language.partition("-")[0].lower(), {})
+
+
+def faults_of(language: str, words: Mapping[str, object]) -> Iterator[tuple[str, str]]:
+    """What is wrong with a study's `words`: which key, and why."""
+    for name, text in words.items():
+        if not isinstance(text, str) or not text.strip():
+            yield name, "must be text, and not empty"
+        elif name in _ENGLISH and set(PLACES.findall(text)) != (
+            places := set(PLACES.findall(_ENGLISH[name]))
+        ):
+            wanted = " and ".join(f"{{{each}}}" for each in sorted(places)) or "nothing in braces"
+            yield name, f"must have {wanted} in it, as “{_ENGLISH[name]}” has"
+    left = [name for name in _ENGLISH if name not in words]
+    if not words_in(language) and left:
+        known = " and ".join(LABELS)
+        yield (
+            "",
+            f"there are no words in {language!r}, only in {known}: [words] must have all of them, as "
+            f"`python -m app.study words` shows. Missing: {', '.join(left)}",
+        )

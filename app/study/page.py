@@ -5,6 +5,7 @@ Nothing here reads the log: it is only written to.
 
 import asyncio
 import io
+import logging
 import shutil
 import time
 from collections.abc import Mapping
@@ -22,13 +23,15 @@ from app.backend import Backend
 from app.history import History, Shelf
 from app.job import RequestError
 from app.live import Sketches, live_routes, refusal, session_of
-from app.session import GRACE_S, Sessions
+from app.session import GRACE_S, Session, Sessions
 from app.study.definition import Study
 from app.study.enrolment import DROPPED_OUT_S
 from app.study.recording import Writer
-from app.study.views import study_views
+from app.study.views import own_words, study_views
 from app.study.visit import Lab, Visits
 from app.ui import PAGE, QUEUED, SILENT, Page, make_studio
+
+log = logging.getLogger("app.study")
 
 SCRIPTS = ("core.js", "grid.js", "stage.js", "study.js")
 HEAD = (
@@ -48,20 +51,29 @@ class PlainShelf(Shelf):
         return super().put(without_text(png), name)
 
 
+class TabHistory(History):
+    """A shelf for each tab, whatever it has logged in as: several participants may have one login."""
+
+    def shelf(self, browser: object, login: str = "") -> Shelf:
+        """See `History`."""
+        return super().shelf(browser)
+
+
 def build_study_page(
-    backend: Backend, data: Path, study: Study, writer: Writer, log: str, grace_s: float = GRACE_S
+    backend: Backend, data: Path, study: Study, writer: Writer, where: str, grace_s: float = GRACE_S
 ) -> Page:
     """The page of a study, to be opened with `app.ui.launch_page`.
 
-    data: the folder for what is kept for the moment. log: where the writer's events are.
+    data: the folder for what is kept for the moment. where: the log that the writer writes.
     """
     _forget_left(data / FOLDER)
-    sessions = Sessions(History(data / FOLDER, shelves=PlainShelf), grace_s)
+    sessions = Sessions(TabHistory(data / FOLDER, shelves=PlainShelf), grace_s)
     sketches = Sketches()
-    visits = Visits(Lab(study, writer, log, backend, sketches))
+    visits = Visits(Lab(study, writer, where, backend, sketches))
     with Page(title=study.title, analytics_enabled=False) as page:
         page.sessions, page.meta = sessions, HEAD
         page.styles = (*Page.styles, PAGE / "study.css")
+        page.login = _login_words(study)
         page.routes = [
             *live_routes(backend, sessions, sketches, partial(study_views, visits)),
             Route("/report", partial(_report, sessions, visits), methods=["POST"]),
@@ -70,18 +82,33 @@ def build_study_page(
         view = make_studio(SCRIPTS, elem_classes="is-study")
 
         def hear(event: gr.EventData, request: gr.Request) -> None:
-            wish = event._data
-            if not isinstance(wish, Mapping):
-                raise gr.Error(study.labels["again"], print_exception=False)
+            wish = event._data if isinstance(event._data, Mapping) else {}
+            session = None
             try:
                 session = sessions.of(wish.get("browser"), wish.get("tab"), request.username or "")
                 visits.of(session).do(wish)
             except RequestError as error:
-                raise gr.Error(escape(str(error)), print_exception=False) from error
+                _tell(study, session, own_words(study, str(error), "again"))
+            except Exception:  # or Gradio would tell of it, in its own words
+                log.exception("What was clicked was not done")
+                _tell(study, session, study.labels["problem"])
 
         view.act(hear, None, None, **QUEUED)
         view.note(hear, None, None, queue=False, **SILENT)
     return page
+
+
+def _login_words(study: Study) -> dict[str, str]:
+    """See `Page.login`."""
+    mine = {name.removeprefix("login_"): text for name, text in study.labels.items() if "login_" in name}
+    return {"language": study.language, "title": study.title, **mine}
+
+
+def _tell(study: Study, session: Session | None, words: str) -> None:
+    """Show words in their tab; those of no tab have but Gradio's own message for it."""
+    if session is None:
+        raise gr.Error(escape(words), title=escape(study.title), print_exception=False)
+    session.tell(words)
 
 
 def _forget_left(folder: Path) -> None:

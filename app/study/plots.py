@@ -75,7 +75,7 @@ def ratios_plot(ratios: Sequence[Ratio]) -> str:
 
 def survival_plot(table: pd.DataFrame, conditions: Sequence[str]) -> str:
     """The share of trials not yet ended satisfied, by time."""
-    figure, axes = _axes(6.4, 3.6)
+    figure, axes = _axes(5.2, 3.8)
     for place, name in enumerate(conditions):
         if (table["condition"] == name).any():
             curve = survival(table, name)[0].survival_function_

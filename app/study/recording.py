@@ -37,17 +37,25 @@ class Writer:
         self.store = store
         self._posted: SimpleQueue[tuple[Event, Future[None]] | None] = SimpleQueue()
         self._thread = threading.Thread(target=self._run, name="study-log", daemon=True)
+        self._lock = threading.Lock()
+        self._closed = False
         self._thread.start()
 
     def post(self, event: Event) -> "Future[None]":
         """Have the event written next; the future says when it is, or why it can't be."""
         written: Future[None] = Future()
-        self._posted.put((event, written))
+        with self._lock:
+            if self._closed:  # nobody would ever come to write it
+                written.set_exception(RuntimeError("the log is closed"))
+            else:
+                self._posted.put((event, written))
         return written
 
     def close(self) -> None:
         """Write what was posted, and close the store."""
-        self._posted.put(None)
+        with self._lock:
+            self._closed = True
+            self._posted.put(None)
         self._thread.join()
         self.store.close()
 

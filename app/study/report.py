@@ -2,7 +2,7 @@
 
 import json
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -14,6 +14,7 @@ import pandas as pd
 from app.study import plots
 from app.study.analysis import (
     Interval,
+    LeftOut,
     OddsRatio,
     RatingChange,
     Ratio,
@@ -84,6 +85,9 @@ class Findings:
     excluded: dict[str, int]
     faults: Faults
     versions: int
+    models: list[str]
+    revisions: list[str]
+    devices: list[str]
     conditions: list[ConditionRow]
     ratios: list[Ratio]
     ratings: list[RatingChange]
@@ -109,26 +113,37 @@ def find(study: Study, log: Log, level: float = 0.95) -> tuple[Findings, pd.Data
     sessions = {event.session for event in mine if event.kind == "session"}
     finished = {event.session for event in mine if event.kind == "session_end"}
     names = [each.id for each in study.conditions if (table["condition"] == each.id).any()]
-    warnings: list[str] = []
+    left_out: list[LeftOut] = []
     control = study.analysis.control
     others = sorted((each for each in names if each != control), key=lambda n: n != study.analysis.treatment)
-    ratios = _told(warnings, others, lambda name: time_ratio(table, name, control, level))
+    ratios = _made(left_out, others, lambda name: time_ratio(table, name, control, level))
+    left_out += [
+        LeftOut("the mixed model of times", ratio.of, ratio.over, "its model did not converge")
+        for ratio in ratios
+        if ratio.mixed is None
+    ]
     ratings: list[RatingChange] = []
     odds: list[OddsRatio] = []
     for question in study.ratings:
         if f"rating_{question.id}" in table:
             about: dict[str, Any] = {"question": question.id, "over": control, "level": level}
             change = partial(rating_change, table, margin=study.analysis.margin, **about)
-            ratings += _told(warnings, others, lambda name, to=change: to(of=name))  # type: ignore[misc]
+            ratings += _made(left_out, others, lambda name, to=change: to(of=name))  # type: ignore[misc]
             likelier = partial(odds_ratio, table, **about)
-            odds += _told(warnings, others, lambda name, to=likelier: to(of=name))  # type: ignore[misc]
-    hazards = []
-    for name in others:
-        found = hazard_ratio(table, name, control, level)
-        if found:
-            hazards.append(Hazard(name, control, *found))
+            odds += _made(left_out, others, lambda name, to=likelier: to(of=name))  # type: ignore[misc]
+    hazards = _made(
+        left_out, others, lambda name: Hazard(name, control, *hazard_ratio(table, name, control, level))
+    )
     people = table["participant"].nunique()
-    _warn(warnings, study, table, people, log.faults, versions, ratios)
+    models, revisions, devices = (
+        sorted({value for each in mine if (value := getattr(each.body, name, ""))})
+        for name in ("model", "revision", "device")
+    )
+    warnings = [*_warnings(study, table, people, log.faults, versions)]
+    if len(revisions) > 1 or len(devices) > 1:
+        warnings.append(
+            "The model or its device changed during the study, and with it, how long pictures take."
+        )
     findings = Findings(
         title=study.title,
         digest=study.digest,
@@ -140,12 +155,15 @@ def find(study: Study, log: Log, level: float = 0.95) -> tuple[Findings, pd.Data
         excluded=excluded,
         faults=log.faults,
         versions=versions,
+        models=models,
+        revisions=revisions,
+        devices=devices,
         conditions=[_condition(table, name, level) for name in names],
         ratios=_corrected(ratios),
         ratings=_corrected(ratings),
         odds=_corrected(odds),
         hazards=_corrected(hazards),
-        warnings=warnings,
+        warnings=[*warnings, *_left_out(left_out)],
     )
     return findings, every, table
 
@@ -184,14 +202,40 @@ def _condition(table: pd.DataFrame, name: str, level: float) -> ConditionRow:
     )
 
 
-def _told(warnings: list[str], names: Sequence[str], compare: Callable[[str], Any]) -> list[Any]:
+def _made(left_out: list[LeftOut], names: Sequence[str], compare: Callable[[str], Any]) -> list[Any]:
+    """The comparisons of these conditions; those that can't be made join `left_out`."""
     made = []
     for name in names:
         try:
             made.append(compare(name))
-        except ValueError as error:
-            warnings.append(str(error))
+        except LeftOut as error:
+            left_out.append(error)
     return made
+
+
+def _left_out(all_: Sequence[LeftOut]) -> Iterator[str]:
+    """What is left out, each reason once, and with it what has the same conditions together."""
+    for why in dict.fromkeys(each.why for each in all_):
+        whats: dict[str, list[str]] = {}
+        for each in all_:
+            if each.why == why:
+                whats.setdefault(each.what, []).append(each.of)
+        pairs: dict[tuple[str, ...], list[str]] = {}
+        for what, names in whats.items():
+            pairs.setdefault(tuple(names), []).append(what)
+        told = "; ".join(
+            f"{_and(what)}, with {_and(names)} against {all_[0].over}" for names, what in pairs.items()
+        )
+        yield f"Left out, since {why}: {told}."
+
+
+def _and(words: Sequence[str]) -> str:
+    *most, last = words
+    return f"{', '.join(most)} and {last}" if most else last
+
+
+def _counted(count: int, one: str) -> str:
+    return f"{count} {one}" if count == 1 else f"{count} {one}s"
 
 
 def _corrected(rows: list[Any]) -> list[Any]:
@@ -200,44 +244,37 @@ def _corrected(rows: list[Any]) -> list[Any]:
     return [replace(row, p_holm=p) for row, p in zip(rows, adjusted, strict=True)]
 
 
-def _warn(
-    warnings: list[str],
-    study: Study,
-    table: pd.DataFrame,
-    people: int,
-    faults: Faults,
-    versions: int,
-    ratios: Sequence[Ratio],
-) -> None:
+def _were(count: int) -> str:
+    return "was" if count == 1 else "were"
+
+
+def _warnings(study: Study, table: pd.DataFrame, people: int, faults: Faults, versions: int) -> Iterator[str]:
     least = study.analysis.least_participants
     if people < least:
-        warnings.append(
-            f"{people} participants were analysed, and the study file asks for {least}. Intervals this wide "
-            "settle little; p values of so few mean little."
+        yield (
+            f"The study file asks for {_counted(least, 'participant')}, and {people} {_were(people)} "
+            "analysed. Intervals this wide settle little; p values of so few mean little."
         )
     if versions > 1:
-        warnings.append(f"The log holds events of {versions} studies; only those of this file were used.")
-    for words, count in (("events could not be read", faults.unreadable + faults.torn + faults.newer),
-                         ("times a server's clock jumped", faults.jumps)):  # fmt: skip
-        if count:
-            warnings.append(f"{count} {words}; see the log's condition below.")
+        yield f"The log holds events of {versions} studies; only those of this file were used."
+    unread = faults.unreadable + faults.torn + faults.newer
+    troubles = [f"{_counted(unread, 'event')} could not be read"] if unread else []
+    if faults.jumps:
+        troubles.append(f"a server's clock jumped {'once' if faults.jumps == 1 else f'{faults.jumps} times'}")
+    if troubles:
+        words = _and(troubles)
+        yield f"{words[0].upper()}{words[1:]}; see the log's condition below."
     capped = (table["outcome"] != "satisfied").mean()
     if capped > 0.2:
-        warnings.append(
-            f"{capped:.0%} of the trials did not end satisfied and count with the time cap, so the ratios of "
-            "times lean towards 1. Read the hazard ratios first."
+        yield (
+            f"{_share(capped)} of the trials did not end satisfied and count with the time cap, so the "
+            "ratios of times lean towards 1. Read the hazard ratios first."
         )
     held = table.drop_duplicates("participant")["place"].value_counts()
     if len(held) and held.max() > held.min() + 1:
-        warnings.append("The orders are not balanced: some were followed by more participants than others.")
-    for ratio in ratios:
-        if ratio.mixed is None:
-            warnings.append(
-                f"The mixed model of {ratio.of} and {ratio.over} did not converge and is left out."
-            )
-    means = log_means(table)
-    if means.isna().any().any():
-        warnings.append("Some participants lack trials of a condition; each comparison uses those with both.")
+        yield "The orders are not balanced: some were followed by more participants than others."
+    if log_means(table).isna().any().any():
+        yield "Some participants lack trials of a condition; each comparison uses those with both."
 
 
 def _flat(row: dict[str, Any]) -> dict[str, Any]:
@@ -277,11 +314,26 @@ def _page(study: Study, findings: Findings, table: pd.DataFrame) -> str:
     environment = jinja2.Environment(autoescape=True, trim_blocks=True, lstrip_blocks=True)
     environment.filters |= {"number": _number, "share": _share, "interval": _interval, "p": _p}
     template = environment.from_string(TEMPLATE.read_text(encoding="utf-8"))
-    return template.render(study=study, found=findings, drawn=drawn, answers=answers)
+    shown = {"study": study, "found": findings, "drawn": drawn, "answers": answers}
+    return template.render(
+        **shown, primary=_primary(study, findings.ratios), quality=_quality(study, findings)
+    )
+
+
+def _primary(study: Study, ratios: Sequence[Ratio]) -> Ratio | None:
+    """The comparison that the study is about, where it could be made."""
+    pair = (study.analysis.treatment, study.analysis.control)
+    return next((each for each in ratios if (each.of, each.over) == pair), None)
+
+
+def _quality(study: Study, findings: Findings) -> RatingChange | None:
+    """The rating that must not get worse, in the comparison that the study is about."""
+    wanted = (study.analysis.quality, study.analysis.treatment, study.analysis.control)
+    return next((each for each in findings.ratings if (each.question, each.of, each.over) == wanted), None)
 
 
 def _number(value: float, digits: int = 2) -> str:
-    return f"{value:.{digits}f}" if math.isfinite(value) else "–"
+    return f"{value:.{digits}f}".replace("-", "−") if math.isfinite(value) else "–"
 
 
 def _share(value: float) -> str:
@@ -292,9 +344,9 @@ def _interval(interval: Interval | None, digits: int = 2) -> str:
     if interval is None or not math.isfinite(interval.value):
         return "–"
     low, high = (
-        f"{each:.{digits}f}" if math.isfinite(each) else "?" for each in (interval.low, interval.high)
+        _number(each, digits) if math.isfinite(each) else "?" for each in (interval.low, interval.high)
     )
-    return f"{interval.value:.{digits}f} [{low}, {high}]"
+    return f"{_number(interval.value, digits)} [{low}, {high}]"
 
 
 def _p(value: float) -> str:

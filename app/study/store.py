@@ -82,7 +82,7 @@ class SqlStore:
                     connection.execute(sql.text("SELECT pg_advisory_xact_lock(7860)"))
                 _TABLES.create_all(connection)
         except (SQLAlchemyError, ImportError) as error:
-            shown = _without_password(url)
+            shown = url.removeprefix("sqlite:///") if url.startswith("sqlite:") else _without_password(url)
             raise StoreError(f"the log {shown} can't be opened ({_reason(error)}).") from error
 
     def append(self, event: Event) -> None:

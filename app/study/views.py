@@ -8,6 +8,8 @@ from typing import Any
 
 from app.backend import Backend
 from app.session import Session
+from app.study.definition import Study
+from app.study.labels import fill
 from app.study.visit import Visit, Visits, questions_of
 from app.views import View, picture_address, status_view
 
@@ -20,16 +22,23 @@ def study_views(visits: Visits, backend: Backend, session: Session) -> dict[str,
     visit = visits.of(session)
     with session.lock:
         visit.catch_up()
-        status = status_view(backend)
+        status, study = status_view(backend), visit.lab.study
+        words = study.labels
+        broken = status["ready"] and status["message"]
         trial = visit.phase == "trial"
         return {
-            "status": {"ready": status["ready"], "message": status["message"] if status["ready"] else ""},
+            "status": {"ready": status["ready"], "message": words["broken"] if broken else ""},
             "study": page_view(visit),
             "clock": clock_view(visit) if trial else None,
-            "grid": blind_grid(session) if trial else None,
-            "stage": blind_stage(session) if trial else None,
-            "notices": session.notices,
+            "grid": blind_grid(session, words["not_made"]) if trial else None,
+            "stage": blind_stage(session, words["not_finished"]) if trial else None,
+            "notices": [each | {"text": own_words(study, each["text"])} for each in session.notices],
         }
+
+
+def own_words(study: Study, told: str, instead: str = "problem") -> str:
+    """What was told, where it is in the study's own words, or else the label that is to stand for it."""
+    return told if told in study.labels.values() else study.labels[instead]
 
 
 def page_view(visit: Visit) -> View:
@@ -47,7 +56,7 @@ def page_view(visit: Visit) -> View:
     if visit.phase in ("trial", "rating"):
         count = sum(not each.practice for each in visit.plan)
         task, place = visit.now.task, visit.now.position + 1
-        heading = words["practice"] if visit.now.practice else words["trial"].format(place=place, count=count)
+        heading = words["practice"] if visit.now.practice else fill(words["trial"], place=place, count=count)
         done = sum(not each.practice for each in visit.plan[: visit.number])
         view |= {"trial": visit.trial, "heading": heading, "done": done, "count": count}
         view |= {"task": task.prompt or task.goal, "own": bool(task.goal)}
@@ -78,8 +87,8 @@ def clock_view(visit: Visit) -> View:
     }
 
 
-def blind_grid(session: Session) -> View | None:
-    """See `app.views.grid_view`."""
+def blind_grid(session: Session, not_made: str) -> View | None:
+    """See `app.views.grid_view`. not_made: what to say in place of why a picture is not there."""
     grid = session.grid
     if grid is None:
         return None
@@ -97,7 +106,7 @@ def blind_grid(session: Session) -> View | None:
                 "ready": bool(tile.name),
                 "step": _part(tile.step, tile.steps),
                 "steps": PARTS,
-                "problem": tile.problem and "—",
+                "problem": tile.problem and not_made,
                 "kept": tile.kept,
                 "how": "",
             }
@@ -106,8 +115,8 @@ def blind_grid(session: Session) -> View | None:
     }
 
 
-def blind_stage(session: Session) -> View | None:
-    """See `app.views.stage_view`."""
+def blind_stage(session: Session, not_finished: str) -> View | None:
+    """See `app.views.stage_view`. not_finished: what to say in place of why it was stopped."""
     stage = session.stage
     if stage is None:
         return None
@@ -123,7 +132,7 @@ def blind_stage(session: Session) -> View | None:
         "picture": final or (stage.sketch if stage.state == "running" else ""),
         "tags": ["", ""],
         "percent": 100 * _part(stage.percent, 100) // PARTS,
-        "message": "",
+        "message": not_finished if stage.state == "stopped" else "",
         "likeness": {"words": "", "detail": ""},
         "facts": [],
         "link": {},

@@ -231,10 +231,10 @@ class Visit:
         keeps_words = bool(self.now.task.goal) and self.who.free_text
         self._write(events.Satisfied(stage.tile.seed, stage.job.prompt if keeps_words else ""), wish)
         if self.lab.study.keep_pictures and not self.now.practice:
-            picture = self.session.shelf.path(stage.name).read_bytes()
             try:
+                picture = self.session.shelf.path(stage.name).read_bytes()
                 keep_picture(self.lab.log, self.who.participant, self.trial, picture)
-            except OSError:
+            except (OSError, RequestError):  # the trial has ended all the same, and the log has it
                 log.exception("A picture could not be kept beside %s", self.lab.log)
         self._end("satisfied", stage.name)
 

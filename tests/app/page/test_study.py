@@ -50,11 +50,11 @@ class Running:
 
 
 @contextmanager
-def running(served: Served, study: Study, folder: Path) -> Iterator[Running]:
+def running(served: Served, study: Study, folder: Path, **options: Any) -> Iterator[Running]:
     log = str(folder / "log.sqlite")
     writer = Writer(open_store(log))
     page = build_study_page(served.worker, folder, study, writer, log, GRACE_S)
-    yield Running(launch_page(page, "127.0.0.1", free_port()), log, page)
+    yield Running(launch_page(page, "127.0.0.1", free_port(), **options), log, page)
     page.close()
     writer.close()
 

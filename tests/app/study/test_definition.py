@@ -5,6 +5,7 @@ from pathlib import Path
 import pytest
 
 from app.study.definition import EXAMPLE, StudyError, read_study
+from app.study.labels import LABELS, faults_of
 
 
 def faults(tmp_path: Path, text: str) -> dict[int, str]:
@@ -72,6 +73,15 @@ def test_errors_of_syntax_do_not_hide_the_others(tmp_path: Path) -> None:
     assert sorted(faults(tmp_path, text)) == lines
 
 
+def test_what_a_line_that_cannot_be_read_leaves_behind_is_no_fault_of_its_own(tmp_path: Path) -> None:
+    text, lines = edited(
+        ('title = "Making', "title = Making"), ("retention_days = 180", "retention_days = 0")
+    )
+    assert sorted(faults(tmp_path, text)) == lines
+    text, lines = edited(("[[ratings]]", "[[ratings]"))
+    assert sorted(faults(tmp_path, text)) == lines
+
+
 def test_a_string_that_never_ends_is_one_fault(tmp_path: Path) -> None:
     assert len(faults(tmp_path, 'title = """\nno end\n')) == 1
 
@@ -88,6 +98,8 @@ def test_a_string_that_never_ends_is_one_fault(tmp_path: Path) -> None:
         ('quality = "satisfaction"\n', "", "'analysis.quality' is missing"),
         ("keep_pictures = false", "keep_pictures = 0", "true or false"),
         ('choices = ["never before", ', 'choices = [3, "never before", ', "list of text"),
+        ('choices = ["never before", ', 'choices = ["every day", ', "twice among the choices"),
+        ("margin = 0.5", "margin = 6", "less than 6"),
     ],
 )
 def test_what_makes_no_sense_is_said(tmp_path: Path, old: str, new: str, words: str) -> None:
@@ -108,3 +120,50 @@ def test_wholly_other_files(tmp_path: Path) -> None:
 def test_a_key_inside_a_text_is_not_taken_for_its_line(tmp_path: Path) -> None:
     text, _ = edited(("You will make", "margin = 3\nYou will make"), ("margin = 0.5", "margin = 50"))
     assert sorted(faults(tmp_path, text)) == [text.split("\n").index("margin = 50") + 1]
+
+
+def test_words_of_ones_own_stand_in_place_of_the_studys(tmp_path: Path) -> None:
+    path = tmp_path / "study.toml"
+    text = EXAMPLE.read_text(encoding="utf-8")
+    path.write_text(f'language = "de-AT"\n{text}\n[words]\nstart = "Los"\n', encoding="utf-8")
+    labels = read_study(path).labels
+    assert labels == {**LABELS["de"], "start": "Los"}
+
+
+def test_all_languages_have_the_same_words_with_the_same_places() -> None:
+    for words in LABELS.values():
+        assert words.keys() == LABELS["en"].keys()
+        assert not list(faults_of("en", words))
+
+
+def test_another_language_needs_all_words(tmp_path: Path) -> None:
+    whole = "".join(f"{name} = {text!r}\n" for name, text in LABELS["de"].items())
+    text = f'language = "nl"\n{EXAMPLE.read_text(encoding="utf-8")}\n[words]\n{whole}'
+    path = tmp_path / "study.toml"
+    path.write_text(text, encoding="utf-8")
+    assert read_study(path).labels == LABELS["de"]
+    short = text.replace(f"start = {LABELS['de']['start']!r}\n", "")
+    assert "Missing: start." in faults(tmp_path, short)[1]
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        ('strat = "Go"', "Did you mean start?"),
+        ('start = ""', "not empty"),
+        ("start = 3", "must be text"),
+        ('trial = "Picture {place}"', "{count} and {place}"),
+        ('start = "Go {now}"', "nothing in braces"),
+    ],
+)
+def test_words_that_cannot_be_used_are_told_with_their_line(tmp_path: Path, words: str, said: str) -> None:
+    text = f"{EXAMPLE.read_text(encoding='utf-8')}\n[words]\n{words}\n"
+    assert said in faults(tmp_path, text)[text.count("\n")]
+    wrong = text.replace(f"[words]\n{words}\n", "").replace("title =", "words = 3\ntitle =", 1)
+    assert "must be a table" in " ".join(faults(tmp_path, wrong).values())
+
+
+def test_a_language_is_a_tag(tmp_path: Path) -> None:
+    assert "de or fr-CA" in " ".join(
+        faults(tmp_path, edited(("title =", 'language = "de_AT"\ntitle ='))[0]).values()
+    )

@@ -10,7 +10,7 @@ import pytest
 from lifelines.datasets import load_waltons
 from scipy import stats
 
-from app.study import analysis, events
+from app.study import analysis, events, report
 from app.study.__main__ import main
 from app.study.analysis import holm, mean_interval, rank_biserial, time_ratio
 from app.study.definition import EXAMPLE, Study, read_study
@@ -128,7 +128,7 @@ def test_waltons_flies() -> None:
     )
     assert analysis.survival(table.assign(condition="all"), "all")[1] == 56
     found = analysis.hazard_ratio(table, "miR-137", "control", 0.95)
-    assert found and found[0].low > 1 and found[1] < 1e-6
+    assert found[0].low > 1 and found[1] < 1e-6
 
 
 def test_holm_by_hand() -> None:
@@ -164,7 +164,8 @@ def test_give_ups_count_with_the_cap_and_are_censored() -> None:
     table.loc[table["condition"] == "a", "outcome"] = "gave_up"
     assert (analysis.counted_seconds(table)[:10] == 1000).all()
     assert analysis.survival(table, "a")[1] == math.inf
-    assert analysis.hazard_ratio(table, "a", "b", 0.95) is None
+    with pytest.raises(analysis.LeftOut, match="fewer than two"):
+        analysis.hazard_ratio(table, "a", "b", 0.95)
 
 
 def test_power_is_that_of_statsmodels_and_of_simulation() -> None:
@@ -251,6 +252,8 @@ def test_the_report_command_end_to_end(study: Study, study_file: Path, tmp_path:
         "http://purl", ""
     ).replace("http://creative", "")
     assert "trials of participants who did not finish<td>2" in page
+    assert f"With <b>quick</b> a picture took <b>{math.exp(d.mean()):.2f}</b> times as long as" in page
+    assert "was no worse by 0.5 of its points is" in page and '<td>2\n<td class="words">ddim' in page
     assert "Simulated" not in page
     table = pd.read_parquet(tmp_path / "out" / "trials.parquet")
     assert len(table) == len(pd.read_csv(tmp_path / "out" / "trials.csv")) == 15
@@ -266,6 +269,49 @@ def test_the_report_warns_of_few_and_labels_the_simulated(study: Study, tmp_path
     assert any("asks for 4" in words for words in found.warnings)
     with pytest.raises(ReportError, match="no trial"):
         find(study, clean([]))
+
+
+def test_each_thing_is_said_once(study: Study, tmp_path: Path) -> None:
+    store = open_store(str(tmp_path / "log"))
+    timeline(study, store, {"full": 20.0, "quick": 15.0})
+    (few, left_out) = find(study, clean([*store.lines(), "{"]))[0].warnings[::2]
+    assert "4 participants, and 1 was analysed" in few
+    parts = "the ratio of times, the difference in “satisfaction” and the odds ratio of “satisfaction”"
+    assert f"at least two participants with both conditions: {parts}, with quick against full." in left_out
+    timeline(study, store, {"full": 20.0, "quick": 15.0})
+    warnings = find(study, clean(store.lines()))[0].warnings
+    assert len(warnings) == len(set(warnings)) == 4
+    same = [words for words in warnings if "every answer was the same" in words]
+    assert same and same[0].endswith(": the odds ratio of “satisfaction”, with quick against full.")
+
+
+def test_what_is_left_out_is_told_by_reason_and_what_has_the_same_conditions_together() -> None:
+    left_out = [
+        analysis.LeftOut(what, of, "full", why)
+        for what, of, why in (
+            ("the ratio", "a", "x"), ("the ratio", "b", "x"), ("the odds", "a", "x"), ("the odds", "b", "x"),
+            ("the hazard", "b", "x"), ("the hazard", "a", "y"),
+        )
+    ]  # fmt: skip
+    assert list(report._left_out(left_out)) == [
+        "Left out, since x: the ratio and the odds, with a and b against full; "
+        "the hazard, with b against full.",
+        "Left out, since y: the hazard, with a against full.",
+    ]
+
+
+def test_the_report_says_what_made_the_pictures_and_that_it_changed(study: Study, tmp_path: Path) -> None:
+    store = open_store(str(tmp_path / "log"))
+    for _ in range(2):
+        timeline(study, store, {"full": 20.0, "quick": 15.0})
+    found = find(study, clean(store.lines()))[0]
+    assert (found.models, found.revisions, found.devices) == (["tiny"], [], ["cpu"])
+    moved = [line.replace('"device":"cpu"', '"device":"cuda"') for line in store.lines()][-12:]
+    changed = find(study, clean([*list(store.lines())[:-12], *moved]))[0]
+    assert changed.devices == ["cpu", "cuda"]
+    assert [words for words in changed.warnings if words not in found.warnings] == [
+        "The model or its device changed during the study, and with it, how long pictures take."
+    ]
 
 
 def test_commands_delete_export_and_import(study: Study, tmp_path: Path, capsys) -> None:
@@ -284,7 +330,9 @@ def test_commands_delete_export_and_import(study: Study, tmp_path: Path, capsys)
     main(["prune", log, "--days", "0", "--json"])
     assert json.loads(capsys.readouterr().out)["events"] == 1
     for wrong in (["withdraw", log, other.code], ["report", log, "--out", str(tmp_path / "r")],
-                  ["status", str(tmp_path / "none")], ["export", log, "--out", "x.txt"]):  # fmt: skip
+                  ["status", str(tmp_path / "none")], ["export", log, "--out", "x.txt"],
+                  ["export", log, "--out", str(tmp_path / "e.jsonl" / "x.jsonl")],
+                  ["report", log, "--out", str(tmp_path / "r"), "--level", "95"]):  # fmt: skip
         with pytest.raises(SystemExit) as refused:
             main(wrong)
         assert isinstance(refused.value.code, str) and "Traceback" not in refused.value.code
@@ -338,7 +386,7 @@ def test_remissions_of_leukaemia() -> None:
     )
     assert [analysis.survival(table, each)[1] for each in ("6-MP", "placebo")] == [23, 8]
     found = analysis.hazard_ratio(table, "placebo", "6-MP", 0.95)
-    assert found and math.log(found[0].value) == pytest.approx(1.572, abs=1e-3)
+    assert math.log(found[0].value) == pytest.approx(1.572, abs=1e-3)
 
 
 @pytest.mark.parametrize(

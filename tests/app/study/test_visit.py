@@ -181,6 +181,14 @@ def test_the_worker_never_waits_for_the_log(visit: Visit, monkeypatch: pytest.Mo
     assert kinds(visit)[-3:] == ["queued", "compute_start", "compute_end"]
 
 
+def test_after_the_end_of_the_log_nothing_is_done_and_nobody_waits(visit: Visit) -> None:
+    do(visit, "agree", agree=True)
+    visit.lab.writer.close()
+    before = kinds(visit)
+    do(visit, "give_up")
+    assert visit.phase == "trial" and kinds(visit) == before
+
+
 def test_conditions_that_the_model_cannot_do_are_named(
     worker: Worker, study: Study, monkeypatch: pytest.MonkeyPatch
 ) -> None:
