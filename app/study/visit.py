@@ -123,6 +123,8 @@ class Visit:
                 raise RequestError(self.lab.study.labels["again"])
             if phase != self.phase or (self.phase in ("trial", "rating") and wish.get("trial") != self.trial):
                 return
+            if handlers.is_called_off(self.session, wish):
+                return self.session.tell(self.lab.study.labels["called_off"], "info")
             try:
                 act(self, wish)
             except RequestError as error:
@@ -221,7 +223,7 @@ class Visit:
 
     def _cancel(self, wish: Wish) -> None:
         self._write(events.Cancel(), wish)
-        handlers.cancel(self.session)
+        handlers.cancel(self.session, wish)
 
     def _satisfied(self, wish: Wish) -> None:
         stage = self.session.stage

@@ -106,6 +106,18 @@ def test_full_step_pictures_are_finals_and_nothing_is_refined(visit: Visit) -> N
     assert "refine" not in trial and trial.count("submit") == 1
 
 
+def test_a_cancel_that_overtakes_a_wish_calls_it_off(visit: Visit) -> None:
+    through(visit, "quick")
+    do(visit, "cancel", calls=["1-1"])
+    do(visit, "preview", prompt="a lake", call="1-1")
+    assert visit.session.grid is None
+    assert visit.session.notices[-1]["text"] == visit.lab.study.labels["called_off"]
+    submitted = [event for event in read_log(visit.lab.log).events if event.trial == visit.trial]
+    assert [event.kind for event in submitted] == ["trial_start", "cancel"]
+    do(visit, "preview", prompt="a lake", call="1-2")
+    assert visit.session.grid
+
+
 def test_junk_is_refused_or_told_and_changes_nothing(visit: Visit) -> None:
     do(visit, "agree")
     do(visit, "agree", agree="yes")
