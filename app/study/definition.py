@@ -182,7 +182,7 @@ def read_study(path: Path) -> Study:
 def _follows(problem: _Problem, line: str) -> bool:
     """Whether what is missing only is so because this line could not be read."""
     key = KEY.match(line)
-    return bool(key) and problem.missing.rpartition(".")[2] == key[1]
+    return key is not None and problem.missing.rpartition(".")[2] == key[1]
 
 
 def _build(cls: type, values: Mapping[str, Any], where: str, problems: list[_Problem]) -> Any:
