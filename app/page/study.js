@@ -163,14 +163,13 @@ function showTrial(view) {
   const stage = makeStage(ask, () => {}, report, {
     refining: (percent) => fill("finishing", { percent }),
     done: () => words.finished,
-    made: () => words.pictures,
+    made: (_, prompt) => prompt,
   });
   for (const node of stage.node.querySelectorAll(NOT_SHOWN)) node.hidden = true;
   stage.node.querySelector(".stage-hint").textContent = words.large;
   stage.node.querySelector(".cancel").textContent = words.cancel;
   stage.node.querySelector(".progress").setAttribute("aria-label", fill("finishing", { percent: "" }));
   stage.node.removeAttribute("aria-labelledby"); // its heading is not shown
-  stage.node.setAttribute("aria-label", words.large);
   form.addEventListener("submit", (event) => {
     event.preventDefault();
     if (view.own && !prompt.value.trim()) return toast(words.say);
@@ -200,7 +199,7 @@ function gridWords() {
   const name = (position) => fill("picture", { place: position });
   return {
     title: words.pictures, empty: words.none, asking: words.coming, coming: words.coming, pick: words.choose,
-    there: (_, count) => fill("there", { count }), reroll: words.others, others: words.others_beside,
+    there: (_, count) => (count === 1 ? words.there_one : fill("there", { count })), reroll: words.others, others: words.others_beside,
     all: words.all_others, cancel: words.cancel, keep: words.keep, kept: words.kept, vary: "", refine: words.open,
     tile: name, missing: words.missing, made: (_, position, prompt) => `${name(position)}: ${prompt}`,
   };
@@ -210,6 +209,8 @@ function showPictures() {
   parts.grid.render(now.grid, now.stage);
   parts.stage.render(now.stage);
   for (const node of screen.querySelectorAll(".vary")) node.hidden = true;
+  if (now.stage) parts.stage.node.removeAttribute("aria-label");
+  else parts.stage.node.setAttribute("aria-label", words.large);
   const done = now.stage?.state === "done";
   parts.satisfied.disabled = !done;
   parts.hint.textContent = !now.grid ? "" : done ? words.keys : now.stage?.message || words.pick_first;

@@ -7,7 +7,7 @@ import math
 from typing import Any
 
 from app.backend import Backend
-from app.session import Session
+from app.session import Session, Tile
 from app.study.definition import Study
 from app.study.labels import fill
 from app.study.visit import Visit, Visits, questions_of
@@ -102,7 +102,7 @@ def blind_grid(session: Session, not_made: str) -> View | None:
             {
                 "seed": tile.seed,
                 "label": "",
-                "picture": picture_address(session.shelf, tile.name) if tile.name else tile.sketch,
+                "picture": _picture(session, tile),
                 "ready": bool(tile.name),
                 "step": _part(tile.step, tile.steps),
                 "steps": PARTS,
@@ -138,6 +138,13 @@ def blind_stage(session: Session, not_finished: str) -> View | None:
         "link": {},
         "file": "",
     }
+
+
+def _picture(session: Session, tile: Tile) -> str:
+    """The address of the picture, or of a sketch of it; a sketch of what is not made would hide the words."""
+    if tile.name:
+        return picture_address(session.shelf, tile.name)
+    return "" if tile.problem else tile.sketch
 
 
 def _part(step: int, steps: int) -> int:

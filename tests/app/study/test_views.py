@@ -84,7 +84,7 @@ def test_what_the_app_says_in_its_own_words_is_said_in_the_studys(
     assert (stage["state"], stage["message"]) == ("stopped", labels["not_finished"])
     do(visit, "reroll")
     grid = study_views(visits, worker, visit.session)["grid"]
-    assert [each["problem"] for each in grid["tiles"]] == [labels["not_made"]] * 2
+    assert [(each["problem"], each["picture"]) for each in grid["tiles"]] == [(labels["not_made"], "")] * 2
 
 
 def test_a_chosen_picture_that_cannot_be_kept_ends_the_trial_all_the_same(join: Join) -> None:
