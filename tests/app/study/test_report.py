@@ -253,7 +253,7 @@ def test_the_report_command_end_to_end(study: Study, study_file: Path, tmp_path:
     ).replace("http://creative", "")
     assert "trials of participants who did not finish<td>2" in page
     assert f"With <b>quick</b> a picture took <b>{math.exp(d.mean()):.2f}</b> times as long as" in page
-    assert "was no worse by 0.5 of its points is" in page and '<td>2\n<td class="words">ddim' in page
+    assert "was no worse by 0.5 of its points is" in page and '<td>2<td class="words">ddim' in page
     assert "Simulated" not in page
     table = pd.read_parquet(tmp_path / "out" / "trials.parquet")
     assert len(table) == len(pd.read_csv(tmp_path / "out" / "trials.csv")) == 15
