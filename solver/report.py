@@ -331,7 +331,8 @@ def write_page(
             "## What each part is worth",
             "Variants that differ in one part, trained alike and for about the same time, much shorter than "
             "the solver above, and compared in one run with all training-free solvers, on "
-            f"{ablation[-1]['pairs']} held-out pairs:",
+            f"{ablation[-1]['pairs']} held-out pairs. (Of order 1, weights that sum to one leave nothing to "
+            "learn: that is `ddim`.)",
             f"```\n{ablated}\n```" if ablated else "",
             ablation_table(ablation),
         ]

@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from matplotlib.figure import Figure
+from matplotlib.ticker import NullFormatter
 
 from app.load.figures import Row
 from app.scheduling import POLICIES
@@ -32,13 +33,17 @@ def draw_rows(rows: Sequence[Row], path: Path) -> None:
                 if values.get(load) is not None
             ]
             heights = [scale * values[load] for load in loads if values.get(load) is not None]
-            axes.bar(places, heights, 0.75 / len(policies), label=policy, color=COLOURS[i % len(COLOURS)])
+            colour = COLOURS[i % len(COLOURS)]
+            bars = axes.bar(places, heights, 0.75 / len(policies), label=policy, color=colour)
+            axes.bar_label(bars, fmt="{:.3g}", fontsize=8, padding=2)
         axes.set_xticks(range(len(loads)), [f"{load:.0%} busy" for load in loads])
         axes.set_title(title, loc="left", fontsize=11)
         axes.set_ylabel(unit)
         axes.spines[["top", "right"]].set_visible(False)
         if unit == "s" and any(getattr(row, name) for row in rows):
             axes.set_yscale("log")
+            axes.yaxis.set_major_formatter("{x:g}")
+            axes.yaxis.set_minor_formatter(NullFormatter())
     figure.axes[0].legend(frameon=False, fontsize=8)
     path.parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(path, dpi=110)
