@@ -147,10 +147,14 @@ def simulate(options: argparse.Namespace) -> dict[str, Any]:
 
 def participants(options: argparse.Namespace) -> dict[str, Any]:
     """Let programs take part through the running app, and report how long they took. No person takes part."""
-    from app.study.participants import run
+    from app.study.participants import MOST_UNSAID, run
 
     if options.prompts < 1 or options.participants < 1 or options.look < 0:
         raise CommandError("--participants and --prompts take numbers from 1, and --look from 0.")
+    if not 0 <= options.unsaid <= MOST_UNSAID:
+        raise CommandError(
+            f"--unsaid takes 0 to {MOST_UNSAID}; a scene has no more that a prompt leaves open."
+        )
     try:
         return run(options)
     except ValueError as error:
@@ -238,6 +242,9 @@ def _parser() -> argparse.ArgumentParser:
     made.add_argument("--participants", type=int, default=10, metavar="N", help="(%(default)s)")
     made.add_argument("--prompts", type=int, default=10, metavar="N", help="for each (%(default)s)")
     made.add_argument("--look", type=float, default=0.4, metavar="S", help="per picture (%(default)s)")
+    made.add_argument(
+        "--unsaid", type=int, default=0, metavar="N", help="things wanted that no prompt says (%(default)s)"
+    )
     made.add_argument("--out", type=Path, required=True, metavar="DIR", help="for log and report")
     return parser
 

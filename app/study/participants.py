@@ -1,8 +1,8 @@
 """Simulated participants: programs that use the running app as a person might. No person takes part.
 
 They look at one picture after the other for a stated time, accept one when the judging reader finds all that
-the prompt asked for, and else ask for others. Each makes every prompt's picture in all conditions, from the
-same seeds. Their log is labelled as simulated, and so is its report.
+the prompt asked for, and perhaps things that it left open, and else ask for others. Each makes every prompt's
+picture in all conditions, from the same seeds. Their log is labelled as simulated, and so is its report.
 """
 
 import argparse
@@ -12,7 +12,8 @@ import secrets
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import wait
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -52,6 +53,7 @@ from app.study.outcomes import trial_table
 from app.study.reading import read_log
 from app.study.report import write_report
 from app.study.store import Store, closing, open_store
+from checkpoints.recipe.scenes import sample_scene
 from solver.measures import faithfulness, load_judge
 
 PROMPTS = Path(__file__).parents[2] / "checkpoints/landscapes/prompts/test.jsonl"
@@ -69,7 +71,8 @@ CONDITIONS = (
     Condition("consistency", "preview"),
     Condition("speculative", "preview", speculate=True),
 )
-QUALITY = Rating("quality", "Share of the prompt's words that are in the picture", "none", "all", 11)
+QUALITY = Rating("quality", "Share of what was wanted that is in the picture", "none", "all", 11)
+MOST_UNSAID = 11
 
 Faithful = Callable[[Path, Mapping[str, str]], float]
 """How much of what a prompt names a picture has, in [0, 1]."""
@@ -77,7 +80,7 @@ Faithful = Callable[[Path, Mapping[str, str]], float]
 
 @dataclass(frozen=True)
 class Goal:
-    """A prompt and what it names, attribute -> value."""
+    """A prompt, and what its picture is to show, attribute -> value: what it names, and maybe more."""
 
     prompt: str
     attributes: Mapping[str, str]
@@ -271,17 +274,38 @@ def make_study(
         analysis=Analysis("full", "consistency", QUALITY.id, 0.5),
         time_cap_s=TIME_CAP_S,
     )
-    return replace(study, digest="simulated-" + hashlib.sha256(f"{study} {look_s}".encode()).hexdigest()[:8])
+    mark = hashlib.sha256(f"{study} {[*goals.items()]} {look_s}".encode())
+    return replace(study, digest="simulated-" + mark.hexdigest()[:8])
 
 
-def read_goals(count: int, path: Path = PROMPTS) -> dict[str, Goal]:
+def read_goals(count: int, unsaid: int = 0, path: Path = PROMPTS) -> dict[str, Goal]:
     """The first prompts that name two to four things, by names of their own.
 
     Rarely does a picture have all of a longer list, and one thing is found in nearly every picture.
+
+    Args:
+        unsaid: how many things more are wanted of a picture than its prompt says, 0 to MOST_UNSAID.
     """
     rows = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
-    fit = [row for row in rows if 2 <= len(row["attributes"]) <= 4]
-    return {f"prompt-{n}": Goal(row["prompt"], row["attributes"]) for n, row in enumerate(fit[:count])}
+    fit = [(row["prompt"], row["attributes"]) for row in rows if 2 <= len(row["attributes"]) <= 4]
+    return {
+        f"prompt-{n}": Goal(prompt, named | _unsaid(prompt, named, unsaid))
+        for n, (prompt, named) in enumerate(fit[:count])
+    }
+
+
+def _unsaid(prompt: str, named: Mapping[str, str], count: int) -> dict[str, str]:
+    """So many attributes that the prompt leaves open, as they are in a scene that has all that it names.
+
+    The scene is drawn as those are that the model learned from; so what is usual is wanted more often.
+    """
+    if not count:
+        return {}
+    rng = np.random.default_rng(int.from_bytes(hashlib.sha256(prompt.encode()).digest()[:8]))
+    scenes = map(asdict, iter(partial(sample_scene, rng), None))
+    scene = next(scene for scene in scenes if named.items() <= scene.items())
+    wanted = rng.permutation(sorted(scene.keys() - named.keys()))[:count]
+    return {str(name): scene[name] for name in wanted}
 
 
 def summary(study: Study, log: str, look_s: float) -> dict[str, Any]:
@@ -340,7 +364,7 @@ def run(options: argparse.Namespace) -> dict[str, Any]:
         client = Client(options.url, verbose=False)
     except Exception as error:  # whatever httpx and gradio_client raise
         raise ValueError(f"no app answers at {options.url}: start it with `python app.py`.") from error
-    goals = read_goals(options.prompts)
+    goals = read_goals(options.prompts, options.unsaid)
     study = make_study(goals, look_s=options.look)
     options.out.mkdir(parents=True, exist_ok=True)
     log = str(options.out / "simulated.sqlite")

@@ -19,6 +19,7 @@ from app.study.reading import read_log
 from app.study.report import write_report
 from app.study.store import SqlStore, closing, open_store
 from app.worker import Worker
+from checkpoints.recipe.scenes import ATTRIBUTES
 from tests.app.conftest import Served
 
 SMALL = tuple(replace(each, steps=1, full_steps=2, count=min(each.count, 2)) for each in CONDITIONS)
@@ -120,8 +121,21 @@ def test_goals_name_what_is_asked_for() -> None:
     assert all(2 <= len(goal.attributes) <= 4 and goal.prompt for goal in goals.values())
 
 
+def test_what_is_wanted_beyond_the_prompt_fits_it_and_makes_another_study() -> None:
+    said, more = read_goals(5), read_goals(5, unsaid=2)
+    for name, goal in more.items():
+        assert goal.prompt == said[name].prompt
+        assert said[name].attributes.items() < goal.attributes.items()
+        assert len(goal.attributes) == len(said[name].attributes) + 2
+        assert all(value in ATTRIBUTES[key] for key, value in goal.attributes.items())
+    assert read_goals(5, unsaid=2) == more, "a run that was cut off can go on"
+    assert make_study(said).digest != make_study(more).digest
+
+
 def test_without_an_app_it_says_so(tmp_path: Path) -> None:
     with pytest.raises(SystemExit, match="no app answers"):
         main(["participants", "--url", "http://127.0.0.1:9", "--out", str(tmp_path)])
     with pytest.raises(SystemExit, match="numbers from 1"):
         main(["participants", "--prompts", "0", "--out", str(tmp_path)])
+    with pytest.raises(SystemExit, match="--unsaid takes 0 to 11"):
+        main(["participants", "--unsaid", "12", "--out", str(tmp_path)])
