@@ -71,6 +71,7 @@ class SqlStore:
     """A `Store` in a database that SQLAlchemy knows: `sqlite:///file` or `postgresql+psycopg://…`."""
 
     def __init__(self, url: str) -> None:
+        shown = url.removeprefix("sqlite:///") if url.startswith("sqlite:") else _without_password(url)
         try:
             self._engine = sql.create_engine(url, pool_pre_ping=True)
             self._sqlite = self._engine.dialect.name == "sqlite"
@@ -80,10 +81,24 @@ class SqlStore:
             with self._engine.begin() as connection:
                 if not self._sqlite:  # two processes may be the first
                     connection.execute(sql.text("SELECT pg_advisory_xact_lock(7860)"))
+                self._refuse_others(connection, shown)
                 _TABLES.create_all(connection)
         except (SQLAlchemyError, ImportError) as error:
-            shown = url.removeprefix("sqlite:///") if url.startswith("sqlite:") else _without_password(url)
             raise StoreError(f"the log {shown} can't be opened ({_reason(error)}).") from error
+
+    def _refuse_others(self, connection: sql.Connection, shown: str) -> None:
+        """Raise StoreError for what belongs to another program: its file, or a table of that name.
+
+        A server's database may well hold other tables beside the log's.
+        """
+        found = sql.inspect(connection)
+        names = found.get_table_names()
+        if "events" in names:
+            ours = {column["name"] for column in found.get_columns("events")} == {*_EVENTS.c.keys()}
+        else:
+            ours = not (self._sqlite and names)
+        if not ours:
+            raise StoreError(f"{shown} belongs to another program: it is no log of a study. Choose another.")
 
     def append(self, event: Event) -> None:
         """See `Store`."""

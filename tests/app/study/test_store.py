@@ -1,12 +1,14 @@
 """The log keeps what it was given, whoever is killed, and gives each place to one participant."""
 
 import signal
+import sqlite3
 import subprocess
 import sys
 import time
 from collections import Counter
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
 
@@ -166,3 +168,17 @@ def test_a_log_that_cannot_be_opened_says_so_without_its_password(tmp_path: Path
         open_store(str(tmp_path / "file"))
     with pytest.raises(StoreError, match="can't be made"):
         open_store(str(tmp_path / "file" / "log.sqlite"))
+
+
+@pytest.mark.parametrize("table", ["letters (text)", "events (id, day)"])
+def test_the_database_of_another_program_is_refused_and_left_as_it_is(tmp_path: Path, table: str) -> None:
+    path = tmp_path / "other.sqlite"
+    with closing(sqlite3.connect(path)) as other:
+        other.execute(f"CREATE TABLE {table}")
+        other.commit()
+    before = path.read_bytes()
+    with pytest.raises(StoreError, match=r"other\.sqlite belongs to another program"):
+        open_store(str(path))
+    with closing(sqlite3.connect(path)) as other:
+        assert other.execute("SELECT count(*) FROM sqlite_master WHERE type = 'table'").fetchone() == (1,)
+    assert path.read_bytes()[100:] == before[100:], "the header tells of the journal alone"
