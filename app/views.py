@@ -5,7 +5,7 @@ from typing import Any
 from app.backend import Backend
 from app.job import Job, RequestError
 from app.models import ModelFacts
-from app.session import Session, Shelf, Stage
+from app.session import Session, Shelf, Stage, Tile
 
 View = dict[str, Any]
 
@@ -50,7 +50,7 @@ def grid_view(session: Session) -> View | None:
             {
                 "seed": tile.seed,
                 "label": seed_label(tile.job),
-                "picture": picture_address(session.shelf, tile.name) if tile.name else tile.sketch,
+                "picture": tile_picture(session.shelf, tile),
                 "ready": bool(tile.name),
                 "step": tile.step,
                 "steps": tile.steps,
@@ -132,6 +132,13 @@ def _variation(job: Job) -> str:
     if not job.variation:
         return ""
     return f"noise of seed {job.seed} turned {job.variation.amount:.0%} towards that of {job.variation.seed}"
+
+
+def tile_picture(shelf: Shelf, tile: Tile) -> str:
+    """The address of a preview, or of a sketch of it; a sketch of what is not made would hide the words."""
+    if tile.name:
+        return picture_address(shelf, tile.name)
+    return "" if tile.problem else tile.sketch
 
 
 def picture_address(shelf: Shelf, name: str, small: bool = False) -> str:

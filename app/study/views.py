@@ -7,11 +7,11 @@ import math
 from typing import Any
 
 from app.backend import Backend
-from app.session import Session, Tile
+from app.session import Session
 from app.study.definition import Study
 from app.study.labels import fill
 from app.study.visit import Visit, Visits, questions_of
-from app.views import View, picture_address, status_view
+from app.views import View, picture_address, status_view, tile_picture
 
 # How far a picture is, is told in so many parts; the number of its steps could be read off finer ones.
 PARTS = 4
@@ -102,7 +102,7 @@ def blind_grid(session: Session, not_made: str) -> View | None:
             {
                 "seed": tile.seed,
                 "label": "",
-                "picture": _picture(session, tile),
+                "picture": tile_picture(session.shelf, tile),
                 "ready": bool(tile.name),
                 "step": _part(tile.step, tile.steps),
                 "steps": PARTS,
@@ -138,13 +138,6 @@ def blind_stage(session: Session, not_finished: str) -> View | None:
         "link": {},
         "file": "",
     }
-
-
-def _picture(session: Session, tile: Tile) -> str:
-    """The address of the picture, or of a sketch of it; a sketch of what is not made would hide the words."""
-    if tile.name:
-        return picture_address(session.shelf, tile.name)
-    return "" if tile.problem else tile.sketch
 
 
 def _part(step: int, steps: int) -> int:

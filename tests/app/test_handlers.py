@@ -319,7 +319,8 @@ def test_refining_and_previews_can_be_cancelled(studio: Studio, new_session: New
     assert stopped["preview"] == grid["tiles"][0]["picture"]
     handlers.preview(studio, session, replace(FORM, steps=100))
     handlers.cancel(session)
-    assert {tile["problem"] for tile in settled_grid(session)["tiles"]} == {"Cancelled."}
+    tiles = settled_grid(session)["tiles"]
+    assert {(tile["problem"], tile["picture"]) for tile in tiles} == {("Cancelled.", "")}
 
 
 def test_a_pick_from_a_deleted_grid_brings_it_back_with_all_its_finals(
