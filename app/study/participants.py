@@ -53,7 +53,7 @@ from app.study.outcomes import trial_table
 from app.study.reading import read_log
 from app.study.report import write_report
 from app.study.store import Store, closing, open_store
-from checkpoints.recipe.scenes import sample_scene
+from checkpoints.recipe.scenes import ATTRIBUTES, sample_scene
 from solver.measures import faithfulness, load_judge
 
 PROMPTS = Path(__file__).parents[2] / "checkpoints/landscapes/prompts/test.jsonl"
@@ -72,7 +72,9 @@ CONDITIONS = (
     Condition("speculative", "preview", speculate=True),
 )
 QUALITY = Rating("quality", "Share of what was wanted that is in the picture", "none", "all", 11)
-MOST_UNSAID = 11
+# Prompts that name so many things are taken.
+NAMED = range(2, 5)
+MOST_UNSAID = len(ATTRIBUTES) - NAMED[-1]
 
 Faithful = Callable[[Path, Mapping[str, str]], float]
 """How much of what a prompt names a picture has, in [0, 1]."""
@@ -287,7 +289,7 @@ def read_goals(count: int, unsaid: int = 0, path: Path = PROMPTS) -> dict[str, G
         unsaid: how many things more are wanted of a picture than its prompt says, 0 to MOST_UNSAID.
     """
     rows = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
-    fit = [(row["prompt"], row["attributes"]) for row in rows if 2 <= len(row["attributes"]) <= 4]
+    fit = [(row["prompt"], row["attributes"]) for row in rows if len(row["attributes"]) in NAMED]
     return {
         f"prompt-{n}": Goal(prompt, named | _unsaid(prompt, named, unsaid))
         for n, (prompt, named) in enumerate(fit[:count])
