@@ -145,14 +145,23 @@ def mean_interval(values: np.ndarray, level: float) -> Interval:
     return Interval(mean, mean - float(half), mean + float(half))
 
 
+def differences(what: str, means: pd.DataFrame, of: str, over: str) -> np.ndarray:
+    """Each participant's mean with `of` less that with `over`, for those who have both.
+
+    means: participants × conditions. what: the comparison, in words. Raises LeftOut for fewer than two.
+    """
+    found = (means[of] - means[over]).dropna().to_numpy() if {of, over} <= {*means} else np.empty(0)
+    if len(found) < 2:
+        raise LeftOut(what, of, over, TOO_FEW)
+    return found
+
+
 def time_ratio(table: pd.DataFrame, of: str, over: str, level: float = 0.95, full: bool = True) -> Ratio:
     """Time with `of` ÷ time with `over`; with `full` also by the mixed model and the bootstrap.
 
     Raises LeftOut where fewer than two participants have both.
     """
-    means = log_means(table)
-    if of not in means or over not in means or len(d := (means[of] - means[over]).dropna().to_numpy()) < 2:
-        raise LeftOut("the ratio of times", of, over, TOO_FEW)
+    d = differences("the ratio of times", log_means(table), of, over)
     spread = float(np.std(d, ddof=1))
     p = float(stats.ttest_1samp(d, 0).pvalue) if spread > 0 else math.nan
     none = Interval(math.nan, math.nan, math.nan)
@@ -217,8 +226,7 @@ def rating_change(
     column = f"rating_{question}"
     rated = table[["participant", "condition", column]].dropna()
     means = rated.groupby(["participant", "condition"])[column].mean().unstack()
-    if of not in means or over not in means or len(d := (means[of] - means[over]).dropna().to_numpy()) < 2:
-        raise LeftOut(f"the difference in “{question}”", of, over, TOO_FEW)
+    d = differences(f"the difference in “{question}”", means, of, over)
     mean = mean_interval(d, level)
     spread = float(np.std(d, ddof=1))
     worse = (float(np.mean(d)) + margin) / (spread / math.sqrt(len(d))) if spread > 0 else math.nan
