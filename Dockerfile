@@ -27,5 +27,5 @@ ENV DIFFUSION_PREVIEW_HOST=0.0.0.0 DIFFUSION_PREVIEW_PORT=7860 DIFFUSION_PREVIEW
 VOLUME /data
 EXPOSE 7860
 HEALTHCHECK --interval=30s --timeout=5s --start-period=120s --retries=3 \
-    CMD ["python", "-m", "app.operations.healthy"]
+    CMD ["python", "-m", "app.server.healthy"]
 CMD ["python", "app.py"]

@@ -34,7 +34,7 @@ types: $(VENV)/.ready-dev
 audit: $(BIN)/python
 	@test -x $(VENV)-audit/bin/pip-audit || { $(BIN)/python -m venv $(VENV)-audit && \
 	    $(VENV)-audit/bin/python -m pip install --quiet pip-audit==2.10.1; }
-	@$(BIN)/python scripts/audit.py $(VENV)-audit/bin/pip-audit $(ARGS)
+	@$(BIN)/python tools/audit.py $(VENV)-audit/bin/pip-audit $(ARGS)
 
 hadolint: $(BIN)/python
 	@test -x $(VENV)-hadolint/bin/hadolint || { $(BIN)/python -m venv $(VENV)-hadolint && \

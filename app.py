@@ -6,11 +6,11 @@ import sys
 from functools import partial
 from pathlib import Path
 
-from app import auth
 from app.catalogue import is_local
-from app.operations.logs import start_logging
-from app.settings import Settings, describe, read
-from app.study.definition import read_study
+from app.server import auth
+from app.server.logs import start_logging
+from app.server.settings import Settings, describe, read
+from app.study.plan.definition import read_study
 
 
 def prepare_environment(
@@ -87,9 +87,9 @@ def main() -> int:
     from app.backends import loads_beside, start
     from app.backends.loading import Loading
     from app.models import Choice, ModelError
-    from app.operations import service
+    from app.page.layout import launch_page
+    from app.server import service
     from app.study import service as study_service
-    from app.ui import launch_page
 
     options = {}
     if settings.backend == "ray":

@@ -18,8 +18,8 @@ from solver.classical import probed_plan
 from solver.grids import TimeGrid
 from solver.multistep import dpm_solver_2m, transport, variable_adams_bashforth
 from solver.plan import Plan
-from solver.rollout import Tables, multistep_tables, timestep
 from solver.schedule import NoiseSchedule
+from solver.training.rollout import Tables, multistep_tables, timestep
 
 # Where the untrained policy starts: the classical solver, and what its rows combine.
 STARTS = {

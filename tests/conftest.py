@@ -1,45 +1,27 @@
-"""A tiny model with random weights, in the layout and with the shapes of the real one."""
+"""A worker and a served page with the tiny model."""
 
-import json
 import os
+from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("GRADIO_ANALYTICS_ENABLED", "False")
 
-WORDS = [
-    "a",
-    "the",
-    "at",
-    "on",
-    "in",
-    "with",
-    "and",
-    "by",
-    "of",
-    "under",
-    "snowy",
-    "rocky",
-    "quiet",
-    "wide",
-    "mountains",
-    "mountain",
-    "hills",
-    "lake",
-    "sea",
-    "sunset",
-    "night",
-    "dawn",
-    "cabin",
-    "firs",
-    "boat",
-    "moon",
-    "stars",
-    "desert",
-]
+from app.jobs.job import Job
+from app.models import ImageModel, load
+from app.worker import Worker
+from app.worker.costs import Costs
+from tests.tiny_landscapes import build_tiny_model
+
+# A tab that is away for so long is taken as closed: long enough for a refresh on a busy machine.
+GRACE_S = 8.0
+# What ticks of the tiny model cost. Measured by each worker, a busy moment would decide how all its tests go.
+COSTS = Costs((1, 2, 4, 8, 16), (0.004, 0.005, 0.007, 0.010, 0.017), decode_s=0.003, encode_s=0.002)
 
 
 @pytest.fixture(scope="session")
@@ -48,76 +30,68 @@ def tiny_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return build_tiny_model(tmp_path_factory.mktemp("models") / "tiny")
 
 
-def build_tiny_model(folder: Path) -> Path:
-    import torch
-    from diffusers import AutoencoderKL, DDIMScheduler, UNet2DConditionModel
-    from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors
-    from transformers import CLIPTextConfig, CLIPTextModel, PreTrainedTokenizerFast
+@pytest.fixture(scope="session")
+def model(tiny_folder: Path) -> ImageModel:
+    return load(tiny_folder, torch.device("cpu"))
 
-    torch.manual_seed(0)
-    special = ["[pad]", "[start]", "[end]", "[unk]"]
-    words = Tokenizer(models.WordLevel({w: i for i, w in enumerate(special + WORDS)}, unk_token="[unk]"))
-    words.normalizer = normalizers.Lowercase()
-    words.pre_tokenizer = pre_tokenizers.Whitespace()
-    words.post_processor = processors.TemplateProcessing(
-        single="[start] $A [end]", special_tokens=[("[start]", 1), ("[end]", 2)]
-    )
-    tokenizer = PreTrainedTokenizerFast(
-        tokenizer_object=words,
-        pad_token="[pad]",
-        bos_token="[start]",
-        eos_token="[end]",
-        unk_token="[unk]",
-        model_max_length=24,
-    )
-    text_encoder = CLIPTextModel(
-        CLIPTextConfig(
-            vocab_size=len(special + WORDS),
-            hidden_size=32,
-            intermediate_size=32,
-            num_hidden_layers=1,
-            num_attention_heads=2,
-            max_position_embeddings=24,
-            pad_token_id=0,
-            bos_token_id=1,
-            eos_token_id=2,
-        )
-    )
-    unet = UNet2DConditionModel(
-        sample_size=8,
-        in_channels=4,
-        out_channels=4,
-        layers_per_block=1,
-        block_out_channels=(32, 32),
-        norm_num_groups=8,
-        down_block_types=("DownBlock2D", "CrossAttnDownBlock2D"),
-        up_block_types=("CrossAttnUpBlock2D", "UpBlock2D"),
-        cross_attention_dim=32,
-        attention_head_dim=8,
-    )
-    blocks = 4
-    vae = AutoencoderKL(
-        down_block_types=("DownEncoderBlock2D",) * blocks,
-        up_block_types=("UpDecoderBlock2D",) * blocks,
-        block_out_channels=(8,) * blocks,
-        layers_per_block=1,
-        latent_channels=4,
-        norm_num_groups=4,
-    )
-    scheduler = DDIMScheduler(
-        beta_start=0.00085, beta_end=0.012, beta_schedule="scaled_linear", clip_sample=False, steps_offset=1
-    )
-    parts: dict[str, Any] = {
-        "unet": unet,
-        "vae": vae,
-        "text_encoder": text_encoder,
-        "tokenizer": tokenizer,
-        "scheduler": scheduler,
+
+@pytest.fixture
+def worker(model: ImageModel) -> Iterator[Worker]:
+    worker = Worker(model, costs=COSTS)
+    yield worker
+    worker.close()
+
+
+@dataclass(frozen=True)
+class Served:
+    """A running app: its address, its page, its worker, and the folder that it writes to."""
+
+    url: str
+    page: Any
+    worker: Worker
+    data: Path
+
+    @property
+    def pictures(self) -> Path:
+        """Where pictures for programs are."""
+        return self.data / "gradio" / "pictures"
+
+
+@pytest.fixture(scope="session")
+def url(served: Served) -> str:
+    return served.url
+
+
+@pytest.fixture(scope="session")
+def served(model: ImageModel, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
+    data = tmp_path_factory.mktemp("data")
+    os.environ["GRADIO_TEMP_DIR"] = str(data / "gradio")
+    from app.page.layout import build_page, launch_page
+
+    worker = Worker(model, costs=COSTS)
+    page = build_page(worker, data, grace_s=GRACE_S)
+    yield Served(launch_page(page, "127.0.0.1", free_port()), page, worker, data)
+    page.close()
+    worker.close()
+
+
+def free_port() -> int:
+    import socket
+
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return probe.getsockname()[1]
+
+
+def make_job(tiny: ImageModel, **changes: object) -> Job:
+    """A small job for the tiny model."""
+    fields: dict = {
+        "kind": "preview",
+        "prompt": "snowy mountains",
+        "seed": 1,
+        "steps": 4,
+        "model": tiny.facts.name,
+        "width": tiny.facts.width,
+        "height": tiny.facts.height,
     }
-    index: dict[str, object] = {"_class_name": "StableDiffusionPipeline"}
-    for name, part in parts.items():
-        part.save_pretrained(folder / name)
-        library = "transformers" if name in ("text_encoder", "tokenizer") else "diffusers"
-        index[name] = [library, type(part).__name__]
-    (folder / "model_index.json").write_text(json.dumps(index))
-    return folder
+    return Job(**(fields | changes))

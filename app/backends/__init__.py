@@ -1,11 +1,11 @@
-"""Other ways to run the worker than in this process; each looks like `app.backend.Backend`."""
+"""Other ways to run the worker than in this process; each looks like `app.backends.base.Backend`."""
 
 import os
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from app.backend import Backend
+    from app.backends.base import Backend
     from app.models import Choice
 
 # By the names that --backend understands: the modules whose `start(choice)` gives a Backend. They are

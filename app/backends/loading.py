@@ -3,11 +3,11 @@
 import threading
 from collections.abc import Callable, Sequence
 
-from app.backend import Backend
-from app.handle import Handle
-from app.job import Busy, Job
+from app.backends.base import Backend
+from app.jobs.handle import Handle
+from app.jobs.job import Busy, Job
 from app.models import ModelFacts
-from app.scheduling import POLICIES, Policy
+from app.worker.scheduling import POLICIES, Policy
 
 LOADING = "The model is still loading. Type what you would like to see; it can be made in a moment."
 

@@ -17,11 +17,11 @@ from ray.serve.config import AutoscalingConfig
 from ray.serve.schema import LoggingConfig
 
 from app.catalogue.fitting import Offload
-from app.handle import Handle, merge
-from app.job import Event, Job, RequestError
+from app.jobs.handle import Handle, merge
+from app.jobs.job import Event, Job, RequestError
 from app.models import Choice, ModelFacts, open_model
-from app.scheduling import POLICIES
-from app.worker import MOST_PICTURES, Worker
+from app.worker.loop import MOST_PICTURES, Worker
+from app.worker.scheduling import POLICIES
 
 T = TypeVar("T")
 

@@ -17,8 +17,8 @@ from ray.serve.exceptions import BackPressureError
 from ray.serve.handle import DeploymentHandle
 
 from app.backends.replica import POLICY
-from app.handle import Handle
-from app.job import Busy, Cancelled, Failed, Job, RequestError
+from app.jobs.handle import Handle
+from app.jobs.job import Busy, Cancelled, Failed, Job, RequestError
 from app.models import ModelFacts
 
 log = logging.getLogger(__name__)

@@ -22,12 +22,12 @@ try:
 except ImportError:
     spaces = None
 
-from app.costs import Costs
-from app.handle import Handle, merge
-from app.job import Cancelled, Event, Failed, Job, RequestError
+from app.jobs.handle import Handle, merge
+from app.jobs.job import Cancelled, Event, Failed, Job, RequestError
 from app.models import Choice, ImageModel, ModelFacts, open_model
-from app.scheduling import POLICIES
-from app.worker import UNHEALTHY_FAILURES, Worker
+from app.worker.costs import Costs
+from app.worker.loop import UNHEALTHY_FAILURES, Worker
+from app.worker.scheduling import POLICIES
 from solver.diffusion import TOKENIZING
 
 log = logging.getLogger(__name__)

@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from app.job import Job, RequestError
+from app.jobs.job import Job, RequestError
 from solver import LearnedSolver, NoiseSchedule, Plan, make_plan
 from solver.diffusion import GuidanceKind, tokenize
 from solver.schedule import shift_for

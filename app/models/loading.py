@@ -17,13 +17,13 @@ from app.catalogue.decoders import FOLDER as PREVIEW_DECODER
 from app.catalogue.files import check_tokenizer, read_header, weight_files
 from app.catalogue.fitting import Offload
 from app.catalogue.table import ROOT
-from app.compiled import Compiled
 from app.models.checkpoint import load_checkpoint
+from app.models.compiled import Compiled
 from app.models.facts import ModelFacts
 from app.models.model import ImageModel
 from app.models.offloading import offload as offload_parts
-from app.safety import safety_of
-from app.weights import check_finite
+from app.models.safety import safety_of
+from app.models.weights import check_finite
 from solver import LearnedSolver, NoiseSchedule, make_plan
 from solver.diffusion import FAMILIES, LatentDiffusion, assemble
 from solver.solvers import refuse_nonlinear

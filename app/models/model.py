@@ -9,10 +9,10 @@ import numpy as np
 import torch
 from PIL import Image
 
-from app.memory import in_halves
+from app.jobs.uploads import fit_picture
 from app.models.facts import ModelFacts
-from app.safety import SafetyChecker
-from app.uploads import fit_picture
+from app.models.memory import in_halves
+from app.models.safety import SafetyChecker
 from solver import NoiseSchedule
 from solver.diffusion import Conditions, LatentDiffusion, decode
 

@@ -15,10 +15,10 @@ from typing import Any
 
 from tqdm import tqdm
 
-from app.study.definition import EXAMPLE, StudyError, read_study
-from app.study.design import trials
-from app.study.labels import LABELS
-from app.study.store import StoreError, append_all, open_store
+from app.study.log.store import StoreError, append_all, open_store
+from app.study.plan.definition import EXAMPLE, StudyError, read_study
+from app.study.plan.labels import LABELS
+from app.study.plan.order import trials
 
 
 class CommandError(ValueError):
@@ -45,7 +45,7 @@ def words(options: argparse.Namespace) -> dict[str, Any]:
 
 def export(options: argparse.Namespace) -> dict[str, Any]:
     """Write a log as JSON lines (.jsonl) or parquet (.parquet)."""
-    from app.study.reading import read_log, write_jsonl, write_parquet
+    from app.study.log.reading import read_log, write_jsonl, write_parquet
 
     writers = {".jsonl": write_jsonl, ".parquet": write_parquet}
     if options.out.suffix not in writers:
@@ -57,7 +57,7 @@ def export(options: argparse.Namespace) -> dict[str, Any]:
 
 def import_(options: argparse.Namespace) -> dict[str, Any]:
     """Take the events of one log into another; those that are there already are left as they are."""
-    from app.study.reading import read_log
+    from app.study.log.reading import read_log
 
     log = read_log(options.source)
     return {"read": append_all(_opened(options), log.events)}
@@ -65,8 +65,8 @@ def import_(options: argparse.Namespace) -> dict[str, Any]:
 
 def withdraw(options: argparse.Namespace) -> dict[str, Any]:
     """Delete all that there is of the participant with a withdrawal code."""
-    from app.study.events import participant_of
-    from app.study.pictures import delete_pictures
+    from app.study.log.events import participant_of
+    from app.study.log.pictures import delete_pictures
 
     participant = participant_of(options.code)
     count = _opened(options, must_exist=True).withdraw(participant)
@@ -77,7 +77,7 @@ def withdraw(options: argparse.Namespace) -> dict[str, Any]:
 
 def prune(options: argparse.Namespace) -> dict[str, Any]:
     """Delete participants whose last event is older than a study's retention_days, or than --days."""
-    from app.study.pictures import delete_orphans
+    from app.study.log.pictures import delete_orphans
 
     days = options.days if options.days is not None else read_study(options.study).retention_days
     store = _opened(options, must_exist=True)
@@ -86,7 +86,7 @@ def prune(options: argparse.Namespace) -> dict[str, Any]:
 
 def status(options: argparse.Namespace) -> dict[str, Any]:
     """Say what a log holds."""
-    from app.study.reading import read_log
+    from app.study.log.reading import read_log
 
     log = read_log(options.log)
     kinds = Counter(event.kind for event in log.events)
@@ -101,8 +101,8 @@ def status(options: argparse.Namespace) -> dict[str, Any]:
 
 def report(options: argparse.Namespace) -> dict[str, Any]:
     """Write the report of a log: a page, and tables."""
-    from app.study.reading import read_log
-    from app.study.report import ReportError, write_report
+    from app.study.log.reading import read_log
+    from app.study.report.document import ReportError, write_report
 
     if not 0 < options.level < 1:
         raise CommandError(f"--level lies between 0 and 1, such as 0.95; it is {options.level:g}.")
@@ -122,7 +122,7 @@ def report(options: argparse.Namespace) -> dict[str, Any]:
 
 def power(options: argparse.Namespace) -> dict[str, Any]:
     """Say how many participants find a ratio of times, by the paired t test."""
-    from app.study.power import needed
+    from app.study.report.power import needed
 
     try:
         return asdict(needed(options.ratio, options.spread, options.power, options.alpha))
@@ -132,7 +132,7 @@ def power(options: argparse.Namespace) -> dict[str, Any]:
 
 def simulate(options: argparse.Namespace) -> dict[str, Any]:
     """Simulate studies with a known effect, and say how often the primary interval holds it."""
-    from app.study.simulation import Truth, coverage
+    from app.study.report.simulation import Truth, coverage
 
     study, rows = read_study(options.study), []
     for count in options.participants:
@@ -147,7 +147,7 @@ def simulate(options: argparse.Namespace) -> dict[str, Any]:
 
 def participants(options: argparse.Namespace) -> dict[str, Any]:
     """Let programs take part through the running app, and report how long they took. No person takes part."""
-    from app.study.participants import MOST_UNSAID, run
+    from app.study.report.participants import MOST_UNSAID, run
 
     if options.prompts < 1 or options.participants < 1 or options.look < 0:
         raise CommandError("--participants and --prompts take numbers from 1, and --look from 0.")
@@ -168,7 +168,7 @@ def _opened(options: argparse.Namespace, must_exist: bool = False) -> Any:
     dataset = getattr(options, "dataset", None)
     if not dataset:
         return store
-    from app.study.hub import HubStore
+    from app.study.log.hub import HubStore
 
     return HubStore(store, dataset)
 

@@ -5,13 +5,13 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from app.backend import Backend
-from app.settings import Settings
-from app.study.definition import Study, read_study
-from app.ui import Page, build_page
+from app.backends.base import Backend
+from app.page.layout import Page, build_page
+from app.server.settings import Settings
+from app.study.plan.definition import Study, read_study
 
 if TYPE_CHECKING:  # what writes logs is needed where there is one
-    from app.study.recording import Writer
+    from app.study.log.recording import Writer
 
 logger = logging.getLogger("app.study")
 
@@ -42,9 +42,9 @@ def open_page(settings: Settings, backend: Backend) -> Opened:
     study = read_study(settings.study) if settings.study else None
     where = settings.log or settings.study_log or str(data / "study.sqlite")
     try:
-        from app.study.conditions import check_conditions
-        from app.study.page import build_study_page
-        from app.study.usage import FOOT, Usage
+        from app.study.page.layout import build_study_page
+        from app.study.page.usage import FOOT, Usage
+        from app.study.plan.conditions import check_conditions
     except ImportError as error:
         raise ValueError(f"{NEEDS} ({error.name} is missing).") from error
     writer = _open_writer(settings, where, study)
@@ -57,13 +57,13 @@ def open_page(settings: Settings, backend: Backend) -> Opened:
 
 def _open_writer(settings: Settings, where: str, study: Study | None) -> "Writer":
     """The log, opened; of a study, what is older than its retention_days is deleted first."""
-    from app.study.pictures import delete_orphans
-    from app.study.recording import Writer
-    from app.study.store import Store, open_store
+    from app.study.log.pictures import delete_orphans
+    from app.study.log.recording import Writer
+    from app.study.log.store import Store, open_store
 
     store: Store = open_store(where)
     if settings.study_dataset:
-        from app.study.hub import HubStore
+        from app.study.log.hub import HubStore
 
         try:
             store = HubStore(store, settings.study_dataset)

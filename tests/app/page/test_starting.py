@@ -1,71 +1,463 @@
-"""From a picture in hand to a refined one, in a real browser."""
+"""Grids that start from a picture, and grids of other shapes, without a browser."""
 
+import io
+import json
+import time
+import zipfile
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
+import gradio_client
+import httpx
+import numpy as np
 import pytest
+from PIL import Image, PngImagePlugin
 
-from app import png
-from tests.app.page.conftest import OpenPage, preview, sources, wait_for_grid
-from tests.app.page.test_for_everybody import PHONE, violations
-from tests.app.test_image_to_image import png as noise
+from app.history.export import export_zip
+from app.history.shelf import UNUSED_STARTS, History
+from app.jobs import png, uploads
+from app.jobs.job import RequestError, Start
+from app.jobs.uploads import START_EDGE, read_picture, start_from
+from app.models import ImageModel
+from app.page import handlers
+from app.page.form import form_for, form_values, from_link, from_picture, preview_steps
+from app.page.handlers import Studio
+from app.page.live import Sketches
+from app.page.session import Session, Sessions
+from app.page.starting import begin_as, begin_with, begin_with_final, begin_with_nothing
+from app.page.views import grid_view, stage_view, start_view
+from app.worker import Worker
+from tests.app.jobs.test_uploads import bomb, file_of
+from tests.app.page.test_handlers import FORM, NewSession, make_grid, new_session, picture_of, refine, studio
+from tests.app.page.test_image_to_image import png as noise
+from tests.conftest import Served
 
+__all__ = ["new_session", "studio"]
 
-def choose(page: Any, data: bytes, button: str = "#begin") -> None:
-    with page.expect_file_chooser() as chooser:
-        page.locator(button).click()
-    chooser.value.set_files({"name": "start.png", "mimeType": "image/png", "buffer": data})
-
-
-def choose_picture(page: Any) -> None:
-    choose(page, noise((90, 64)))
-    page.locator(".start-picture").wait_for()
-
-
-def test_from_a_picture_to_a_refined_one(page: Any) -> None:
-    choose_picture(page)
-    page.locator(".start-strength input").focus()
-    for _ in range(4):
-        page.keyboard.press("ArrowLeft")
-    assert page.locator(".start-strength b").inner_text() == "40 %"
-    preview(page)
-    page.reload()
-    page.locator(".start-picture").wait_for()
-    wait_for_grid(page)
-    assert page.locator(".start-strength input").input_value() == "40"
-    page.locator(".tile .refine").nth(1).click()
-    page.locator(".stage[data-state=done]").wait_for()
-    assert "a picture, strength 40%" in page.locator(".facts").inner_text()
-    final = page.request.get(page.locator(".compare-final").get_attribute("src"))
-    assert png.read(final.body()).settings["Denoising strength"] == "0.4"
-
-    before = page.locator(".start-picture").get_attribute("src")
-    page.get_by_role("button", name="Start from this picture").click()
-    page.wait_for_function("old => document.querySelector('.start-picture').src !== old", arg=before)
-    page.locator(".start-remove").click()
-    page.locator(".start").wait_for(state="hidden")
-    assert page.evaluate("document.activeElement.matches('#prompt input')")
-    old = sources(page)
-    preview(page, "quiet hills")
-    assert not set(old) & set(sources(page))
-    assert page.locator("#begin").is_visible()
-    assert page.errors == []
+SIZES = ((64, 64), (96, 64), (64, 96))
 
 
-def test_what_is_no_picture_is_told_and_the_start_stays(page: Any) -> None:
-    choose_picture(page)
-    shown = page.locator(".start-picture").get_attribute("src")
-    choose(page, b"Dear all", ".start-replace")
-    page.get_by_role("alert").get_by_text("not a picture").wait_for()
-    assert page.locator(".start-picture").get_attribute("src") == shown
+@pytest.fixture
+def wide_studio(model: ImageModel) -> Iterator[Studio]:
+    """One whose model makes pictures of several shapes."""
+    facts = replace(model.facts, sizes=SIZES, smallest=64, largest=96)
+    worker = Worker(replace(model, facts=facts))
+    yield Studio(worker, Sketches())
+    worker.close()
 
 
-@pytest.mark.parametrize("scheme", ["light", "dark"])
-def test_the_start_is_for_everybody(open_page: OpenPage, scheme: str) -> None:
-    page = open_page(color_scheme=scheme, reduced_motion="reduce", **PHONE)
-    choose_picture(page)
-    assert violations(page) == []
-    assert page.evaluate("document.documentElement.scrollWidth") <= PHONE["viewport"]["width"]  # type: ignore[index]
-    for button in page.locator(".start button").all():
-        assert button.bounding_box()["height"] >= 44
-    assert page.get_by_role("slider", name="Strength").is_visible()
-    assert page.errors == []
+def begun(session: Session, seed: int = 3, size: tuple[int, int] = (64, 64)) -> Start:
+    begin_with(session, noise(size, seed))
+    assert session.start
+    return session.start
+
+
+def pixels(data: bytes) -> np.ndarray:
+    return np.asarray(Image.open(io.BytesIO(data)).convert("RGB")).astype(int)
+
+
+# ---- what somebody sends
+
+
+def test_a_start_is_upright_opaque_small_and_silent() -> None:
+    photo = Image.new("RGBA", (40, 20), (0, 0, 0, 0))
+    exif = photo.getexif()
+    exif[0x0112] = 6
+    text = PngImagePlugin.PngInfo()
+    text.add_text(png.CHUNK, "who and where")
+    start = start_from(file_of(photo, exif=exif, pnginfo=text), 0.4)
+    picture = Image.open(io.BytesIO(start.picture))
+    assert (picture.format, picture.mode, picture.size, picture.info) == ("PNG", "RGB", (20, 40), {})
+    assert picture.getpixel((0, 0)) == (255, 255, 255)
+    assert start.strength == 0.4
+
+
+def test_the_same_pixels_are_the_same_start() -> None:
+    picture = Image.radial_gradient("L").convert("RGB")
+    one, other = start_from(file_of(picture)), start_from(file_of(picture, compress_level=0))
+    assert one == other and one.name == other.name
+    assert start_from(noise()).name != one.name
+
+
+@pytest.mark.parametrize("size", [(2 * START_EDGE, 30), (START_EDGE + 100, START_EDGE + 100)])
+def test_a_start_is_no_larger_than_what_is_made_of_it(size: tuple[int, int]) -> None:
+    start = start_from(file_of(Image.new("RGB", size, "green")))
+    assert max(read_picture(start.picture).size) == START_EDGE
+
+
+@pytest.mark.parametrize(
+    ("data", "words"),
+    [
+        (b"", "empty"),
+        (b"Dear all", "not a picture"),
+        (file_of(Image.new("RGB", (8, 8)), "TIFF"), "Take a PNG, JPEG or WebP"),
+        (noise((64, 64))[:-2000], "damaged"),
+        (noise((4, 64)), "4 × 64 pixels"),
+        (bomb(30_000, 30_000), "too large"),
+        (bytes(uploads.MAX_BYTES + 1), "20 MB is the most"),
+    ],
+)
+def test_what_is_no_picture_is_told_and_changes_nothing(
+    new_session: NewSession, data: bytes, words: str
+) -> None:
+    session = new_session()
+    before = begun(session)
+    with pytest.raises(RequestError, match=words):
+        begin_with(session, data)
+    assert session.start == before
+
+
+@pytest.mark.parametrize("kind", ["GIF", "WEBP"])
+def test_of_an_animation_it_is_the_first_picture(new_session: NewSession, kind: str) -> None:
+    colours = [Image.new("RGB", (16, 16), colour) for colour in ("red", "blue")]
+    data = file_of(colours[0], kind, save_all=True, append_images=colours[1:], lossless=True)
+    if kind == "GIF":
+        with pytest.raises(RequestError, match="Take a PNG"):
+            start_from(data)
+    else:
+        assert read_picture(start_from(data).picture).getpixel((8, 8)) == (255, 0, 0)
+
+
+# ---- grids
+
+
+def test_a_grid_starts_from_the_picture_and_all_that_comes_of_it_does(
+    studio: Studio, new_session: NewSession
+) -> None:
+    session = new_session()
+    plain = make_grid(studio, session)
+    start = begun(session)
+    handlers.preview(studio, session, FORM, 0.5)
+    session.settle()
+    grid = grid_view(session)
+    assert grid and session.grid and session.start
+    assert session.grid.start == session.start == replace(start, strength=0.5)
+    for one, other in zip(plain["tiles"], grid["tiles"], strict=True):
+        assert one["seed"] == other["seed"]
+        assert (
+            np.abs(
+                pixels(picture_of(session, one["picture"])) - pixels(picture_of(session, other["picture"]))
+            ).max()
+            > 3
+        )
+    begin_with_nothing(session)
+    handlers.reroll(studio, session, {"grid": grid["id"]}, 8)
+    session.settle()
+    handlers.vary(studio, session, {"grid": session.grid.id, "seed": session.grid.tiles[0].seed}, 8)
+    session.settle()
+    done = refine(studio, session, session.grid.tiles[1].seed)
+    assert {tile.job.start for tile in session.grid.tiles} == {replace(start, strength=0.5)}
+    settings = png.read(picture_of(session, done["picture"])).settings
+    assert (settings["Denoising strength"], settings["Init image hash"]) == ("0.5", start.mark)
+    assert ["Made from", "a picture, strength 50%"] in done["facts"]
+    assert make_grid(studio, session)["id"] and session.grid.start is None, "what is asked for anew has none"
+
+
+def test_the_likely_pick_is_refined_ahead_from_the_same_start(
+    studio: Studio, worker: Worker, new_session: NewSession
+) -> None:
+    session = new_session()
+    begun(session)
+    make_grid(studio, session)
+    while not worker.made["speculative"]:
+        time.sleep(0.01)
+    done = refine(studio, session, 12)
+    assert done["state"] == "done"
+    assert worker.made["refine"] < worker.made["speculative"] + worker.made["refine"] < 4 * 8 + 1
+
+
+def test_a_picture_that_is_removed_while_previews_run_stays_theirs(
+    studio: Studio, new_session: NewSession
+) -> None:
+    session = new_session()
+    start = begun(session)
+    handlers.preview(studio, session, replace(FORM, steps=30))
+    begin_with_nothing(session)
+    for seed in range(10, 10 + 2 * UNUSED_STARTS):  # so many others that it has to make room
+        begun(session, seed)
+    session.settle()
+    entry = session.shelf.entries[0]
+    assert entry.start and entry.start["picture"] == start.name
+    assert session.shelf.path(start.name).read_bytes() == start.picture
+    assert refine(studio, session, 12)["state"] == "done"
+
+
+def test_pictures_that_nothing_was_made_of_make_room(new_session: NewSession) -> None:
+    session = new_session()
+    starts = [begun(session, seed) for seed in range(UNUSED_STARTS + 3)]
+    kept = {path.stem for path in session.shelf.folder.glob("*.png")}
+    assert kept == {start.name for start in starts[-UNUSED_STARTS:]}
+
+
+@pytest.mark.parametrize("strength", [0, 2, "much", [], float("nan")])
+def test_a_strength_out_of_range_is_told_and_changes_nothing(
+    studio: Studio, new_session: NewSession, strength: Any
+) -> None:
+    session = new_session()
+    start = begun(session)
+    with pytest.raises(RequestError, match="The strength"):
+        handlers.preview(studio, session, FORM, strength)
+    assert session.start == start and session.grid is None
+
+
+def test_a_final_can_be_the_next_start(studio: Studio, new_session: NewSession) -> None:
+    session = new_session()
+    make_grid(studio, session)
+    with pytest.raises(RequestError, match="not finished"):
+        begin_with_final(session, {"stage": "another"})
+    done = refine(studio, session, 12)
+    begin_with_final(session, {"stage": done["id"]})
+    assert session.start
+    final = pixels(picture_of(session, done["picture"]))
+    assert np.array_equal(pixels(session.start.picture), final)
+    assert b"parameters" not in session.start.picture, "it says nothing of where it came from"
+
+
+def test_two_people_have_a_start_each(studio: Studio, new_session: NewSession) -> None:
+    mine, yours = new_session(), new_session()
+    begun(mine, 3), begun(yours, 4)
+    handlers.preview(studio, mine, FORM)
+    handlers.preview(studio, yours, FORM)
+    mine.settle()
+    yours.settle()
+    assert mine.grid and yours.grid and mine.grid.start != yours.grid.start
+    one, other = grid_view(mine), grid_view(yours)
+    assert one and other
+    first, second = (
+        pixels(picture_of(s, v["tiles"][0]["picture"])) for s, v in ((mine, one), (yours, other))
+    )
+    assert np.abs(first - second).max() > 3
+
+
+# ---- nothing is lost
+
+
+def test_after_a_restart_the_start_is_there(studio: Studio, tmp_path: Path) -> None:
+    session = Sessions(History(tmp_path)).of("0" * 64, "0" * 64)
+    begun(session)
+    handlers.preview(studio, session, FORM, 0.7)
+    session.settle()
+    again = Sessions(History(tmp_path)).of("0" * 64, "1" * 64)
+    assert again.start == session.start
+    assert start_view(again) == start_view(session)
+    assert refine(studio, again, 11)["state"] == "done"
+    handlers.reroll(studio, again, {"grid": again.grid.id if again.grid else ""}, 8)
+    again.settle()
+    assert again.grid and again.grid.start == session.start
+
+
+def test_a_lost_start_leaves_the_page_usable(studio: Studio, tmp_path: Path) -> None:
+    session = Sessions(History(tmp_path)).of("0" * 64, "0" * 64)
+    start = begun(session)
+    make_grid(studio, session)
+    session.shelf.path(start.name).unlink()
+    again = Sessions(History(tmp_path)).of("0" * 64, "1" * 64)
+    assert again.grid is None and len(again.shelf.entries) == 1
+    with pytest.raises(RequestError, match="gone"):
+        handlers.open_entry(again, {"entry": again.shelf.entries[0].id})
+
+
+def test_a_start_goes_with_the_last_grid_that_was_made_of_it(studio: Studio, new_session: NewSession) -> None:
+    session = new_session()
+    start = begun(session)
+    make_grid(studio, session)
+    handlers.clear_history(session)
+    assert session.start is None
+    assert not session.shelf.folder.exists()
+    with pytest.raises(RequestError, match="gone"):
+        session.shelf.path(start.name)
+
+
+def test_the_export_has_the_start(studio: Studio, new_session: NewSession) -> None:
+    session = new_session()
+    make_grid(studio, session)
+    start = begun(session)
+    make_grid(studio, session)
+    with zipfile.ZipFile(export_zip(session.shelf)) as zipped:
+        with_start, without = json.loads(zipped.read("session.json"))
+        assert zipped.read(with_start["start"]["file"]) == start.picture
+    assert with_start["start"]["strength"] == start.strength
+    assert without["start"] is None
+
+
+def test_an_earlier_picture_brings_its_start_back(studio: Studio, new_session: NewSession) -> None:
+    session = new_session()
+    first = make_grid(studio, session)
+    start = begun(session)
+    handlers.preview(studio, session, FORM, 0.3)
+    session.settle()
+    assert session.grid
+    entry = session.shelf.entries[0]
+    begun(session, 9)
+    for wish in (
+        {"grid": session.grid.id, "seed": 11},
+        {"entry": entry.id, "picture": entry.previews[1].picture},
+        {"picture": from_picture(session.shelf.path(entry.previews[1].picture).read_bytes())},
+    ):
+        begin_with_nothing(session)
+        wanted = handlers.wanted_of(session, wish)
+        assert begin_as(session, wish, wanted) == []
+        assert session.start == replace(start, strength=0.3)
+    plain = {"entry": first["id"], "picture": session.shelf.find(first["id"]).previews[0].picture}
+    assert begin_as(session, plain, handlers.wanted_of(session, plain)) == []
+    assert session.start is None, "a picture that was made of noise alone is so again"
+
+
+def test_without_the_start_it_is_said_that_it_lacks(studio: Studio, new_session: NewSession) -> None:
+    maker, other = new_session(), new_session()
+    start = begun(maker)
+    handlers.preview(studio, maker, FORM, 0.3)
+    maker.settle()
+    begun(other, 9)
+    wish = {
+        "picture": from_picture(maker.shelf.path(maker.shelf.entries[0].previews[0].picture).read_bytes())
+    }
+    (missing,) = begin_as(other, wish, handlers.wanted_of(other, wish))
+    assert "starting picture, which is not here" in missing
+    assert other.start is None, "another picture would make another one"
+    begin_with(other, start.picture)
+    assert other.start == replace(start, strength=0.3), "given again, it is as it was"
+    assert begin_as(other, wish, handlers.wanted_of(other, wish)) == []
+
+
+def test_a_link_names_the_start(studio: Studio, new_session: NewSession) -> None:
+    session = new_session()
+    start = begun(session)
+    make_grid(studio, session)
+    link = refine(studio, session, 12)["link"]
+    wish = {"link": link}
+    begin_with_nothing(session)
+    assert begin_as(session, wish, from_link(link)) == []
+    assert session.start == start
+    stranger = new_session()
+    assert begin_as(stranger, wish, from_link(link)) != []
+    begun(stranger)
+    plain = {"link": {"prompt": "lake", "seed": "4"}}
+    assert begin_as(stranger, plain, from_link(plain["link"])) == []
+    assert stranger.start, "a refresh follows the link again, and takes away nothing"
+
+
+@pytest.mark.parametrize("mark", ["", "../../etc", "*", "0" * 9, "G" * 10, ["0"], 7, None])
+def test_only_marks_are_taken_for_marks(new_session: NewSession, mark: Any) -> None:
+    session = new_session()
+    begun(session)
+    assert session.shelf.find_start(mark) is None
+
+
+def test_a_strength_of_enlarging_is_no_start(new_session: NewSession) -> None:
+    session = new_session()
+    settings = {"Seed": "1", "Denoising strength": "0.7", "Hires upscale": "2"}
+    wish = {"picture": {"prompt": "lake", "settings": settings}}
+    assert begin_as(session, wish, wish["picture"]) == []
+    del settings["Hires upscale"]
+    assert begin_as(session, wish, wish["picture"]) != []
+    assert session.strength == 0.7
+
+
+# ---- sizes, and models that edit
+
+
+def test_a_size_of_the_models_is_taken_and_no_other(wide_studio: Studio, new_session: NewSession) -> None:
+    session = new_session()
+    begun(session, size=(200, 50))
+    grid = make_grid(wide_studio, session, replace(FORM, size="96x64"))
+    assert grid["size"] == (96, 64)
+    assert Image.open(io.BytesIO(picture_of(session, grid["tiles"][0]["picture"]))).size == (96, 64)
+    handlers.reroll(wide_studio, session, {"grid": grid["id"]}, 8)
+    session.settle()
+    assert session.grid
+    done = refine(wide_studio, session, session.grid.tiles[0].seed)
+    assert done["size"] == (96, 64)
+    assert ["Size", "96 × 64 pixels"] in done["facts"]
+    values, notes = form_values(from_link(done["link"]), wide_studio.backend.facts)
+    assert (values["size"], notes) == ("96x64", [])
+    for wrong in ("128x64", "96", "a lake", "96x64x3", "-96x64"):
+        with pytest.raises(RequestError, match="Choose one of: 64x64, 96x64, 64x96"):
+            handlers.preview(wide_studio, session, replace(FORM, size=wrong))
+    begin_with_nothing(session)
+    assert make_grid(wide_studio, session)["size"] == (64, 64)
+
+
+def test_the_form_offers_what_the_model_can_do(model: ImageModel) -> None:
+    form = form_for(model.facts)
+    assert not form["size"]["visible"]
+    wide = form_for(replace(model.facts, sizes=SIZES))
+    assert wide["size"]["visible"]
+    assert [value for _, value in wide["size"]["choices"]] == ["64x64", "96x64", "64x96"]
+    told = form_for(replace(model.facts, guidance_kind="none", guidance_limits=(1.0, 1.0), guidance=1.0))
+    assert not told["guidance"]["visible"] and not told["negative_prompt"]["visible"]
+    editing = replace(model.facts, edits=True)
+    assert preview_steps(editing)[0] == 3 < form_for(editing)["steps"]["value"] <= 5
+    values, _ = form_values({"prompt": "lake", "settings": {"Steps": "3"}}, editing)
+    assert values["steps"] == 3
+
+
+def test_a_page_that_was_open_before_a_restart_keeps_its_choices(served: Served) -> None:
+    """The app has not told it of sizes, nor that fewer steps will do, since it began."""
+    parts = {getattr(part, "label", ""): part for part in served.page.blocks.values()}
+    assert parts["Size"].choices == [] and parts["Preview steps"].minimum == 4
+    assert parts["Size"].preprocess("96x64") == "96x64" and parts["Preview steps"].preprocess(3) == 3
+
+
+def test_an_edit_knows_no_strength(model: ImageModel, new_session: NewSession) -> None:
+    worker = Worker(replace(model, facts=replace(model.facts, edits=True)))
+    session = new_session()
+    begun(session)
+    # The tiny model does not really edit, so its grid is only asked for.
+    handlers.preview(Studio(worker, Sketches()), session, FORM, 0.3)
+    assert session.grid and session.grid.start and session.grid.start.strength == 1
+    assert session.strength == Start.strength
+    session.stop()
+    session.settle()
+    worker.close()
+
+
+# ---- as it is served
+
+BROWSER, TAB = "5a" * 32, "7b" * 32
+
+
+def sent(url: str, data: bytes, named: bytes | None = None) -> httpx.Response:
+    line = json.dumps({"browser": BROWSER, "tab": TAB}).encode() if named is None else named
+    return httpx.post(f"{url}start", content=line + b"\n" + data, timeout=60)
+
+
+def test_a_picture_is_sent_and_shown_to_its_tab(served: Served) -> None:
+    assert sent(served.url, noise()).status_code == 204
+    session = served.page.sessions.of(BROWSER, TAB)
+    view = start_view(session)
+    assert view
+    shown = httpx.get(f"{served.url}{view['picture']}")
+    assert (shown.status_code, shown.headers["content-type"]) == (200, "image/jpeg")
+    assert stage_view(session) is None
+
+
+@pytest.mark.parametrize("named", [b"", b"{", b"[]", b'{"browser": "../..", "tab": "x"}'])
+def test_whoever_does_not_say_who_they_are_is_refused(url: str, named: bytes) -> None:
+    answer = sent(url, noise(), named)
+    assert (answer.status_code, answer.json()["error"][-9:]) == (400, "it again.")
+
+
+def test_a_bad_file_is_refused_in_words(url: str) -> None:
+    answer = sent(url, b"Dear all")
+    assert answer.status_code == 400
+    assert "not a picture" in answer.json()["error"]
+    assert "MB is the most" in sent(url, bytes(uploads.MAX_BYTES + 5000)).json()["error"]
+
+
+def test_programs_get_the_pages_picture(served: Served, tmp_path: Path) -> None:
+    (tmp_path / "start.png").write_bytes(noise((90, 64)))
+    client = gradio_client.Client(served.url, verbose=False, download_files=str(tmp_path / "got"))
+    options: dict[str, Any] = {"prompt": "snowy mountains", "seed": 10, "steps": 4, "count": 1}
+    options |= {"picture": gradio_client.handle_file(tmp_path / "start.png"), "strength": 0.5}
+    (file,), (record,) = client.predict(**options, api_name="/preview")
+    studio, session = Studio(served.worker, Sketches()), served.page.sessions.of("6c" * 32, TAB)
+    begin_with(session, noise((90, 64)))
+    handlers.preview(studio, session, replace(FORM, count=1), 0.5)
+    session.settle()
+    grid = grid_view(session)
+    assert grid and record["strength"] == 0.5
+    shown = pixels(picture_of(session, grid["tiles"][0]["picture"]))
+    assert np.abs(pixels(Path(file).read_bytes()) - shown).max() <= 1

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from app.study.definition import Study, read_study
+from app.study.plan.definition import Study, read_study
 
 TEXT = """
 title = "Small"

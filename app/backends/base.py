@@ -1,0 +1,48 @@
+"""What the page and the programs' endpoints ask for pictures: whatever runs behind it, it looks like this."""
+
+from collections.abc import Sequence
+from typing import Protocol
+
+from app.jobs.handle import Handle
+from app.jobs.job import Job
+from app.models import ModelFacts
+from app.worker.scheduling import Policy
+
+
+class Backend(Protocol):
+    """Makes pictures: `app.worker.Worker` in this process, or one of app/backends elsewhere."""
+
+    @property
+    def policy(self) -> Policy:
+        """Who goes first in its queue."""
+        ...
+
+    @property
+    def facts(self) -> ModelFacts:
+        """What there is to know of the model that it runs."""
+        ...
+
+    @property
+    def healthy(self) -> bool:
+        """Whether it can make pictures, as far as it knows."""
+        ...
+
+    def submit(self, job: Job) -> Handle:
+        """Queue a job and return at once; its handle tells the rest.
+
+        Raises RequestError, in words, when it can't be done (see `ModelFacts.plan`), and Busy where it would
+        have to wait for too long.
+        """
+        ...
+
+    def submit_all(self, jobs: Sequence[Job]) -> list[Handle]:
+        """Queue several jobs that start together, such as a grid; all or none are accepted, see `submit`."""
+        ...
+
+    def cancel(self, owner: str) -> None:
+        """Cancel all jobs of an owner, running or waiting."""
+        ...
+
+    def close(self) -> None:
+        """Cancel everything, and end."""
+        ...

@@ -1,0 +1,350 @@
+"""What a browser has made, kept on disk: prompts, previews, picks and finals, and their pictures.
+
+Each browser, or where people log in each of them, has a shelf: a folder named after a hash of the browser's
+secret id or of the login, with one JSON file and the pictures. A picture's name is drawn at random, so that
+only who was told can ask for it. What people send never becomes part of a path: names are checked to be the
+hex digits that were given out.
+"""
+
+import contextlib
+import hashlib
+import io
+import json
+import logging
+import os
+import re
+import secrets
+import shutil
+import threading
+import time
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+from weakref import WeakValueDictionary
+
+from PIL import Image
+
+from app.disk import cannot_keep
+from app.jobs.job import RequestError, Start
+
+log = logging.getLogger(__name__)
+
+# Browsers name themselves by 256 random bits, in hex; shelves and pictures have 128.
+_BROWSER = re.compile(r"[0-9a-f]{64}")
+_NAME = re.compile(r"[0-9a-f]{32}")
+_MARK = re.compile(r"[0-9a-f]{10}")
+# Small versions of the pictures, for lists.
+THUMBNAIL_EDGE = 256
+# So many pictures to start from are kept that nothing was made of.
+UNUSED_STARTS = 8
+# A deleted entry can be brought back for so long.
+UNDO_S = 120
+# A picture that no entry names, after a crash or as a start that nothing was made of, is kept for so long.
+LEFT_OVER_S = 86_400
+# All shelves are measured again whenever they have grown by this share of what they may hold.
+GROWTH = 0.01
+
+
+@dataclass(frozen=True)
+class Bounds:
+    """How much is kept: entries and bytes of one browser, and bytes of all together."""
+
+    entries: int = 60
+    shelf_bytes: int = 200 * 2**20
+    all_bytes: int = 5 * 2**30
+
+
+@dataclass
+class Shot:
+    """One picture of an entry. job: as `app.page.session.values_of` tells it. picture: its name on the shelf.
+    decoder: see `Record`."""
+
+    job: dict[str, Any]
+    picture: str
+    revision: str = ""
+    kept: bool = False
+    likeness: dict[str, str] | None = None
+    seconds: float = 0.0
+    decoder: str = ""
+
+
+@dataclass
+class Entry:
+    """One grid and what became of it. time: seconds since 1970. deleted: when that was, or 0.
+
+    start: the picture that all of them start from, if any: its name on the shelf, and the strength.
+    """
+
+    id: str
+    time: float
+    previews: list[Shot] = field(default_factory=list)
+    finals: list[Shot] = field(default_factory=list)
+    deleted: float = 0.0
+    start: dict[str, Any] | None = None
+
+    @property
+    def pictures(self) -> list[str]:
+        started = [self.start["picture"]] if self.start else []
+        return [shot.picture for shot in [*self.previews, *self.finals]] + started
+
+
+class Shelf:
+    """What one browser has made; safe to use from any thread. grew: told of the bytes of each new picture."""
+
+    def __init__(self, folder: Path, bounds: Bounds, grew: Callable[[int], None]) -> None:
+        self.folder = folder
+        self._bounds = bounds
+        self._grew = grew
+        self._lock = threading.RLock()
+        self._entries = _read(folder / "history.json")
+        self._starts: list[str] = []
+        self._dropped: set[str] = set()  # pictures that go once the file on disk names them no more
+        self._clean()
+
+    @property
+    def name(self) -> str:
+        return self.folder.name
+
+    @property
+    def entries(self) -> list[Entry]:
+        """All entries that are not deleted, the newest first."""
+        with self._lock:
+            return sorted((e for e in self._entries if not e.deleted), key=lambda e: -e.time)
+
+    def find(self, entry_id: object) -> Entry:
+        """The entry of that id. Raises RequestError where there is none."""
+        with self._lock:
+            for entry in self._entries:
+                if entry.id == entry_id:
+                    return entry
+        raise RequestError("This is no longer in your history.")
+
+    def put(self, png: bytes, name: str = "") -> str:
+        """Keep a picture, and a small version of it; gives its name, which is drawn at random by default.
+
+        Raises RequestError where it can't.
+        """
+        name = name or secrets.token_hex(16)
+        large, small = self._files(name)
+        with Image.open(io.BytesIO(png)) as picture:
+            thumbnail = picture.convert("RGB")
+        thumbnail.thumbnail((THUMBNAIL_EDGE, THUMBNAIL_EDGE))
+        try:
+            self.folder.mkdir(parents=True, exist_ok=True)
+            large.write_bytes(png)
+            thumbnail.save(small, "JPEG", quality=88)
+        except OSError as error:
+            for path in (large, small):
+                path.unlink(missing_ok=True)
+            raise RequestError(cannot_keep(error, self.folder, len(png))) from error
+        self._grew(len(png))
+        return name
+
+    def put_start(self, start: Start) -> None:
+        """Keep a picture to start from, under its own name and thus once."""
+        with self._lock:
+            self._starts = [*(name for name in self._starts if name != start.name), start.name]
+            if not all(path.exists() for path in self._files(start.name)):
+                self.put(start.picture, start.name)
+            self._unlink(self._starts[:-UNUSED_STARTS])
+            self._starts = self._starts[-UNUSED_STARTS:]
+
+    def find_start(self, mark: object) -> bytes | None:
+        """The picture to start from that goes by that mark (see `Start.mark`), if it is kept."""
+        if not isinstance(mark, str) or not _MARK.fullmatch(mark):
+            return None
+        path = next(self.folder.glob(f"{mark}*.png"), None)
+        return path.read_bytes() if path else None
+
+    def path(self, name: str, small: bool = False) -> Path:
+        """The file of a picture. Raises RequestError where there is none of that name."""
+        if _NAME.fullmatch(name):
+            path = self.folder / f"{name}.{'jpg' if small else 'png'}"
+            if path.is_file():
+                return path
+        raise RequestError("This picture is gone: it was deleted, or made room for newer ones.")
+
+    def open(self, name: str) -> Image.Image:
+        """A picture, as RGB; see `path`."""
+        with Image.open(self.path(name)) as picture:
+            return picture.convert("RGB")
+
+    def record(self, entry: Entry) -> None:
+        """Write an entry down, new or changed; the oldest make room where there are too many.
+
+        Raises RequestError where it can't be written; what was written before is as it was.
+        """
+        with self._lock:
+            self._entries = [e for e in self._entries if e.id != entry.id] + [entry]
+            self._trim()
+            self._save()
+
+    def delete(self, entry_id: object, undo: bool = False) -> None:
+        """Delete an entry, or bring it back with `undo`, which works for UNDO_S. Raises RequestError."""
+        with self._lock:
+            self.find(entry_id).deleted = 0.0 if undo else time.time()
+            self._save()
+
+    def clear(self) -> None:
+        """Delete everything at once, with its pictures."""
+        with self._lock:
+            self._entries, self._starts = [], []
+            self._dropped.clear()
+            (self.folder / "history.json").unlink(missing_ok=True)  # first, since it names the pictures
+            shutil.rmtree(self.folder, ignore_errors=True)
+
+    @property
+    def size(self) -> int:
+        """Bytes of all pictures that entries name."""
+        return sum(self._bytes(entry) for entry in self._entries)
+
+    def _trim(self) -> None:
+        """The oldest make room: entries without finals first; of the others first what was not picked."""
+        now = time.time()
+        for entry in [e for e in self._entries if e.deleted and now - e.deleted > UNDO_S]:
+            self._remove(entry)
+        oldest = sorted(self._entries, key=lambda e: (bool(e.finals), e.time))
+        while len(self._entries) > self._bounds.entries:
+            self._remove(oldest.pop(0))
+        newest = max(oldest, key=lambda e: e.time, default=None)
+        for entry in oldest:
+            if self.size <= self._bounds.shelf_bytes or entry is newest:
+                return
+            refined = {shot.job["seed"] for shot in entry.finals}
+            self._dropped.update(entry.pictures)
+            entry.previews = [shot for shot in entry.previews if shot.job["seed"] in refined]
+            if not entry.finals or self.size > self._bounds.shelf_bytes:
+                self._remove(entry)
+
+    def _remove(self, entry: Entry) -> None:
+        self._entries.remove(entry)
+        self._dropped.update(entry.pictures)
+
+    def _clean(self) -> None:
+        """Delete the pictures that are left over."""
+        if _aside(self.folder / "history.json").exists():  # which may name them
+            return
+        files = [path for path in self.folder.glob("*") if path.suffix in (".png", ".jpg")]
+        old = time.time() - LEFT_OVER_S
+        self._unlink([path.stem for path in files if path.stat().st_mtime < old])
+
+    def _unlink(self, names: Iterable[str]) -> None:
+        """Delete pictures, but for those that another entry shows as well, as a kept preview is."""
+        named = {name for entry in self._entries for name in entry.pictures}
+        for name in set(names) - named:
+            for path in self._files(name):
+                path.unlink(missing_ok=True)
+
+    def _bytes(self, entry: Entry) -> int:
+        files = [path for name in entry.pictures for path in self._files(name)]
+        return sum(path.stat().st_size for path in files if path.exists())
+
+    def _files(self, name: str) -> tuple[Path, Path]:
+        return self.folder / f"{name}.png", self.folder / f"{name}.jpg"
+
+    def _save(self) -> None:
+        draft = self.folder / "history.json.new"
+        content = json.dumps([asdict(e) for e in self._entries], ensure_ascii=False).encode()
+        try:
+            self.folder.mkdir(parents=True, exist_ok=True)
+            draft.write_bytes(content)
+            os.replace(draft, self.folder / "history.json")
+        except OSError as error:
+            draft.unlink(missing_ok=True)
+            raise RequestError(cannot_keep(error, self.folder, len(content))) from error
+        self._unlink(self._dropped)
+        self._dropped.clear()
+
+
+class History:
+    """The shelves of all browsers, below one folder."""
+
+    def __init__(self, folder: Path, bounds: Bounds | None = None, shelves: type[Shelf] = Shelf) -> None:
+        self.folder = folder
+        self._make = shelves
+        self.bounds = bounds or Bounds()
+        self._lock = threading.Lock()
+        self._shelves: WeakValueDictionary[str, Shelf] = WeakValueDictionary()  # one of each, while in use
+        self._trimming = threading.Lock()
+        self._grown = 0
+        self.trim()
+
+    def shelf(self, browser: object, login: str = "") -> Shelf:
+        """The shelf of whoever has logged in, or else of a browser, by its secret id.
+
+        Raises RequestError where it is not an id.
+        """
+        if not isinstance(browser, str) or not _BROWSER.fullmatch(browser):
+            raise RequestError("This page is out of date. Please load it again.")
+        owner = f"login {login}" if login else browser
+        return self._at(hashlib.sha256(owner.encode()).hexdigest()[:32])
+
+    def path(self, shelf: str, picture: str, small: bool = False) -> Path:
+        """The file of a picture that was given out. Raises RequestError where there is none."""
+        if not _NAME.fullmatch(shelf) or not (self.folder / shelf).is_dir():
+            raise RequestError("This picture is gone: it was deleted, or made room for newer ones.")
+        return self._at(shelf).path(picture, small)
+
+    def trim(self) -> None:
+        """Where all shelves together hold too much, those unused for the longest go."""
+        with self._trimming:  # two at once would each make the same room
+            self._trim()
+
+    def _trim(self) -> None:
+        used, sizes = {}, {}
+        for path in self.folder.glob("*/"):
+            with contextlib.suppress(FileNotFoundError):  # it may be deleted meanwhile
+                if _NAME.fullmatch(path.name):
+                    used[path.name] = path.stat().st_mtime
+                    sizes[path.name] = sum(file.stat().st_size for file in path.glob("*"))
+        total = sum(sizes.values())
+        for name in sorted(sizes, key=used.__getitem__):
+            if total <= self.bounds.all_bytes:
+                return
+            total -= sizes[name]
+            log.info("The history is full; what one browser kept makes room")
+            self._at(name).clear()
+
+    def _grew(self, count: int) -> None:
+        """So many bytes have come to a shelf; beside, so that nobody waits, all are trimmed now and then."""
+        with self._lock:
+            self._grown += count
+            if self._grown <= GROWTH * self.bounds.all_bytes:
+                return
+            self._grown = 0
+        threading.Thread(target=self.trim, name="trim", daemon=True).start()
+
+    def _at(self, name: str) -> Shelf:
+        with self._lock:
+            shelf = self._shelves.get(name)
+            if shelf is None:
+                shelf = self._shelves[name] = self._make(self.folder / name, self.bounds, self._grew)
+            return shelf
+
+
+def _read(path: Path) -> list[Entry]:
+    """What was saved; a damaged file is put aside rather than overwritten."""
+    try:
+        return [_entry(each) for each in json.loads(path.read_text(encoding="utf-8"))]
+    except FileNotFoundError:
+        return []
+    except (OSError, ValueError, TypeError, KeyError):
+        log.exception("A history can't be read; it is put aside as %s", _aside(path).name)
+        path.replace(_aside(path))
+        return []
+
+
+def _aside(path: Path) -> Path:
+    return path.with_name(f"{path.name}.damaged")
+
+
+def _entry(values: Mapping[str, Any]) -> Entry:
+    return Entry(
+        id=values["id"],
+        time=values["time"],
+        deleted=values["deleted"],
+        previews=[Shot(**shot) for shot in values["previews"]],
+        finals=[Shot(**shot) for shot in values["finals"]],
+        start=values.get("start"),
+    )

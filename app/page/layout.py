@@ -1,0 +1,334 @@
+"""The page: its layout, and which handler answers which click."""
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from dataclasses import fields
+from html import escape
+from pathlib import Path
+from typing import Any
+
+import gradio as gr
+from starlette.middleware import Middleware
+from starlette.requests import Request
+from starlette.responses import FileResponse, Response
+from starlette.routing import BaseRoute, Route
+
+from app.backends.base import Backend
+from app.history.shelf import History
+from app.jobs.job import LIMITS, RequestError
+from app.page import handlers, prompts, starting
+from app.page.about import about_routes
+from app.page.form import FULL_STEPS, MAX_GUIDANCE, PREVIEW_STEPS, PROMPT, USUAL_STEPS, form_for, form_values
+from app.page.handlers import Form, Studio
+from app.page.live import Sketches, file_routes, live_routes
+from app.page.session import GRACE_S, Session, Sessions
+from app.page.theme import make_theme
+from app.server.agents import show_pictures
+from app.server.api import add_endpoints
+from app.server.head import Head
+from app.server.web import LOGIN_WORDS, forget_lost_tabs
+from solver import SOLVERS
+
+PAGE = Path(__file__).parent / "static"
+# Sites show it for links; `python -m tools.screenshots` makes it.
+CARD = PAGE / "card.png"
+SCRIPTS = ("core.js", "start.js", "grid.js", "stage.js", "history.js", "main.js")
+TITLE = "Diffusion Preview"
+# Events in Gradio's queue, which each is in for but a moment.
+MOST_WAITING = 1000
+# How a page's events are set up. "multiple" lets a second click arrive, so that it gets an answer instead of
+# silence. What submits jobs goes through Gradio's queue, which tells a ZeroGPU Space who asks; the queue
+# lets everything through, since the worker decides who waits for whom.
+SILENT: Mapping[str, Any] = {
+    "show_progress": "hidden",
+    "api_visibility": "private",
+    "trigger_mode": "multiple",
+}
+QUEUED: Mapping[str, Any] = {**SILENT, "concurrency_limit": None}
+
+
+class Page(gr.Blocks):
+    """Blocks with routes of their own beside Gradio's; to be opened with `launch_page`.
+
+    meta: see `app.server.head`. login: the words of the page to log in on.
+    """
+
+    routes: Sequence[BaseRoute] = ()
+    styles: Sequence[Path] = (PAGE / "page.css",)
+    meta: str = ""
+    login: Mapping[str, str] = LOGIN_WORDS
+    sessions: Sessions
+
+    async def preprocess_data(self, *arguments: Any, **options: Any) -> list[Any]:
+        """As Gradio does it; values that no control of the page sends are refused without a traceback."""
+        try:
+            return await super().preprocess_data(*arguments, **options)
+        except Exception as error:
+            words = "A setting has a value that it can't have. Please load the page again."
+            raise gr.Error(words, print_exception=False) from error
+
+    def close(self, verbose: bool = True) -> None:
+        """End what the pages listen to, and then the server."""
+        self.sessions.close()
+        super().close(verbose)
+
+
+Watch = Callable[[Studio, Session, handlers.Wish], AbstractContextManager[Studio]]
+"""Goes around what is done for somebody who asked for it with a wish; gives the studio to do it with."""
+
+
+def build_page(
+    backend: Backend,
+    data: Path,
+    grace_s: float = GRACE_S,
+    watch: Watch = lambda studio, session, wish: nullcontext(studio),
+    logged: str = "",
+) -> Page:
+    """The page and the programs' endpoints, to be opened with `launch_page`.
+
+    data: the folder for all that is kept: pictures for programs in gradio/pictures, which has to be in
+    Gradio's GRADIO_TEMP_DIR, and what people have made in history. grace_s: see `app.page.session`. logged: what
+    the page's foot says of logs.
+    """
+    sessions = Sessions(History(data / "history"), grace_s)
+    studio = Studio(backend, Sketches())
+    with Page(title=TITLE, analytics_enabled=False) as page:
+        page.sessions = sessions
+        page.routes = [*live_routes(backend, sessions, studio.sketches), *file_routes(sessions)]
+        page.routes = [*page.routes, *about_routes(backend), Route("/card.png", _card)]
+        page.meta = (PAGE / "head.html").read_text(encoding="utf-8")
+        add_endpoints(backend, data / "gradio" / "pictures")  # first, since names go to whoever comes first
+        with gr.Row(elem_classes="masthead"):
+            gr.HTML(
+                f"<h1>{TITLE}</h1><p>See four quick previews, pick one, and only that one is finished.</p>",
+                elem_classes="masthead-title",
+            )
+            read = gr.Button("Reuse a PNG …", size="sm", scale=0, elem_id="read")
+            about = gr.Button("About", size="sm", scale=0, elem_id="about")
+            keys = gr.Button("Keys", size="sm", scale=0, elem_id="keys")
+        with gr.Row(elem_classes="prompt-row"):
+            prompt = gr.Textbox(
+                "",
+                placeholder=PROMPT,
+                label="Prompt",
+                show_label=False,
+                container=False,
+                lines=1,
+                max_lines=1,
+                autofocus=True,
+                elem_id="prompt",
+                scale=1,
+            )
+            begin = gr.Button("Add picture", scale=0, elem_id="begin")
+            go = gr.Button("Preview", variant="primary", scale=0, elem_id="go")
+        gr.HTML("", elem_id="start", padding=False)
+        with gr.Row(elem_classes="ideas"):
+            ideas = [gr.Button(example, size="sm") for example in prompts.EXAMPLES]
+            surprise = gr.Button("Surprise me", size="sm", elem_classes="surprise")
+        form = [prompt, *_settings()]
+        view = make_studio(SCRIPTS)
+        gr.HTML(
+            "<p class='page-foot'>Model: <span id='model-line'>loading …</span>. Nothing that you type or "
+            "make leaves this server. What you make is kept for <span id='kept-for'>this browser</span> "
+            "alone, until you delete it. "
+            f"{escape(logged)}</p>"
+        )
+        names = [field.name for field in fields(Form)]
+
+        def act(event: gr.EventData, request: gr.Request, *values: Any) -> None:
+            wish = event._data or {}
+            with _told(sessions, wish, request) as session:
+                action = _ACTIONS[_choice(wish, _ACTIONS)]
+                if handlers.is_called_off(session, wish):
+                    session.tell("Cancelled.", "info")
+                    return
+                with watch(studio, session, wish) as watched:
+                    action(watched, session, wish, Form(*values))
+                if handlers.is_called_off(session, wish):  # meanwhile
+                    handlers.cancel(session)
+
+        def note(event: gr.EventData, request: gr.Request) -> None:
+            wish = event._data or {}
+            with _told(sessions, wish, request) as session:
+                noted = _NOTES[_choice(wish, _NOTES)]
+                with watch(studio, session, wish):
+                    noted(session, wish)
+
+        def fill(event: gr.EventData, request: gr.Request) -> dict[gr.components.Component, Any]:
+            wish = event._data or {}
+            changes: dict[str, dict[str, Any]] = {}
+            with _told(sessions, wish, request) as session:
+                if wish.get("new"):
+                    changes = form_for(backend.facts)
+                if _FILLERS & wish.keys():
+                    wanted = handlers.wanted_of(session, wish)
+                    values, left_out = form_values(wanted, backend.facts)
+                    left_out += starting.begin_as(session, wish, wanted)
+                    if left_out:
+                        session.tell(" ".join(left_out))
+                    for name, value in values.items():
+                        changes[name] = changes.get(name, {}) | {"value": value}
+            parts = dict(zip(names, form, strict=True))
+            return {parts[name]: gr.update(**change) for name, change in changes.items()}
+
+        view.act(act, form, None, **QUEUED)
+        view.note(note, None, None, queue=False, **SILENT)
+        view.fill(fill, None, form, queue=False, **SILENT)
+        gr.on([prompt.submit, go.click], None, js=_say("preview"), **SILENT)
+        for idea, example in zip(ideas, prompts.EXAMPLES, strict=True):
+            idea.click(None, outputs=prompt, js=f"() => {example!r}", **SILENT).then(
+                None, js=_say("preview"), **SILENT
+            )
+        surprise.click(prompts.surprise, None, prompt, queue=False, **SILENT).then(
+            None, js=_say("preview"), **SILENT
+        )
+        begin.click(None, js=_say("begin"), **SILENT)
+        read.click(None, js=_say("read"), **SILENT)
+        keys.click(None, js=_say("help"), **SILENT)
+        about.click(None, js=_say("about"), **SILENT)
+    return page
+
+
+def launch_page(page: Page, host: str, port: int, **options: Any) -> str:
+    """Serve the page in the background and give its URL; options go on to Gradio's `launch`.
+
+    Raises OSError when the port is taken, or the machine so busy that nothing listens after five seconds.
+    """
+    # On a ZeroGPU Space, Gradio would let a single event wait if it were not told otherwise.
+    page.queue(default_concurrency_limit=None, max_size=MOST_WAITING)
+    forget_lost_tabs(page)
+    app = dict(options.pop("app_kwargs", {}))
+    app["routes"] = [*page.routes, *app.get("routes", ())]
+    app["middleware"] = [Middleware(Head, head=page.meta), *app.get("middleware", ())]
+    _, url, _ = page.launch(
+        server_name=host,
+        server_port=port,
+        theme=make_theme(),
+        css_paths=list(page.styles),
+        favicon_path=PAGE / "favicon.png",
+        footer_links=[],
+        run_history=False,
+        enable_monitoring=False,
+        share=False,
+        ssr_mode=False,
+        pwa=False,
+        quiet=True,
+        prevent_thread_lock=True,
+        # Gradio gives up where its own look at the page takes three seconds, as it may on a busy machine.
+        # That the server answers it knows already, from a call that waits.
+        _frontend=False,
+        app_kwargs=app,
+        **options,
+    )
+    show_pictures(page)
+    return url
+
+
+# What the page's scripts ask for, by name: with jobs to submit, and without.
+_ACTIONS: Mapping[str, Callable[[Studio, Session, handlers.Wish, Form], None]] = {
+    "preview": lambda studio, session, wish, form: handlers.preview(
+        studio, session, form, wish.get("strength")
+    ),
+    "reroll": lambda studio, session, wish, form: handlers.reroll(studio, session, wish, form.full_steps),
+    "vary": lambda studio, session, wish, form: handlers.vary(studio, session, wish, form.full_steps),
+    "refine": lambda studio, session, wish, form: handlers.refine(studio, session, wish, form.full_steps),
+}
+_NOTES: Mapping[str, Callable[[Session, handlers.Wish], None]] = {
+    "keep": handlers.keep,
+    "point_at": handlers.point_at,
+    "cancel": handlers.cancel,
+    "begin": starting.begin_with_final,
+    "begin_anew": lambda session, wish: starting.begin_with_nothing(session),
+    "open": handlers.open_entry,
+    "delete": handlers.delete_entry,
+    "clear": lambda session, wish: handlers.clear_history(session),
+}
+
+# What a wish to fill the form in names: one of these.
+_FILLERS = {"link", "picture", "entry", "grid"}
+
+
+def _card(request: Request) -> Response:
+    return FileResponse(CARD, headers={"Cache-Control": "max-age=86400"})
+
+
+def _choice(wish: handlers.Wish, table: Mapping[str, Any]) -> str:
+    name = wish.get("do")
+    if not isinstance(name, str) or name not in table:
+        raise RequestError("This page is out of date. Please load it again.")
+    return name
+
+
+@contextmanager
+def _told(sessions: Sessions, wish: Any, request: gr.Request) -> Iterator[Session]:
+    """The session that a wish names. A RequestError within is told there; without one, to Gradio's page."""
+    if not isinstance(wish, Mapping):
+        raise gr.Error("This page is out of date. Please load it again.", print_exception=False)
+    try:
+        session = sessions.of(wish.get("browser"), wish.get("tab"), request.username or "")
+    except RequestError as error:
+        raise gr.Error(escape(str(error)), print_exception=False) from error
+    try:
+        yield session
+    except RequestError as error:
+        session.tell(str(error))
+
+
+def _say(what: str) -> str:
+    """The script of a button that tells the page's own scripts that it was clicked."""
+    return f"() => {{ dispatchEvent(new CustomEvent('studio', {{ detail: '{what}' }})); }}"
+
+
+def _settings() -> list[gr.components.Component]:
+    """The drawer of settings, in the order of `handlers.Form`."""
+    with gr.Accordion("Settings", open=False, elem_classes="settings"):
+        with gr.Row():
+            negative = gr.Textbox("", label="Negative prompt", info="What should not be in the picture")
+            guidance = gr.Slider(
+                1, MAX_GUIDANCE, 3, step=0.5, label="Guidance", info="How literally to take it"
+            )
+            solver = gr.Dropdown(list(SOLVERS), value="consistency", label="Solver", info="For the previews")
+        with gr.Row():
+            most = LIMITS["count"].high
+            count = gr.Slider(1, most, 4, step=1, label="Previews", info="How many to choose from")
+            low, high = PREVIEW_STEPS
+            steps = gr.Slider(
+                low, high, USUAL_STEPS, step=1, label="Preview steps", info="More: slower, nearer to the end"
+            )
+            low, high = FULL_STEPS
+            full_steps = gr.Slider(low, high, 40, step=1, label="Full steps", info="Of the refined picture")
+        # Its choices come with the model, see `form_for`.
+        size = gr.Radio([], label="Size", info="Width × height in pixels", visible=False, elem_id="size")
+        with gr.Row():
+            random_seeds = gr.Checkbox(True, label="Random seeds", info="Other pictures every time")
+            seed = gr.Number(1, label="First seed", info="The others follow it", precision=0, visible=False)
+    # An open page keeps what it was told of the model through a restart of the app, when Gradio knows it
+    # no more; so it lets everything pass, and the handlers say in words what does not fit.
+    for part in (steps, size):
+        part.preprocess = lambda value: value  # type: ignore[method-assign]
+    random_seeds.change(
+        lambda drawn: gr.Number(visible=not drawn),
+        random_seeds,
+        seed,
+        queue=False,
+        show_progress="hidden",
+        api_visibility="private",
+    )
+    return [negative, count, steps, guidance, solver, random_seeds, seed, full_steps, size]
+
+
+def make_studio(scripts: Sequence[str], **options: Any) -> Any:
+    """Where a page's scripts of these names, in app/page, show what is made; options go on to gr.HTML."""
+    return gr.HTML(
+        None,
+        html_template="",
+        js_on_load=read_scripts(scripts),
+        apply_default_css=False,
+        elem_id="studio",
+        **options,
+    )
+
+
+def read_scripts(names: Sequence[str]) -> str:
+    """The page's scripts of these names, as one."""
+    return "\n".join((PAGE / name).read_text(encoding="utf-8") for name in names)

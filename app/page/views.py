@@ -1,0 +1,180 @@
+"""What the page shows, as plain values for its scripts in app/page: text, numbers, addresses of pictures."""
+
+from typing import Any
+
+from app.backends.base import Backend
+from app.jobs.job import Job, RequestError
+from app.models import ModelFacts
+from app.page.session import Session, Shelf, Stage, Tile
+
+View = dict[str, Any]
+
+
+def status_view(backend: Backend) -> View:
+    """Whether pictures can be made, and by which model; in words where they can't."""
+    try:
+        facts = backend.facts
+    except RequestError as loading:
+        return {"ready": False, "message": str(loading), "model": "", "edits": False, "warnings": []}
+    message = "" if backend.healthy else "Nothing works just now. Whoever runs this has to look after it."
+    return {
+        "ready": True,
+        "message": message,
+        "model": _model_line(facts),
+        "edits": facts.edits,
+        "warnings": list(getattr(facts, "warnings", ())),
+    }
+
+
+def start_view(session: Session) -> View | None:
+    """What the next grid starts from."""
+    if session.start is None:
+        return None
+    picture = picture_address(session.shelf, session.start.name, small=True)
+    return {"picture": picture, "strength": round(100 * session.start.strength)}
+
+
+def grid_view(session: Session) -> View | None:
+    """What the grid shows now."""
+    grid = session.grid
+    if grid is None:
+        return None
+    return {
+        "id": grid.id,
+        "prompt": grid.tiles[0].job.prompt,
+        "size": _size(grid.tiles[0].job),
+        "note": grid.note,
+        "ignored": list(grid.ignored),
+        "busy": grid.busy,
+        "tiles": [
+            {
+                "seed": tile.seed,
+                "label": seed_label(tile.job),
+                "picture": tile_picture(session.shelf, tile),
+                "ready": bool(tile.name),
+                "step": tile.step,
+                "steps": tile.steps,
+                "problem": tile.problem,
+                "kept": tile.kept,
+                "how": f"{tile.job.steps} steps, {tile.job.solver}",
+            }
+            for tile in grid.tiles
+        ],
+    }
+
+
+def stage_view(session: Session) -> View | None:
+    """What the stage shows now."""
+    stage = session.stage
+    if stage is None:
+        return None
+    final = picture_address(session.shelf, stage.name) if stage.name else ""
+    return {
+        "id": stage.id,
+        "grid": stage.grid,
+        "state": stage.state,
+        "seed": stage.tile.seed,
+        "label": seed_label(stage.job),
+        "prompt": stage.job.prompt,
+        "size": _size(stage.job),
+        "preview": picture_address(session.shelf, stage.tile.name),
+        "picture": final or (stage.sketch if stage.state == "running" else ""),
+        "tags": [f"Preview · {stage.tile.job.steps} steps", f"Final · {stage.job.steps} steps"],
+        "percent": stage.percent,
+        "message": stage.message,
+        "likeness": stage.likeness or {"words": "", "detail": ""},
+        "facts": _facts(stage),
+        "link": _link(stage),
+        "file": f"{stage.job.model.replace('/', '-')}-seed-{stage.job.seed}-{stage.job.steps}-steps.png",
+    }
+
+
+def history_view(shelf: Shelf) -> list[View]:
+    """What was made in this browser, the newest first."""
+    return [
+        {
+            "id": entry.id,
+            "time": entry.time,
+            "prompt": first.job["prompt"],
+            "pictures": [
+                {
+                    "seed": shot.job["seed"],
+                    "small": picture_address(shelf, shot.picture, small=True),
+                    "name": shot.picture,
+                    "final": final,
+                    "how": f"{shot.job['steps']} steps, {shot.job['solver']}",
+                }
+                for final, shots in ((True, entry.finals), (False, entry.previews))
+                for shot in shots
+            ],
+        }
+        for entry in shelf.entries
+        for first in [*entry.previews, *entry.finals][:1]
+    ]
+
+
+def seed_label(job: Job) -> str:
+    """The seed that was used, and for a variation the other one, too."""
+    return f"{job.seed} ~ {job.variation.seed}" if job.variation else str(job.seed)
+
+
+def _start(job: Job) -> str:
+    if not job.start:
+        return ""
+    return "a picture" if job.start.strength == 1 else f"a picture, strength {job.start.strength:.0%}"
+
+
+def _size(job: Job) -> tuple[int, int]:
+    return job.width, job.height
+
+
+def _variation(job: Job) -> str:
+    if not job.variation:
+        return ""
+    return f"noise of seed {job.seed} turned {job.variation.amount:.0%} towards that of {job.variation.seed}"
+
+
+def tile_picture(shelf: Shelf, tile: Tile) -> str:
+    """The address of a preview, or of a sketch of it; a sketch of what is not made would hide the words."""
+    if tile.name:
+        return picture_address(shelf, tile.name)
+    return "" if tile.problem else tile.sketch
+
+
+def picture_address(shelf: Shelf, name: str, small: bool = False) -> str:
+    """Where a picture on the shelf is served, below the page's own address."""
+    return f"pictures/{shelf.name}/{name}.{'jpg' if small else 'png'}"
+
+
+def _model_line(facts: ModelFacts) -> str:
+    by = f", previews drawn by {facts.preview_decoder}" if facts.preview_decoder else ""
+    return f"{facts.name}, {facts.width} × {facts.height} pixels, on {facts.place}{by}"
+
+
+def _link(stage: Stage) -> dict[str, str]:
+    """What a link to this picture says, see `app.page.form.from_link`."""
+    job = stage.tile.job
+    link = {"prompt": job.prompt, "negative_prompt": job.negative_prompt, "seed": str(job.seed)}
+    link |= {"steps": str(job.steps), "solver": job.solver, "guidance": f"{job.guidance:g}"}
+    link |= {"model": job.model, "size": f"{job.width}x{job.height}"}
+    if job.start:
+        link |= {"start": job.start.mark, "strength": f"{job.start.strength:g}"}
+    return {name: value for name, value in link.items() if value}
+
+
+def _facts(stage: Stage) -> list[list[str]]:
+    job, preview = stage.job, stage.tile.job
+    drawn = f", drawn by {stage.tile.decoder}" if stage.tile.decoder else ""
+    took = f", {stage.seconds:.1f} s" if stage.seconds else ""
+    facts = [
+        ["Prompt", job.prompt],
+        ["Not wanted", job.negative_prompt],
+        ["Preview", f"{preview.steps} steps, {preview.solver}{drawn}"],
+        ["Final", f"{job.steps} steps, {job.solver}{took}"],
+        ["Guidance", f"{job.guidance:g}"],
+        ["Variation", _variation(job)],
+        ["Made from", _start(job)],
+        ["Size", f"{job.width} × {job.height} pixels"],
+        ["Model", f"{job.model} {stage.revision[:10]}"],
+    ]
+    return [fact for fact in facts if fact[1]]

@@ -1,4 +1,0 @@
-"""What each way of making a model faster is worth, beside the stock pipeline: `python -m app.speed`.
-
-`shapes` has the real networks as configs, `measure` the measurements.
-"""

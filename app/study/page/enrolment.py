@@ -1,0 +1,61 @@
+"""How a participant gets a place in the design, and a withdrawal code."""
+
+import secrets
+import time
+from dataclasses import dataclass
+
+from app.study.log import events
+from app.study.log.events import Event, SessionBegan
+from app.study.log.store import Store
+from app.study.plan.definition import Study
+from app.study.plan.order import next_place, order_of
+
+DROPPED_OUT_S = 3 * 3600.0
+"""Who has not finished so long after the beginning has dropped out, and their place is given away."""
+
+
+@dataclass(frozen=True)
+class Enrolled:
+    """A participant of this moment. code: theirs alone; the log has only its hash, `participant`."""
+
+    participant: str
+    session: str
+    place: int
+    code: str
+    free_text: bool
+
+
+def enrol(
+    store: Store,
+    study: Study,
+    secret: str | None = None,
+    free_text: bool = False,
+    simulated: bool = False,
+    now: float | None = None,
+) -> Enrolled:
+    """Give the next participant their place, durably, and note that they have agreed.
+
+    secret: what they are known by here, such as that of their tab; without, nobody will find them again.
+    free_text: they agreed that own words are kept. simulated: they are a program. now: UTC in seconds.
+    """
+    now = time.time() if now is None else now
+    code, session = events.code_of(secret or secrets.token_hex(32)), secrets.token_hex(8)
+    participant = events.participant_of(code)
+
+    def choose(lines: list[str]) -> Event:
+        known = [event for event, _ in map(events.read, lines) if event.study == study.digest]
+        finished = {event.session for event in known if event.kind == "session_end"}
+        taken = [
+            event.body.place
+            for event in known
+            if isinstance(event.body, SessionBegan)
+            and (event.session in finished or event.utc > now - DROPPED_OUT_S)
+        ]
+        place = next_place(study, taken)
+        order = [each.id for each in order_of(study, place)]
+        body = SessionBegan(place, order, study.digest, free_text, simulated)
+        return Event(participant, session, body, study=study.digest, utc=now)
+
+    body = store.join(choose).body
+    assert isinstance(body, SessionBegan)
+    return Enrolled(participant, session, body.place, code, body.free_text)

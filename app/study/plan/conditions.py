@@ -1,0 +1,48 @@
+"""What a condition of a study is to the app that runs it."""
+
+from app.backends.base import Backend
+from app.jobs.job import Job, RequestError
+from app.page.handlers import Form
+from app.study.plan.definition import Condition, Study, StudyError
+
+
+def form_of(condition: Condition, prompt: str, backend: Backend) -> Form:
+    """What a person would have set to get the condition's pictures."""
+    full = condition.mode == "full"
+    return Form(
+        prompt,
+        count=condition.count,
+        steps=condition.full_steps if full else condition.steps,
+        solver=condition.full_solver if full else condition.solver,
+        guidance=backend.facts.guidance,
+        full_steps=condition.full_steps,
+    )
+
+
+def check_conditions(study: Study, backend: Backend) -> None:
+    """Raise StudyError, one line each, where the model can't do what conditions ask for."""
+    faults = []
+    facts = backend.facts
+    for condition in study.conditions:
+        wanted = {(condition.full_solver, condition.full_steps)}
+        if condition.mode == "preview":
+            wanted.add((condition.solver, condition.steps))
+        for solver, steps in sorted(wanted):
+            try:
+                facts.plan(
+                    Job(
+                        "preview",
+                        "a",
+                        0,
+                        steps,
+                        facts.name,
+                        facts.width,
+                        facts.height,
+                        facts.guidance,
+                        solver,
+                    )
+                )
+            except RequestError as error:
+                faults.append(f"condition {condition.id!r}: {error}")
+    if faults:
+        raise StudyError("\n".join(faults))

@@ -1,0 +1,169 @@
+"""The report's plots, as SVG to stand in its page."""
+
+import io
+import math
+from collections.abc import Mapping, Sequence
+
+import matplotlib
+import numpy as np
+import pandas as pd
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.ticker import FuncFormatter
+
+from app.study.report.analysis import Interval, Ratio, log_means, survival
+
+matplotlib.rcParams.update({"svg.fonttype": "none", "font.family": "sans-serif", "font.size": 10})
+# An axis that goes from one value to so many times it is labelled with powers of ten alone.
+WIDE = 100
+COLOURS = ("#4c6a92", "#c4713b", "#5a8f5c", "#8a5a8f", "#a8903a", "#3f8f94", "#9c4a55", "#6b6b6b")
+
+
+def times_plot(table: pd.DataFrame, conditions: Sequence[str], means: Mapping[str, Interval]) -> str:
+    """Each participant's geometric mean in each condition, joined, and all of them with intervals."""
+    figure, axes = _axes(1.4 + 1.3 * len(conditions), 3.8)
+    each = np.exp(log_means(table).reindex(columns=list(conditions)))
+    for _, row in each.iterrows():
+        axes.plot(range(len(conditions)), row.to_numpy(), color="#999999", alpha=0.35, lw=0.8, zorder=1)
+    for place, name in enumerate(conditions):
+        values = each[name].dropna()
+        axes.scatter([place] * len(values), values, s=14, color=COLOURS[place % 8], alpha=0.6, zorder=2)
+        mean = means[name]
+        if np.isfinite(mean.high) and mean.low > 0:
+            spread = [[mean.value - mean.low], [mean.high - mean.value]]
+            axes.errorbar(place + 0.18, mean.value, spread, fmt="s", color="black", capsize=4, zorder=3)
+    axes.set_yscale("log")
+    _plain_seconds(axes.yaxis)
+    axes.set_xticks(range(len(conditions)), list(conditions))
+    axes.set_xlim(-0.5, len(conditions) - 0.4)
+    axes.set_ylabel("seconds until satisfied")
+    return _svg(figure, "Times of each participant by condition, with means and intervals")
+
+
+def ratios_plot(ratios: Sequence[Ratio]) -> str:
+    """Ratios of times with the intervals of all roads."""
+    figure, axes = _axes(6.4, 1.0 + 0.75 * len(ratios))
+    roads = (("paired t", "paired", "o"), ("mixed model", "mixed", "s"), ("bootstrap", "bootstrap", "D"))
+    for row, ratio in enumerate(ratios):
+        for place, (label, name, marker) in enumerate(roads):
+            interval = getattr(ratio, name)
+            if interval is None or not np.isfinite(interval.high):
+                continue
+            spread = [[interval.value - interval.low], [interval.high - interval.value]]
+            axes.errorbar(
+                interval.value, row + 0.2 * (place - 1), xerr=spread, fmt=marker, ms=5, capsize=3,
+                color=COLOURS[place], label=label if row == 0 else None,
+            )  # fmt: skip
+    axes.axvline(1, color="black", lw=0.8)
+    axes.set_xscale("log")
+    low, high = axes.get_xlim()
+    low, high = min(low, 0.9), max(high, 1.1)
+    axes.set_xlim(low, high)
+    ticks = [0.1, 0.2, 0.3, 0.5, 0.7, 1, 1.5, 2, 3, 5, 10]
+    if high / low > WIDE:  # of a handful of participants: labels would lie on each other
+        apart = 1 + int(math.log10(high / low)) // 6
+        ticks = [10.0 ** (apart * count) for count in range(-9, 10)]
+    axes.set_xticks([each for each in ticks if low <= each <= high])
+    axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+    axes.xaxis.set_minor_formatter(FuncFormatter(lambda *_: ""))
+    axes.set_yticks(range(len(ratios)), [f"{ratio.of} ÷ {ratio.over}" for ratio in ratios])
+    axes.set_ylim(len(ratios) - 0.5, -0.5)
+    axes.set_xlabel("ratio of times (left of 1: faster)")
+    axes.legend(frameon=False, loc="upper left", bbox_to_anchor=(1.0, 1.0))
+    return _svg(figure, "Ratios of times with their intervals")
+
+
+def survival_plot(table: pd.DataFrame, conditions: Sequence[str]) -> str:
+    """The share of trials not yet ended satisfied, by time."""
+    figure, axes = _axes(5.2, 3.8)
+    for place, name in enumerate(conditions):
+        if (table["condition"] == name).any():
+            curve = survival(table, name)[0].survival_function_
+            axes.step(curve.index, curve[name], where="post", color=COLOURS[place % 8], label=name)
+    axes.set_ylim(0, 1.02)
+    axes.set_xlim(left=0)
+    axes.set_xlabel("seconds")
+    axes.set_ylabel("share not yet satisfied")
+    axes.legend(frameon=False)
+    return _svg(figure, "Share of trials not yet ended, by time and condition")
+
+
+def parts_plot(table: pd.DataFrame, conditions: Sequence[str]) -> str:
+    """What the time of a trial goes into, in the mean."""
+    figure, axes = _axes(6.4, 0.9 + 0.5 * len(conditions))
+    means = table.groupby("condition")[["queue_s", "compute_s", "think_s"]].mean()
+    means = means.reindex(list(conditions)).fillna(0.0)
+    left = np.zeros(len(conditions))
+    for place, (name, label) in enumerate(
+        (("queue_s", "in the queue"), ("compute_s", "computing"), ("think_s", "thinking"))
+    ):
+        axes.barh(range(len(conditions)), means[name], left=left, color=COLOURS[place], label=label)
+        left += means[name].to_numpy()
+    axes.set_yticks(range(len(conditions)), list(conditions))
+    axes.invert_yaxis()
+    axes.set_xlabel("seconds per trial")
+    axes.legend(frameon=False, loc="upper left", bbox_to_anchor=(1.0, 1.0))
+    return _svg(figure, "Mean time of a trial: queue, computing, thinking")
+
+
+def ratings_plot(table: pd.DataFrame, conditions: Sequence[str], question: str, points: int) -> str:
+    """How often each answer was given, by condition."""
+    figure, axes = _axes(6.4, 0.9 + 0.5 * len(conditions))
+    answers = range(1, points + 1)
+    shades = matplotlib.colormaps["RdYlBu"](np.linspace(0.08, 0.92, points))
+    left = np.zeros(len(conditions))
+    for answer, shade in zip(answers, shades, strict=True):
+        shares = np.array([_share(table, name, question, answer) for name in conditions])
+        axes.barh(range(len(conditions)), 100 * shares, left=left, color=shade, label=str(answer))
+        left += 100 * shares
+    axes.set_yticks(range(len(conditions)), list(conditions))
+    axes.invert_yaxis()
+    axes.set_xlim(0, 100)
+    axes.set_xlabel(f"% of answers to “{question}”")
+    axes.legend(frameon=False, loc="upper left", bbox_to_anchor=(1.0, 1.05), ncols=1 + (points > 6))
+    return _svg(figure, f"Answers to {question} by condition")
+
+
+def residuals_plot(table: pd.DataFrame, of: str, over: str) -> str:
+    """The participants' log ratios against normal quantiles: on the line, the t test may be trusted."""
+    from scipy import stats
+
+    means = log_means(table)
+    values = np.sort((means[of] - means[over]).dropna().to_numpy())
+    figure, axes = _axes(3.6, 3.4)
+    (expected, ordered), (slope, middle, _) = stats.probplot(values)
+    axes.plot(expected, slope * expected + middle, color="#999999", lw=1)
+    axes.scatter(expected, ordered, s=16, color=COLOURS[0])
+    axes.set_xlabel("normal quantile")
+    axes.set_ylabel("log ratio of a participant")
+    return _svg(figure, "Normal quantiles of the participants' log ratios")
+
+
+def _share(table: pd.DataFrame, condition: str, question: str, answer: int) -> float:
+    given = table.loc[table["condition"] == condition, f"rating_{question}"].dropna()
+    return float((given == answer).mean()) if len(given) else 0.0
+
+
+def _axes(width: float, height: float) -> tuple[Figure, Axes]:
+    figure = Figure(figsize=(width, height), layout="constrained")
+    axes = figure.subplots()
+    axes.spines[["top", "right"]].set_visible(False)
+    return figure, axes
+
+
+def _plain_seconds(axis: object) -> None:
+    for name in ("set_major_formatter", "set_minor_formatter"):
+        getattr(axis, name)(FuncFormatter(lambda value, _: f"{value:g}" if _plain(value) else ""))
+
+
+def _plain(value: float) -> bool:
+    first = f"{value:e}"[0]
+    return first in "125"
+
+
+def _svg(figure: Figure, words: str) -> str:
+    buffer = io.StringIO()
+    figure.savefig(buffer, format="svg", metadata={"Date": None})
+    text = buffer.getvalue()
+    text = text[text.index("<svg") :]
+    return text.replace("<svg", f'<svg role="img" aria-label="{words}"', 1)

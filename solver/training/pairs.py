@@ -1,0 +1,293 @@
+"""What a solver is trained towards and judged by: prompts, seeds, and the full-step result from each.
+
+`python -m solver.training.pairs --prompts FILE --out DIR` makes a set for a model in the diffusers layout, on a CPU,
+on a GPU, or, started by `accelerate launch -m solver.training.pairs …`, on several. It can be cut off at any moment
+and started again. The full-step result is what the app's refinement makes of the same noise.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from PIL import Image, ImageOps
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+from tqdm import tqdm
+
+from solver.diffusion import LatentDiffusion, load_diffusion
+from solver.sampling import sample
+from solver.solvers import SOLVERS, make_plan
+
+SETTINGS_FILE = "pairs.json"
+
+
+@dataclass(frozen=True)
+class Prompt:
+    """What was asked for, and the attributes of a scene that it names, where somebody wrote them down.
+
+    image: the file of a picture to be edited, for a model that edits.
+    """
+
+    prompt: str
+    attributes: dict[str, str] = field(default_factory=dict)
+    image: str = ""
+
+
+@dataclass(frozen=True)
+class Target:
+    """How the full-step results are made; the defaults are the app's refinement."""
+
+    solver: str = "dpm++2m"
+    steps: int = 40
+    grid: str = "trailing"
+
+
+REFINEMENT = Target()
+
+
+@dataclass(frozen=True, eq=False)
+class Pairs:
+    """n prompts, seeds, guidance scales [n], and full-step latents [n, C, H, W], float32 on the CPU.
+
+    `model` is the fingerprint of the model that made them, `reference` the latents [n, C, H, W] of the
+    pictures that were edited, where some were.
+    """
+
+    prompts: Sequence[Prompt]
+    seeds: Sequence[int]
+    guidance: Tensor
+    latents: Tensor
+    target: Target
+    model: str
+    reference: Tensor | None = None
+
+    def __len__(self) -> int:
+        return len(self.seeds)
+
+    def take(self, which: Sequence[int]) -> Pairs:
+        """The pairs of these numbers, in this order, repeated where a number is."""
+        index = torch.as_tensor(which)
+        return Pairs(
+            [self.prompts[i] for i in which],
+            [self.seeds[i] for i in which],
+            self.guidance[index],
+            self.latents[index],
+            self.target,
+            self.model,
+            None if self.reference is None else self.reference[index],
+        )
+
+
+def read_prompts(path: Path) -> list[Prompt]:
+    """Prompts from a file: one a line, or (`.jsonl`) objects with "prompt", perhaps "attributes" of it, and
+    perhaps an "image" to be edited, whose path begins at the file.
+
+    Raises:
+        ValueError: a line that is neither, or no prompts at all; says which line.
+    """
+    prompts = []
+    for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), start=1):
+        if not line.strip():
+            continue
+        if path.suffix != ".jsonl":
+            prompts.append(Prompt(line.strip()))
+            continue
+        try:
+            entry = json.loads(line)
+            image = str(path.parent / entry["image"]) if entry.get("image") else ""
+            prompts.append(Prompt(str(entry["prompt"]), dict(entry.get("attributes", {})), image))
+        except (ValueError, KeyError, TypeError):
+            raise ValueError(
+                f'{path}, line {number}: expected {{"prompt": "…"}}, perhaps with "attributes" or "image".'
+            ) from None
+    if not prompts:
+        raise ValueError(f"{path} holds no prompts; write one on each line.")
+    return prompts
+
+
+def make_pairs(
+    model: LatentDiffusion,
+    prompts: Sequence[Prompt],
+    out: Path,
+    *,
+    count: int,
+    guidance: Sequence[float] = (3.0,),
+    first_seed: int = 0,
+    target: Target = REFINEMENT,
+    batch: int = 16,
+    process: int = 0,
+    processes: int = 1,
+) -> None:
+    """Make pairs 0 … count - 1 in the folder `out`, a shard of `batch` at a time, leaving what is there.
+
+    Pair i has prompt i modulo their number, seed first_seed + i and the guidance scale i modulo their number.
+    Several processes may share the work: each makes every `processes`-th shard.
+
+    Raises:
+        ValueError: `out` holds pairs that were made otherwise, numbers out of range, or pictures to be edited
+            that are missing, are none, or do not go with the model.
+    """
+    if count < 1 or batch < 1:
+        raise ValueError(
+            f"There must be one pair at least, and one at a time: not {count}, {batch} at a time."
+        )
+    if not guidance or min(guidance) < 1:
+        raise ValueError(f"Guidance scales are 1 or more, not {list(guidance)}.")
+    plan = make_plan(target.solver, target.steps, model.schedule, grid=target.grid)
+    settings: dict[str, Any] = {
+        "count": count,
+        "batch": batch,
+        "model": model.fingerprint,
+        "target": asdict(target),
+        "seeds": [first_seed + i for i in range(count)],
+        "guidance": [float(guidance[i % len(guidance)]) for i in range(count)],
+        "prompts": [_written(prompts[i % len(prompts)]) for i in range(count)],
+    }
+    _check_images(model, prompts)
+    out.mkdir(parents=True, exist_ok=True)
+    if (out / SETTINGS_FILE).exists() and json.loads((out / SETTINGS_FILE).read_text()) != settings:
+        raise ValueError(f"{out} holds pairs that were made otherwise; choose another folder or delete it.")
+    _write(out / SETTINGS_FILE, json.dumps(settings))
+    shards = range(0, count, batch)[process::processes]
+    with tqdm(total=sum(min(batch, count - i) for i in shards), unit="pair", disable=process > 0) as bar:
+        for start in shards:
+            which = range(start, min(start + batch, count))
+            path = _shard(out, start)
+            if not path.exists():
+                asked = [prompts[i % len(prompts)] for i in which]
+                scales = torch.tensor([settings["guidance"][i] for i in which])
+                kept = {}
+                if asked[0].image:
+                    kept["reference"] = encode_images(model, [prompt.image for prompt in asked])
+                denoise = model.denoiser([p.prompt for p in asked], scales, kept.get("reference"))
+                kept["latents"] = sample(plan, denoise, model.noise([settings["seeds"][i] for i in which]))
+                kept = {name: tensor.cpu().contiguous() for name, tensor in kept.items()}
+                save_file(kept, path.with_suffix(".new"))
+                os.replace(path.with_suffix(".new"), path)
+            bar.update(len(which))
+
+
+def encode_images(model: LatentDiffusion, files: Sequence[str]) -> Tensor:
+    """The pictures in these files as latents [n, C, H, W]: their middle, scaled to the model's size.
+
+    Raises:
+        ValueError: a file that is missing or no picture.
+    """
+    _, height, width = model.latent_shape
+    pictures = []
+    for file in files:
+        try:
+            with Image.open(file) as opened:
+                picture = ImageOps.exif_transpose(opened).convert("RGB")
+        except OSError as error:
+            raise ValueError(f"{file} is not a picture that can be read: {error}.") from error
+        fitted = ImageOps.fit(picture, (width * model.scale, height * model.scale), Image.Resampling.LANCZOS)
+        pictures.append(torch.from_numpy(np.array(fitted)).permute(2, 0, 1).float() / 255)
+    return model.encode_pictures(torch.stack(pictures))
+
+
+def _check_images(model: LatentDiffusion, prompts: Sequence[Prompt]) -> None:
+    images = [prompt.image for prompt in prompts if prompt.image]
+    if images and not model.edits:
+        raise ValueError(
+            f'This model edits no pictures: leave "image" out ({images[0]}), or take another model.'
+        )
+    if images and len(images) < len(prompts):
+        raise ValueError(
+            f"{len(prompts) - len(images)} of {len(prompts)} prompts have no image: all or none."
+        )
+    if missing := [image for image in images if not Path(image).is_file()]:
+        raise ValueError(f"{len(missing)} of {len(images)} images are missing, such as {missing[0]}.")
+
+
+def _written(prompt: Prompt) -> dict[str, Any]:
+    """As it is written down, and has been since before there were images."""
+    return {name: value for name, value in asdict(prompt).items() if name != "image" or value}
+
+
+def load_pairs(folder: Path) -> Pairs:
+    """The pairs that `make_pairs` made.
+
+    Raises:
+        FileNotFoundError: there are none, or not all of them yet.
+    """
+    if not (folder / SETTINGS_FILE).exists():
+        raise FileNotFoundError(f"There are no pairs in {folder}; make them with `python -m solver.training.pairs`.")
+    settings = json.loads((folder / SETTINGS_FILE).read_text(encoding="utf-8"))
+    shards = [_shard(folder, start) for start in range(0, settings["count"], settings["batch"])]
+    if missing := sum(not shard.exists() for shard in shards):
+        raise FileNotFoundError(
+            f"{missing} of {len(shards)} shards are missing in {folder}; run `python -m solver.training.pairs` again "
+            "with the same options to make the rest."
+        )
+    loaded = [load_file(shard) for shard in shards]
+    return Pairs(
+        [Prompt(**entry) for entry in settings["prompts"]],
+        settings["seeds"],
+        torch.tensor(settings["guidance"]),
+        torch.cat([shard["latents"] for shard in loaded]),
+        Target(**settings["target"]),
+        settings["model"],
+        torch.cat([shard["reference"] for shard in loaded]) if "reference" in loaded[0] else None,
+    )
+
+
+def _shard(folder: Path, start: int) -> Path:
+    return folder / f"pairs-{start:06d}.safetensors"
+
+
+def _write(path: Path, text: str) -> None:
+    path.with_suffix(f".{os.getpid()}").write_text(text, encoding="utf-8")
+    os.replace(path.with_suffix(f".{os.getpid()}"), path)
+
+
+def main() -> None:
+    from accelerate import PartialState
+
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--model", default="checkpoints/landscapes", help="folder or hub id (%(default)s)")
+    parser.add_argument(
+        "--prompts",
+        type=Path,
+        required=True,
+        help="text file with a prompt on each line, or .jsonl, perhaps with images to edit",
+    )
+    parser.add_argument("--out", type=Path, required=True, help="folder for the pairs")
+    parser.add_argument("--count", type=int, default=256, help="how many (%(default)s)")
+    parser.add_argument("--guidance", type=float, nargs="+", default=[3.0], help="scales taken in turn (3)")
+    parser.add_argument("--first-seed", type=int, default=0, help="pair i has this seed + i (%(default)s)")
+    parser.add_argument("--solver", choices=SOLVERS, default=Target.solver, help="(%(default)s)")
+    parser.add_argument("--steps", type=int, default=Target.steps, help="of the full result (%(default)s)")
+    parser.add_argument("--grid", default=Target.grid, help="(%(default)s)")
+    parser.add_argument("--batch", type=int, default=16, help="pairs made at once (%(default)s)")
+    parser.add_argument("--cpu", action="store_true", help="do not use a GPU that is there")
+    args = parser.parse_args()
+    state = PartialState(cpu=args.cpu or not torch.cuda.is_available())
+    try:
+        make_pairs(
+            load_diffusion(args.model, state.device),
+            read_prompts(args.prompts),
+            args.out,
+            count=args.count,
+            guidance=args.guidance,
+            first_seed=args.first_seed,
+            target=Target(args.solver, args.steps, args.grid),
+            batch=args.batch,
+            process=state.process_index,
+            processes=state.num_processes,
+        )
+    except (OSError, ValueError) as error:
+        parser.error(str(error))
+    state.wait_for_everyone()
+
+
+if __name__ == "__main__":
+    main()

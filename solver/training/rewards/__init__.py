@@ -1,0 +1,13 @@
+"""What a preview is rewarded for: its similarity to the full-step picture of the same noise.
+
+    reward = make_reward("psnr + 20*clip")
+    target = reward.features(full_step)                        # once for many previews
+    values = reward.similarity(reward.features(previews), target)
+
+`REWARDS` lists the terms that a reward can be made of.
+"""
+
+from solver.training.rewards.make import REWARDS, Kind, Term, make_reward, parse
+from solver.training.rewards.reward import Part, Reward, RewardError, combine
+
+__all__ = ["REWARDS", "Kind", "Part", "Reward", "RewardError", "Term", "combine", "make_reward", "parse"]

@@ -1,0 +1,265 @@
+"""Train a ConsistencySolver: `python -m solver.training.train --pairs DIR --validation DIR --out DIR`.
+
+The policy's rows start as a classical solver's and learn to make previews that agree with the full-step
+pictures: by PPO with any reward, or by gradient (`--method distill`) with a differentiable one. It can be
+cut off at any moment and resumes where it was. What it leaves in `--out` is a `ConsistencySolverScheduler`:
+the weights that did best on the validation pairs, and their config. How it was trained is in `training.json`,
+figures along the way in `log.jsonl` and TensorBoard.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import math
+import os
+import random
+import time
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch.utils.tensorboard import SummaryWriter
+from tqdm import tqdm
+
+from solver.diffusion import load_diffusion
+from solver.policy import DECISIONS, MAX_ORDER, SEES, STARTS, Policy
+from solver.scheduler import ConsistencySolverScheduler
+from solver.training.distill import distill
+from solver.training.pairs import Pairs, load_pairs
+from solver.training.ppo import PPOSettings, ppo
+from solver.training.rewards import make_reward
+from solver.training.task import Task, validate
+
+METHODS = ("ppo", "distill")
+DEFAULT_PPO = PPOSettings()
+TRAINING_FILE = "training.json"
+LEARNING_RATES = {"ppo": 1e-3, "distill": 2e-3}
+
+
+def train(
+    policy: Policy,
+    task: Task,
+    pairs: Pairs,
+    validation: Pairs,
+    out: Path,
+    *,
+    method: str,
+    steps: list[int],
+    iterations: int,
+    batch: int,
+    learning_rate: float,
+    validate_every: int = 20,
+    seed: int = 0,
+    settings: PPOSettings = DEFAULT_PPO,
+) -> float:
+    """Train `policy` and leave in it the weights that did best on `validation`.
+
+    Every iteration draws one number of steps and `batch` pairs, from (seed, iteration) alone. The learning
+    rate falls as a half cosine. The state is saved at every validation.
+
+    Args:
+        steps: numbers of steps, drawn with equal chances; one that is listed twice is drawn twice as often.
+
+    Returns:
+        Their mean validation reward over all numbers of steps.
+
+    Raises:
+        ValueError: pairs of another model, or what the method cannot do (see `distill`).
+    """
+    for name, some in (("training", pairs), ("validation", validation)):
+        if some.model != task.model.fingerprint:
+            raise ValueError(f"The {name} pairs were made by another model; make them anew.")
+    out.mkdir(parents=True, exist_ok=True)
+    state_file, log_file = out / "state.pt", out / "log.jsonl"
+    optimizer = torch.optim.Adam(policy.parameters(), lr=learning_rate)
+    best: dict[str, Any] = {"reward": -math.inf, "policy": None}
+    first, spent = 0, 0.0
+    if state_file.exists():
+        state = torch.load(state_file, weights_only=True)
+        policy.load_state_dict(state["policy"])
+        optimizer.load_state_dict(state["optimizer"])
+        best, first, spent = state["best"], state["iteration"], state["seconds"]
+
+    with SummaryWriter(str(out / "tensorboard")) as board, log_file.open("a", encoding="utf-8") as log:
+
+        def record(iteration: int, figures: dict[str, float]) -> None:
+            for name, value in figures.items():
+                board.add_scalar(name, value, iteration)
+            log.write(json.dumps({"iteration": iteration, **figures}) + "\n")
+            log.flush()
+
+        def check(iteration: int) -> None:
+            by_steps = validate(policy, task, validation, sorted(set(steps)))
+            mean = sum(by_steps.values()) / len(by_steps)
+            record(iteration, {"validation": mean} | {f"validation/{N}": v for N, v in by_steps.items()})
+            if mean > best["reward"]:
+                best.update(reward=mean, policy={k: v.clone() for k, v in policy.state_dict().items()})
+            _save(
+                state_file,
+                {
+                    "policy": policy.state_dict(),
+                    "optimizer": optimizer.state_dict(),
+                    "best": best,
+                    "iteration": iteration,
+                    "seconds": spent + time.monotonic() - started,
+                },
+            )
+            bar.set_postfix(validation=f"{mean:.4g}", best=f"{best['reward']:.4g}")
+
+        started = time.monotonic()
+        with tqdm(range(first, iterations), initial=first, total=iterations, unit="iteration") as bar:
+            for iteration in bar:
+                if iteration % validate_every == 0:
+                    check(iteration)
+                torch.manual_seed(hash((seed, iteration)))
+                rng = random.Random(f"{seed} {iteration}")
+                N = rng.choice(steps)
+                chosen = pairs.take(rng.sample(range(len(pairs)), min(batch, len(pairs))))
+                for group in optimizer.param_groups:
+                    group["lr"] = learning_rate * 0.5 * (1 + math.cos(math.pi * iteration / iterations))
+                if method == "ppo":
+                    figures = ppo(policy, optimizer, task, chosen, N, settings)
+                else:
+                    figures = distill(policy, optimizer, task, chosen, N)
+                seconds = spent + time.monotonic() - started
+                record(iteration, {"N": N, "seconds": round(seconds, 1)} | figures)
+            if first < iterations:
+                check(iterations)
+    policy.load_state_dict(best["policy"])
+    return best["reward"]
+
+
+def _save(path: Path, state: dict[str, Any]) -> None:
+    torch.save(state, path.with_suffix(".new"))
+    os.replace(path.with_suffix(".new"), path)
+
+
+def parser() -> argparse.ArgumentParser:
+    """The command's options."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.ArgumentDefaultsHelpFormatter
+    )
+    parser.add_argument("--method", choices=METHODS, default="ppo", help=" ")
+    parser.add_argument("--model", default="checkpoints/landscapes", help="folder or hub id")
+    parser.add_argument("--pairs", type=Path, required=True, help="from solver.training.pairs, to train on")
+    parser.add_argument(
+        "--validation", type=Path, required=True, help="from solver.training.pairs, to choose weights by"
+    )
+    parser.add_argument(
+        "--out", type=Path, required=True, help="folder for the solver, the state and the log"
+    )
+    parser.add_argument("--reward", default="psnr", help="see solver.training.rewards; a weighted sum, or a name")
+    parser.add_argument("--readers", type=Path, help="folder of scene readers, by default the model's")
+    parser.add_argument(
+        "--steps", type=int, nargs="+", default=[4, 5, 6, 8], help="one is drawn in each iteration"
+    )
+    parser.add_argument("--iterations", type=int, default=400, help=" ")
+    parser.add_argument("--batch", type=int, default=8, help="pairs in an iteration")
+    parser.add_argument("--learning-rate", type=float, help=f"{LEARNING_RATES}")
+    parser.add_argument("--validate-every", type=int, default=20, help="iterations")
+    parser.add_argument("--init", type=Path, help="go on from this folder's policy, whose settings apply")
+    parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu", help=" ")
+    parser.add_argument(
+        "--keep-activations",
+        action="store_true",
+        help="faster gradients, for memory that grows with the steps",
+    )
+    parser.add_argument("--float32", action="store_true", help="run the network in float32, not bfloat16")
+    parser.add_argument("--seed", type=int, default=0, help=" ")
+    policy = parser.add_argument_group("policy")
+    policy.add_argument("--order", type=int, default=4, help=f"1 to {MAX_ORDER}; N or more is all outputs")
+    policy.add_argument("--start", choices=STARTS, default="unipc", help="the classical solver it starts as")
+    policy.add_argument("--learns", nargs="*", choices=DECISIONS, default=["rows", "grid", "times"], help=" ")
+    policy.add_argument("--free", action="store_true", help="rows need not sum to one")
+    policy.add_argument(
+        "--sees",
+        choices=SEES,
+        default="run",
+        help="all inputs, t and t_next alone, or these as the published policy sees them",
+    )
+    policy.add_argument("--bins", type=int, default=0, help="values that a decision chooses from; 0: any")
+    policy.add_argument("--hidden", type=int, default=128, help="width of the hidden layers")
+    algorithm = parser.add_argument_group("PPO")
+    for name, what in (
+        ("group", "rollouts for each pair"),
+        ("epochs", "passes over the rollouts"),
+        ("minibatches", "parts of a pass"),
+        ("clip", "of the ratio"),
+        ("entropy", "weight of the bonus"),
+        ("rollouts_at_once", "as many as memory allows"),
+    ):
+        default = getattr(PPOSettings(), name)
+        algorithm.add_argument(f"--{name.replace('_', '-')}", type=type(default), default=default, help=what)
+    parser.add_argument("--json", action="store_true", help="print the result as JSON")
+    return parser
+
+
+def main() -> None:
+    args = parser().parse_args()
+    try:
+        result = run(args)
+    except (OSError, ValueError) as error:
+        parser().error(str(error))
+    print(
+        json.dumps(result) if args.json else f"Validation reward {result['reward']:.4g}; solver in {args.out}"
+    )
+
+
+def run(args: argparse.Namespace) -> dict[str, Any]:
+    """What the command does."""
+    pairs, validation = load_pairs(args.pairs), load_pairs(args.validation)
+    model = load_diffusion(args.model, args.device)
+    reward = make_reward(
+        args.reward, readers=args.readers or Path(args.model) / "readers", device=args.device
+    )
+    if args.init:
+        policy = Policy.load(args.init / "policy.safetensors")
+    else:
+        policy = Policy(
+            args.order,
+            args.start,
+            tuple(args.learns),
+            free=args.free,
+            sees=args.sees,
+            bins=args.bins,
+            hidden=args.hidden,
+            steps=(min(args.steps), max(args.steps)),
+            guidance=(float(pairs.guidance.min()), float(pairs.guidance.max())),
+            num_train_timesteps=model.schedule.num_train_timesteps,
+        )
+    chosen = ("group", "epochs", "minibatches", "clip", "entropy", "rollouts_at_once")
+    settings = PPOSettings(**{name: getattr(args, name) for name in chosen})
+    best = train(
+        policy.train().to(args.device),
+        Task(model, reward, low_precision=not args.float32, checkpointed=not args.keep_activations),
+        pairs,
+        validation,
+        args.out,
+        method=args.method,
+        steps=args.steps,
+        iterations=args.iterations,
+        batch=args.batch,
+        learning_rate=args.learning_rate or LEARNING_RATES[args.method],
+        validate_every=args.validate_every,
+        seed=args.seed,
+        settings=settings,
+    )
+    scheduler = ConsistencySolverScheduler.from_config(model.scheduler_config)
+    scheduler.policy = policy.cpu().eval()
+    scheduler.save_pretrained(args.out)
+    log = [json.loads(line) for line in (args.out / "log.jsonl").read_text(encoding="utf-8").splitlines()]
+    result = {
+        "options": {name: v.name if isinstance(v, Path) else v for name, v in vars(args).items()},
+        "pairs": len(pairs),
+        "validation_pairs": len(validation),
+        "seconds": max((line["seconds"] for line in log if "seconds" in line), default=0.0),
+        "validation_before": next(line["validation"] for line in log if "validation" in line),
+        "reward": best,
+    }
+    (args.out / TRAINING_FILE).write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
+    return result | {"out": str(args.out)}
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,217 @@
+"""What a visit writes, and in which order; what it does with junk, and without a log that can be written."""
+
+import threading
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from app.history.shelf import History
+from app.jobs.job import Job, RequestError
+from app.models import ModelFacts
+from app.page.live import Sketches
+from app.page.session import Sessions
+from app.study.log.events import Event
+from app.study.log.reading import read_log
+from app.study.log.recording import Writer
+from app.study.log.store import SqlStore, open_store
+from app.study.page.visit import Lab, Visit, Visits
+from app.study.plan.conditions import check_conditions
+from app.study.plan.definition import Study, StudyError
+from app.study.report.outcomes import trial_table
+from app.worker import Worker
+
+ID = "0" * 64
+
+
+@pytest.fixture
+def lab(worker: Worker, study: Study, tmp_path: Path) -> Iterator[Lab]:
+    log = str(tmp_path / "log.sqlite")
+    writer = Writer(open_store(log))
+    yield Lab(study, writer, log, worker, Sketches())
+    writer.close()
+
+
+@pytest.fixture
+def visit(lab: Lab, tmp_path: Path) -> Visit:
+    return Visits(lab).of(Sessions(History(tmp_path / "now")).of(ID, ID))
+
+
+def do(visit: Visit, what: str, **more: Any) -> None:
+    session = visit.session
+    about = {"trial": visit.trial, "grid": session.grid.id if session.grid else None}
+    about["stage"] = session.stage.id if session.stage else None
+    visit.do(about | {"do": what, "at": 1.5} | more)
+    session.settle()
+
+
+def kinds(visit: Visit) -> list[str]:
+    return [event.kind for event in read_log(visit.lab.log).events]
+
+
+def open_first(visit: Visit) -> None:
+    do(visit, "preview", prompt="a lake")
+    assert visit.session.grid
+    do(visit, "refine", seed=visit.session.grid.tiles[0].seed)
+
+
+def through(visit: Visit, until: str) -> None:
+    """Go on until a trial of a condition is on."""
+    do(visit, "agree", agree=True)
+    while visit.now.condition.id != until or visit.now.practice:
+        open_first(visit)
+        do(visit, "satisfied")
+        do(visit, "rate", answers={"satisfaction": 3, "match": 3})
+
+
+def test_what_is_waited_for_can_be_told_apart(visit: Visit) -> None:
+    through(visit, "quick")
+    open_first(visit)
+    do(visit, "satisfied")
+    events = [event for event in read_log(visit.lab.log).events if event.trial == visit.trial]
+    expected = ["trial_start", "submit", "queued", "compute_start", "compute_end", "select", "refine"]
+    expected += ["submit", "queued", "compute_start", "compute_end", "satisfied"]
+    assert [event.kind for event in events] == expected
+    times = [event.monotonic for event in events]
+    assert times == sorted(times)
+    start = next(event.body for event in events if event.kind == "compute_start")
+    assert start.batch in (1, 2) and start.device == "cpu"  # type: ignore[attr-defined]
+    row = trial_table(read_log(visit.lab.log).events).iloc[-1]
+    assert row["compute_s"] > 0 and row["queue_s"] >= 0 and row["think_s"] > 0
+    assert abs(row["queue_s"] + row["compute_s"] + row["think_s"] - row["seconds"]) < 1e-6
+
+
+def test_a_guess_that_is_opened_is_waited_for_from_then_on(lab: Lab, tmp_path: Path) -> None:
+    conditions = tuple(replace(each, speculate=each.id == "quick") for each in lab.study.conditions)
+    lab = replace(lab, study=replace(lab.study, conditions=conditions))
+    visit = Visits(lab).of(Sessions(History(tmp_path / "now")).of(ID, ID))
+    through(visit, "quick")
+    open_first(visit)
+    submits = [event.body for event in read_log(lab.log).events if event.trial == visit.trial]
+    assert [body.purpose for body in submits if body.kind == "submit"] == [  # type: ignore[attr-defined]
+        "preview", "speculative", "refine",
+    ]  # fmt: skip
+
+
+def test_full_step_pictures_are_finals_and_nothing_is_refined(visit: Visit) -> None:
+    through(visit, "full")
+    open_first(visit)
+    grid, stage = visit.session.grid, visit.session.stage
+    assert grid and stage and stage.state == "done"
+    assert {(tile.job.steps, tile.job.solver) for tile in grid.tiles} == {(6, "dpm++2m")}
+    assert (len(grid.tiles), stage.name) == (2, grid.tiles[0].name)
+    trial = [event.kind for event in read_log(visit.lab.log).events if event.trial == visit.trial]
+    assert "refine" not in trial and trial.count("submit") == 1
+
+
+def test_a_cancel_that_overtakes_a_wish_calls_it_off(visit: Visit) -> None:
+    through(visit, "quick")
+    do(visit, "cancel", calls=["1-1"])
+    do(visit, "preview", prompt="a lake", call="1-1")
+    assert visit.session.grid is None
+    assert visit.session.notices[-1]["text"] == visit.lab.study.labels["called_off"]
+    submitted = [event for event in read_log(visit.lab.log).events if event.trial == visit.trial]
+    assert [event.kind for event in submitted] == ["trial_start", "cancel"]
+    do(visit, "preview", prompt="a lake", call="1-2")
+    assert visit.session.grid
+
+
+def test_junk_is_refused_or_told_and_changes_nothing(visit: Visit) -> None:
+    do(visit, "agree")
+    do(visit, "agree", agree="yes")
+    assert visit.phase == "consent" and kinds(visit) == []
+    do(visit, "agree", agree=True)
+    before = visit.trial
+    for what in ("report", "_end", None, 3, "do"):
+        with pytest.raises(RequestError, match="out of date"):
+            visit.do({"do": what, "trial": visit.trial})
+    for wish in (
+        {"do": "keep", "seed": 1}, {"do": "refine", "seed": []}, {"do": "reroll", "grid": {}},
+        {"do": "satisfied", "stage": None}, {"do": "rate", "answers": []}, {"do": "close"},
+        {"do": "preview", "at": "soon"}, {"do": "give_up", "at": -3}, {"do": "satisfied", "trial": "other"},
+    ):  # fmt: skip
+        visit.do({"trial": visit.trial} | wish)
+    assert (visit.trial, visit.phase) == (before, "trial")
+    assert set(kinds(visit)) <= {
+        "session",
+        "trial_start",
+        "error",
+        "submit",
+        "queued",
+        "compute_start",
+        "compute_end",
+    }
+
+
+def test_ratings_need_all_answers_within_their_points(visit: Visit) -> None:
+    do(visit, "agree", agree=True)
+    open_first(visit)
+    do(visit, "satisfied")
+    good = {"satisfaction": 5, "match": 1}
+    for wrong in (None, {}, {"match": 1}, good | {"match": 0}, good | {"match": 6}, good | {"match": True}):
+        do(visit, "rate", answers=wrong)
+        assert visit.phase == "rating" and "rating" not in kinds(visit)
+    do(visit, "rate", answers=good)
+    assert kinds(visit).count("rating") == 2 and visit.number == 1
+
+
+def test_what_cannot_be_recorded_is_not_done(visit: Visit, monkeypatch: pytest.MonkeyPatch) -> None:
+    do(visit, "agree", agree=True)
+    append = SqlStore.append
+
+    def fail(self: SqlStore, event: Event) -> None:
+        if event.kind != "error":
+            raise OSError("the disk is full")
+        append(self, event)
+
+    monkeypatch.setattr(SqlStore, "append", fail)
+    do(visit, "preview")
+    assert visit.session.grid is None and visit.session.notices
+    do(visit, "give_up")
+    assert visit.phase == "trial"
+    monkeypatch.undo()
+    do(visit, "give_up")
+    assert visit.phase == "rating" and kinds(visit).count("give_up") == 1
+
+
+def test_the_worker_never_waits_for_the_log(visit: Visit, monkeypatch: pytest.MonkeyPatch) -> None:
+    do(visit, "agree", agree=True)
+    append, released = SqlStore.append, threading.Event()
+
+    def stuck(self: SqlStore, event: Event) -> None:
+        if event.kind in ("queued", "compute_start", "compute_end"):
+            assert released.wait(60)
+        append(self, event)
+
+    monkeypatch.setattr(SqlStore, "append", stuck)
+    do(visit, "preview")
+    assert not {"queued", "compute_start", "compute_end"} & set(kinds(visit)), "pictures first"
+    released.set()
+    visit.lab.writer.close()
+    assert kinds(visit)[-3:] == ["queued", "compute_start", "compute_end"]
+
+
+def test_after_the_end_of_the_log_nothing_is_done_and_nobody_waits(visit: Visit) -> None:
+    do(visit, "agree", agree=True)
+    visit.lab.writer.close()
+    before = kinds(visit)
+    do(visit, "give_up")
+    assert visit.phase == "trial" and kinds(visit) == before
+
+
+def test_conditions_that_the_model_cannot_do_are_named(
+    worker: Worker, study: Study, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    check_conditions(study, worker)
+    plan = ModelFacts.plan
+
+    def fussy(self: ModelFacts, job: Job) -> Any:
+        if job.solver == "ddim":
+            raise RequestError("It has no ddim.")
+        return plan(self, job)
+
+    monkeypatch.setattr(ModelFacts, "plan", fussy)
+    with pytest.raises(StudyError, match="'quick': It has no ddim"):
+        check_conditions(study, worker)

@@ -1,0 +1,141 @@
+"""Programs take part through the real app, and nothing they did is taken for a person's."""
+
+import threading
+from collections import Counter
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, replace
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+import pytest
+from gradio_client import Client
+from gradio_client.exceptions import AppError
+
+from app.study.__main__ import main
+from app.study.log.reading import read_log
+from app.study.log.store import SqlStore, closing, open_store
+from app.study.report.document import write_report
+from app.study.report.outcomes import trial_table
+from app.study.report.participants import CONDITIONS, Goal, Participant, make_study, plan, read_goals, summary
+from app.worker import Worker
+from checkpoints.recipe.scenes import ATTRIBUTES
+from tests.conftest import Served
+
+SMALL = tuple(replace(each, steps=1, full_steps=2, count=min(each.count, 2)) for each in CONDITIONS)
+
+
+GOALS = {f"g{n}": Goal("a quiet lake", {"terrain": "lake"}) for n in range(2)}
+STUDY = make_study(GOALS, SMALL, look_s=0.0)
+
+
+@dataclass
+class Judge:
+    """Refuses the first of every three pictures, so that grids are looked through."""
+
+    seen: int = 0
+
+    def __call__(self, path: Path, named: Mapping[str, str]) -> float:
+        assert path.read_bytes().startswith(b"\x89PNG") and named == {"terrain": "lake"}
+        self.seen += 1
+        return float(self.seen % 3 != 1)
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> Iterator[SqlStore]:
+    with closing(open_store(str(tmp_path / "log.sqlite"))) as store:
+        assert isinstance(store, SqlStore)
+        yield store
+
+
+def someone(served: Served, store: SqlStore) -> Participant:
+    return Participant(Client(served.url, verbose=False), store, STUDY, Judge(), lambda *_: 1.0, look_s=0.0)
+
+
+def test_all_conditions_through_the_app(served: Served, store: SqlStore, tmp_path: Path) -> None:
+    program, log = someone(served, store), str(tmp_path / "log.sqlite")
+    for number in range(2):
+        assert len(list(program.take_part(number, GOALS))) == len(GOALS) * len(SMALL)
+    table = trial_table(read_log(log).events)
+    assert table.groupby(["participant", "task"])["condition"].agg(set).map(len).eq(len(SMALL)).all()
+    assert table["simulated"].all() and (table["outcome"] == "satisfied").all()
+    previews = table["condition"].isin(["classical", "consistency", "speculative"])
+    assert (table.loc[previews, "refinements"] >= 1).all() and (
+        table.loc[~previews, "refinements"] == 0
+    ).all()
+    assert (table["compute_s"] > 0).all() and (table["compute_s"] <= table["seconds"]).all()
+    assert table["picked"].between(1, table["looked"]).all()
+    told = summary(STUDY, log, 0.0)
+    assert told["simulated"] and told["paper_speed_up_with_people"] == 1.85
+    assert set(told["accepted"]) == {each.id for each in CONDITIONS}
+    assert all(0 < rate <= 1 for rate in [*told["accepted"].values(), *told["finals_accepted"].values()])
+    found = write_report(STUDY, read_log(log), tmp_path)
+    assert found.simulated and "no person took part" in (tmp_path / "report.html").read_text()
+
+
+def test_a_run_that_was_cut_off_goes_on_and_does_nothing_twice(
+    served: Served, store: SqlStore, tmp_path: Path
+) -> None:
+    assert len(list(islice(someone(served, store).take_part(0, GOALS), 4))) == 4
+    program = someone(served, store)
+    assert len(program.left(0)) == len(GOALS) * len(SMALL) - 4
+    list(program.take_part(0, GOALS))
+    assert program.left(0) == [] and list(program.take_part(0, GOALS)) == []
+    events = read_log(str(tmp_path / "log.sqlite")).events
+    table = trial_table(events)
+    assert table["position"].to_list() == list(range(len(GOALS) * len(SMALL))) and table["finished"].all()
+    assert len({event.session for event in events}) == 1
+
+
+def test_what_was_refined_ahead_in_vain_is_ended(
+    served: Served, store: SqlStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    begun, denoise = threading.Event(), Worker._denoise
+
+    def watched(self: Worker, *batch: Any) -> Any:
+        begun.set()
+        return denoise(self, *batch)
+
+    monkeypatch.setattr(Worker, "_denoise", watched)
+    slow = replace(SMALL[-1], full_steps=100, count=2)
+    program = someone(served, store)
+    ahead = program._refine(slow, GOALS["g0"], 5)
+    assert begun.wait(60)
+    program._drop(ahead)
+    with pytest.raises(AppError, match="cancelled"):
+        ahead.result()
+
+
+def test_conditions_are_paired_and_their_orders_balanced() -> None:
+    turns = [turn for number in range(10) for turn in plan(STUDY, number)]
+    seeds = Counter(turn.seed for turn in turns)
+    assert set(seeds.values()) == {len(SMALL)} and len(seeds) == 10 * len(GOALS)
+    assert turns == [turn for number in range(10) for turn in plan(STUDY, number)]
+    first = Counter(turn.condition.id for turn in turns if turn.position % len(SMALL) == 0)
+    assert set(first.values()) == {10 * len(GOALS) // len(SMALL)}
+
+
+def test_goals_name_what_is_asked_for() -> None:
+    goals = read_goals(10)
+    assert len(goals) == 10
+    assert all(2 <= len(goal.attributes) <= 4 and goal.prompt for goal in goals.values())
+
+
+def test_what_is_wanted_beyond_the_prompt_fits_it_and_makes_another_study() -> None:
+    said, more = read_goals(5), read_goals(5, unsaid=2)
+    for name, goal in more.items():
+        assert goal.prompt == said[name].prompt
+        assert said[name].attributes.items() < goal.attributes.items()
+        assert len(goal.attributes) == len(said[name].attributes) + 2
+        assert all(value in ATTRIBUTES[key] for key, value in goal.attributes.items())
+    assert read_goals(5, unsaid=2) == more, "a run that was cut off can go on"
+    assert make_study(said).digest != make_study(more).digest
+
+
+def test_without_an_app_it_says_so(tmp_path: Path) -> None:
+    with pytest.raises(SystemExit, match="no app answers"):
+        main(["participants", "--url", "http://127.0.0.1:9", "--out", str(tmp_path)])
+    with pytest.raises(SystemExit, match="numbers from 1"):
+        main(["participants", "--prompts", "0", "--out", str(tmp_path)])
+    with pytest.raises(SystemExit, match="--unsaid takes 0 to 11"):
+        main(["participants", "--unsaid", "12", "--out", str(tmp_path)])

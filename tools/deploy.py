@@ -1,0 +1,219 @@
+"""Put this repository onto a Hugging Face Space: python -m tools.deploy --space USER/NAME.
+
+Without --yes it only says what would go. What goes are the files that git knows, as they were last committed,
+without those that only development needs; what the Space has on top is removed. Nothing that looks like a
+secret is ever sent.
+"""
+
+import argparse
+import json
+import re
+import subprocess
+import sys
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+ROOT = Path(__file__).resolve().parents[1]
+# What a Space has no use for: the beginnings of paths.
+LEFT_OUT = (
+    ".ci/",
+    ".dockerignore",
+    "Makefile",
+    "requirements-",
+    "tools/",
+    "tests/",
+)
+NEEDED_BY_DOCKER = (".dockerignore",)
+# A Space that has this file was made by this program.
+OURS = "tools/deploy.py"
+NEW_SPACE = {"README.md", ".gitattributes"}
+SDKS = ("gradio", "docker")
+ZERO = "zero-"
+PORT = 7860
+SECRET_NAMES = re.compile(
+    r"(^|/)(\.env(\..*)?|.*\.(pem|key|p12|pfx)|id_(rsa|ed25519)|.*token|\.netrc|settings\.toml)$"
+)
+SECRET_TEXTS = re.compile(rb"hf_[A-Za-z0-9]{30,}|-----BEGIN [A-Z ]*PRIVATE KEY-----")
+
+
+class DeployError(RuntimeError):
+    """Why it can't be done, in words."""
+
+
+@dataclass(frozen=True)
+class Item:
+    """A file that goes: its path in the repository, and its content, in bytes."""
+
+    path: str
+    content: bytes
+
+
+def git(*arguments: str) -> str:
+    """What git says. Raises DeployError where it can't."""
+    try:
+        done = subprocess.run(["git", *arguments], cwd=ROOT, capture_output=True, text=True, check=True)
+    except (OSError, subprocess.CalledProcessError) as error:
+        raise DeployError(
+            "This is no checkout of the repository, or git is missing: only what git knows is sent."
+        ) from error
+    return done.stdout
+
+
+def check_clean() -> None:
+    """Raise DeployError where something differs from what was committed."""
+    changed = [line[3:] for line in git("status", "--porcelain").splitlines()]
+    if changed:
+        shown = ", ".join(changed[:5]) + (f" and {len(changed) - 5} more" if len(changed) > 5 else "")
+        raise DeployError(f"Not everything is committed: {shown}. Commit or remove it, and try again.")
+
+
+def items(sdk: str) -> list[Item]:
+    """The files that go to a Space of that SDK. Raises DeployError where one looks like a secret."""
+    kept = NEEDED_BY_DOCKER if sdk == "docker" else ()
+    paths = [path for path in git("ls-files").splitlines() if path in kept or not path.startswith(LEFT_OUT)]
+    found = [Item(path, (ROOT / path).read_bytes()) for path in paths if (ROOT / path).is_file()]
+    for item in found:
+        if SECRET_NAMES.search(item.path) or SECRET_TEXTS.search(item.content):
+            raise DeployError(f"{item.path} looks like a secret, and nothing was sent. Take it out of git.")
+    return [Item(each.path, card(each.content, sdk)) if each.path == "README.md" else each for each in found]
+
+
+def card(readme: bytes, sdk: str) -> bytes:
+    """The README with the settings of a Space of that SDK at its top; it has those for Gradio itself."""
+    if sdk == "gradio":
+        return readme
+    top, _, rest = readme.decode().removeprefix("---\n").partition("\n---\n")
+    own = ("sdk:", "sdk_version:", "python_version:", "app_file:")
+    lines = [line for line in top.splitlines() if not line.startswith(own)]
+    return "\n".join(["---", *lines, f"sdk: {sdk}", f"app_port: {PORT}", "---", rest]).encode()
+
+
+def upload(space: str, sdk: str, hardware: str | None, private: bool, what: Sequence[Item]) -> str:
+    """Make the Space where there is none, and send the files in one commit; gives its address.
+
+    Raises DeployError, in words, where that can't be done.
+    """
+    from huggingface_hub import CommitOperationAdd, CommitOperationDelete, HfApi
+    from huggingface_hub.utils import get_token
+
+    if not get_token():
+        raise DeployError(
+            "There is no token. Make one with write access at https://huggingface.co/settings/tokens, and "
+            "log in with `hf auth login`, or set HF_TOKEN."
+        )
+    api = HfApi()
+    try:
+        api.whoami()
+        there = set()
+        if api.repo_exists(space, repo_type="space"):
+            there = set(api.list_repo_files(space, repo_type="space"))
+            if OURS not in there and there - NEW_SPACE:
+                raise DeployError(
+                    f"There is a Space {space} already, and it is something else. Choose another name."
+                )
+        url = api.create_repo(space, repo_type="space", space_sdk=sdk, private=private, exist_ok=True)
+        gone = sorted(there - {each.path for each in what} - {".gitattributes"})
+        operations: list[Any] = [CommitOperationAdd(each.path, each.content) for each in what]
+        operations += [CommitOperationDelete(path) for path in gone]
+        api.create_commit(
+            space,
+            operations,
+            commit_message=f"Diffusion Preview {git('rev-parse', '--short', 'HEAD').strip()}",
+            repo_type="space",
+        )
+        if hardware:
+            api.request_space_hardware(space, hardware)  # type: ignore[arg-type]
+    except DeployError:
+        raise
+    except Exception as error:
+        raise DeployError(in_words(error, space)) from error
+    return str(url)
+
+
+def in_words(error: Exception, space: str) -> str:
+    """What went wrong with the hub, and what to do about it."""
+    from huggingface_hub.errors import HfHubHTTPError, HFValidationError, OfflineModeIsEnabled
+
+    user = space.partition("/")[0]
+    if isinstance(error, HFValidationError):
+        return f"{space} is no name for a Space. It has the form USER/NAME, of letters, digits, - _ and dots."
+    if isinstance(error, OfflineModeIsEnabled):
+        return "The hub client is told to stay offline. Unset HF_HUB_OFFLINE, and try again."
+    if isinstance(error, HfHubHTTPError) and error.response is not None:
+        return {
+            401: "The hub does not know this token. Make another, and log in with `hf auth login`.",
+            402: "The hub asks for payment: a subscription for free hardware, or credits for the other.",
+            403: f"This token may not write to {user}'s Spaces. Is it {user}'s, and has it write access?",
+            404: f"There is no {user} on the hub, or this token may not see {space}.",
+            409: f"There is a {space} already that is in the way. Choose another name, or try again.",
+            413: "The hub says that this is too large.",
+            429: "The hub has had too many requests. Please try again in a few minutes.",
+        }.get(
+            error.response.status_code,
+            f"The hub answered with an error ({error.response.status_code}). Please try again later.",
+        )
+    if isinstance(error, OSError) or type(error).__module__.startswith(("httpx", "httpcore")):
+        return f"The hub can't be reached ({error or type(error).__name__}). Is there a network?"
+    return f"The hub's client failed ({type(error).__name__}: {error})."
+
+
+def hardware_choices() -> list[str]:
+    from huggingface_hub import SpaceHardware
+
+    return [each.value for each in SpaceHardware]
+
+
+def listing(what: Sequence[Item]) -> Iterator[str]:
+    """A line for each file, and the sum."""
+    for each in what:
+        yield f"{len(each.content):>12,}  {each.path}"
+    yield f"{sum(len(each.content) for each in what):>12,}  bytes in {len(what)} files"
+
+
+def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(prog="python -m tools.deploy", description=__doc__.splitlines()[0])
+    parser.add_argument("--space", required=True, metavar="USER/NAME", help="the Space; made if need be")
+    parser.add_argument("--sdk", default="gradio", choices=SDKS, help="how the Space runs it (%(default)s)")
+    parser.add_argument(
+        "--hardware",
+        metavar="NAME",
+        help="ask for this hardware, such as zero-a10g (ZeroGPU), cpu-basic or t4-small; it may cost money",
+    )
+    parser.add_argument("--private", action="store_true", help="a new Space is for you alone")
+    parser.add_argument("--yes", action="store_true", help="do it; without this, only say what would go")
+    parser.add_argument("--json", action="store_true", help="say it as JSON")
+    told = parser.parse_args(arguments)
+    if not re.fullmatch(r"[\w.-]+/[\w.-]+", told.space, re.ASCII):
+        parser.error("--space has the form USER/NAME")
+    if told.hardware and told.hardware not in hardware_choices():
+        parser.error(f"there is no hardware {told.hardware}. There is: {', '.join(hardware_choices())}")
+    if told.sdk == "docker" and (told.hardware or "").startswith(ZERO):
+        parser.error("ZeroGPU is for --sdk gradio alone")
+    return told
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    told = parse(arguments)
+    try:
+        what = items(told.sdk)
+        if told.json:
+            sizes = {each.path: len(each.content) for each in what}
+            print(json.dumps({"space": told.space, "sdk": told.sdk, "sent": told.yes, "files": sizes}))
+        else:
+            print("\n".join(listing(what)))
+        if not told.yes:
+            print(f"Nothing was sent. --yes sends this to the Space {told.space}.", file=sys.stderr)
+            return 0
+        check_clean()
+        url = upload(told.space, told.sdk, told.hardware, told.private, what)
+        print(f"Done: {url}", file=sys.stderr)
+    except DeployError as error:
+        print(error, file=sys.stderr)
+        return 1
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

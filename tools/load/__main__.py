@@ -1,0 +1,165 @@
+"""How long people wait, by policy and load: python -m tools.load [--quick] [--json FILE] [--plots DIR]
+
+Replays one fixed trace of visits (tools/load/trace.jsonl) against each policy of the ladder, with the same
+model, the same seeds and the same tick costs, on the worker as it runs in the app. Loads are told as the
+share of time that fifo would be busy. With --virtual only the decisions are made, and ticks cost what
+calibration says: hours of load in seconds. The whole real ladder takes about 40 minutes, --quick at most ten.
+"""
+
+import argparse
+import json
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import asdict
+from importlib.util import find_spec
+from pathlib import Path
+
+import torch
+from tqdm import tqdm
+
+from app.models import DEVICES, Choice, ImageModel, ModelError, open_model
+from app.worker import Worker
+from app.worker.costs import Costs
+from app.worker.scheduling import POLICIES
+from tools.load import trace
+from tools.load.figures import Row, make_row, visits_per_second
+from tools.load.runs import Meter, replay, replay_virtually, saturate, saturate_virtually
+from tools.load.soak import soak
+from tools.load.trace import Visit
+
+BUSY = (0.3, 0.8, 1.2)
+SPAN_S, QUICK_SPAN_S = 120.0, 16.0
+SATURATED_S, QUICK_SATURATED_S = 30.0, 6.0
+TABLE = (
+    ("policy", "{:14}"),
+    ("clock", "{:8}"),
+    ("fifo_busy", "{:5.0%}"),
+    ("requests", "{:5}"),
+    ("refused", "{:5}"),
+    ("preview_p50_s", "{:8.2f}"),
+    ("preview_p95_s", "{:8.2f}"),
+    ("refine_p95_s", "{:8.2f}"),
+    ("pick_to_final_p50_s", "{:8.2f}"),
+    ("preview_goodput", "{:6.0%}"),
+    ("image_steps_per_s", "{:7.1f}"),
+    ("cancel_ticks_p95", "{:5.1f}"),
+    ("wasted_step_share", "{:6.0%}"),
+)
+
+
+def real_rows(
+    model: ImageModel, costs: Costs, options: argparse.Namespace, visits: Sequence[Visit]
+) -> Iterator[Row]:
+    """Each policy at each load on the worker, and beside it the same visits on the virtual clock."""
+    span_s = QUICK_SPAN_S if options.quick else SPAN_S
+    saturated_s = QUICK_SATURATED_S if options.quick else SATURATED_S
+    steps, pace = {}, 1.0
+    for policy in tqdm(options.policies, desc="saturated", unit="policy"):
+        steps[policy], measured = saturate(policy, model, costs, saturated_s)
+        pace = measured if policy == options.policies[0] else pace
+    cells = [(busy, policy) for busy in options.busy for policy in options.policies]
+    for busy, policy in tqdm(cells, desc="replayed", unit="run"):
+        rate = visits_per_second(visits, busy, costs, pace)
+        coming = [visit for visit in visits if visit.at / rate <= span_s]
+        outcome = replay(policy, model, costs, coming, rate)
+        made = {kind: outcome.made[kind] for kind in ("preview", "refine", "speculative", "wasted")}
+        yield make_row(policy, "real", busy, span_s, outcome.record, made, costs, pace, steps[policy])
+        imagined = replay_virtually(policy, outcome.meter, coming, rate)
+        yield make_row(policy, "virtual", busy, span_s, imagined.record, imagined.made, costs, pace, None)
+
+
+def virtual_rows(costs: Costs, options: argparse.Namespace, visits: Sequence[Visit]) -> Iterator[Row]:
+    """Each policy at each load on the virtual clock."""
+    for busy in options.busy:
+        rate = visits_per_second(visits, busy, costs, 1.0)
+        for policy in options.policies:
+            outcome = replay_virtually(policy, Meter(costs), visits, rate)
+            steps = saturate_virtually(policy, costs, 1.0, 10 * SATURATED_S)
+            span_s = visits[-1].at / rate
+            yield make_row(policy, "virtual", busy, span_s, outcome.record, outcome.made, costs, 1.0, steps)
+
+
+def show(row: Row) -> str:
+    """One line of the table."""
+    values = ((getattr(row, name), form) for name, form in TABLE)
+    return " ".join(
+        form.format(value) if value is not None else " " * (len(form.format(0)) - 1) + "–"
+        for value, form in values
+    )
+
+
+def prepare(options: argparse.Namespace) -> tuple[ImageModel, Costs]:
+    """The model, and what its calls cost here. Raises ModelError."""
+    model = open_model(Choice(options.model, options.device))
+    worker = Worker(model)
+    worker.close()
+    return model, worker.costs
+
+
+def parse_options() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        prog="python -m tools.load", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--model", default="landscapes", help="as for app.py (%(default)s)")
+    parser.add_argument("--device", default="auto", choices=DEVICES, help="where to compute (%(default)s)")
+    parser.add_argument("--quick", action="store_true", help="short runs; ten minutes on two CPU cores")
+    parser.add_argument("--virtual", action="store_true", help="on the virtual clock alone")
+    parser.add_argument(
+        "--visits", type=int, metavar="N", help="with --virtual: a new trace of so many visits"
+    )
+    parser.add_argument(
+        "--busy", type=float, nargs="+", default=BUSY, metavar="SHARE", help="loads (%(default)s)"
+    )
+    parser.add_argument(
+        "--policies", nargs="+", default=list(POLICIES), choices=POLICIES, metavar="NAME",
+        help=f"of {', '.join(POLICIES)} (all)",
+    )  # fmt: skip
+    parser.add_argument(
+        "--soak", type=float, metavar="MINUTES", help="instead: many users, cancels and failures at once"
+    )
+    parser.add_argument("--json", type=Path, metavar="FILE", help="write the rows there, too")
+    parser.add_argument("--plots", type=Path, metavar="DIR", help="draw them there")
+    options = parser.parse_args()
+    if min(options.busy) <= 0:
+        parser.error("--busy takes shares above 0, such as 0.8")
+    if options.visits is not None and options.visits < 1:
+        parser.error("--visits takes a whole number from 1")
+    if options.plots and not find_spec("matplotlib"):
+        parser.error("--plots needs matplotlib: pip install -r requirements-dev.txt")
+    return options
+
+
+def main() -> None:
+    options = parse_options()
+    try:
+        # As in the app, in a thread that ends: one that has computed keeps OpenMP threads of its own, and
+        # more of them than cores slow the worker's down (2 rows of the embedded model by half on two cores).
+        with ThreadPoolExecutor(1) as pool:
+            model, costs = pool.submit(prepare, options).result()
+    except ModelError as error:
+        raise SystemExit(f"Can't start: {error}") from None
+    if options.soak:
+        print(json.dumps(asdict(soak(model, costs, 60 * options.soak)), indent=1))
+        return
+    print(f"{model.facts.name} on {model.device}, {torch.get_num_threads()} threads. A call takes")
+    for rows, seconds in zip(costs.rows, costs.seconds, strict=True):
+        print(f"{rows:5} rows {1000 * seconds:8.1f} ms{'  (the knee)' if rows == costs.knee else ''}")
+    visits = trace.make_trace(options.visits, trace.SEED) if options.visits else trace.load()
+    told: list[Row] = []
+    print(" ".join(name for name, _ in TABLE))
+    run = (
+        virtual_rows(costs, options, visits) if options.virtual else real_rows(model, costs, options, visits)
+    )
+    for row in run:
+        tqdm.write(show(row))
+        told.append(row)
+    if options.json:
+        options.json.write_text(json.dumps([asdict(row) for row in told], indent=1) + "\n", encoding="utf-8")
+    if options.plots:
+        from tools.load.plots import draw_rows
+
+        draw_rows([row for row in told if row.clock == told[0].clock], options.plots / "load.png")
+
+
+if __name__ == "__main__":
+    main()

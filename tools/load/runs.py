@@ -1,0 +1,114 @@
+"""One run: a policy under a load, on either clock."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Protocol
+
+from app.jobs.job import KINDS
+from app.models import ImageModel
+from app.worker import Worker
+from app.worker.costs import Costs
+from app.worker.scheduling import POLICIES
+from tools.load.figures import ROWS
+from tools.load.real import RealClock
+from tools.load.trace import Visit
+from tools.load.virtual import VirtualClock
+from tools.load.visitors import Clock, Record, Regular, Visitor
+
+REGULARS = 8
+# A real run ends so many seconds after the last arrival, whatever is still unfinished.
+PATIENT_S = 90.0
+
+
+class Running(Clock, Protocol):
+    """A clock that can be let run."""
+
+    def run(self, until: float = float("inf")) -> None:
+        """Let time pass until nothing is left to happen, or until a time."""
+        ...
+
+
+@dataclass
+class Meter:
+    """Told of a worker's calls: how long they take in a run, where `costs` say what they take alone."""
+
+    costs: Costs
+    taken: dict[int, list[float]] = field(default_factory=dict)
+
+    def __call__(self, seconds: float, pictures: int) -> None:
+        self.taken.setdefault(ROWS * pictures, []).append(seconds)
+
+    @property
+    def calls(self) -> dict[int, float]:
+        """Seconds of a call by its rows, in the mean."""
+        return {rows: sum(times) / len(times) for rows, times in self.taken.items()}
+
+    @property
+    def pace(self) -> float:
+        """1 where calls take what they cost; more when they take longer."""
+        expected = sum(len(times) * self.costs.tick(rows) for rows, times in self.taken.items())
+        return sum(map(sum, self.taken.values())) / expected if expected else 1.0
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What a run left behind. made: as `Worker.made`. meter: what it measured, on a real clock."""
+
+    record: Record
+    made: Mapping[str, int]
+    meter: Meter
+
+
+def replay_virtually(policy: str, meter: Meter, visits: Sequence[Visit], rate: float) -> Outcome:
+    """The visits, `rate` of them a second, on the virtual clock; calls take what they took in a run."""
+    clock = VirtualClock(POLICIES[policy], meter.costs, meter.pace, meter.calls)
+    record = _replay(clock, visits, rate, POLICIES[policy].speculate)
+    return Outcome(record, clock.made, meter)
+
+
+def replay(policy: str, model: ImageModel, costs: Costs, visits: Sequence[Visit], rate: float) -> Outcome:
+    """The visits, `rate` of them a second, on a worker of its own."""
+    worker, meter = _metered(policy, model, costs)
+    record = _replay(
+        RealClock(worker), visits, rate, POLICIES[policy].speculate, visits[-1].at / rate + PATIENT_S
+    )
+    worker.close()
+    return Outcome(record, worker.made, meter)
+
+
+def saturate_virtually(policy: str, costs: Costs, pace: float, seconds: float) -> float:
+    """Steps of pictures per second when there is always something to do, on the virtual clock."""
+    clock = VirtualClock(POLICIES[policy], costs, pace)
+    _saturate(clock, seconds)
+    return sum(clock.made[kind] for kind in KINDS) / seconds
+
+
+def saturate(policy: str, model: ImageModel, costs: Costs, seconds: float) -> tuple[float, float]:
+    """Steps of pictures per second when there is always something to do, and the pace (`Meter`)."""
+    worker, meter = _metered(policy, model, costs)
+    _saturate(RealClock(worker), seconds)
+    made = sum(worker.made[kind] for kind in KINDS)
+    worker.close()
+    return made / seconds, meter.pace
+
+
+def _metered(policy: str, model: ImageModel, costs: Costs) -> tuple[Worker, Meter]:
+    worker, meter = Worker(model, POLICIES[policy], costs), Meter(costs)
+    worker.on_tick = meter
+    return worker, meter
+
+
+def _replay(
+    clock: Running, visits: Sequence[Visit], rate: float, speculate: bool, until: float = float("inf")
+) -> Record:
+    record = Record()
+    for visit in visits:
+        clock.call_at(visit.at / rate, Visitor(visit, clock, record, speculate).arrive)
+    clock.run(until)
+    return record
+
+
+def _saturate(clock: Running, seconds: float) -> None:
+    for number in range(REGULARS):
+        Regular(number, clock).arrive()
+    clock.run(seconds)

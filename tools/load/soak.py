@@ -1,0 +1,181 @@
+"""The soak: many users for a long time, who cancel, leave, ask nonsense, and meet failing steps."""
+
+import random
+import threading
+import time
+from collections import Counter
+from dataclasses import dataclass, field
+from typing import Any
+
+import psutil
+import torch
+from tqdm import tqdm
+
+from app.jobs.handle import Handle, merge
+from app.jobs.job import Busy, Cancelled, Done, Failed, Job, RequestError
+from app.models import ImageModel
+from app.page.prompts import EXAMPLES
+from app.worker import Worker
+from app.worker.costs import Costs
+
+USERS = 50
+FAILING = 1 / 300  # of the calls
+CANCELLING, LEAVING, NONSENSE, PICKING = 0.1, 0.05, 0.05, 0.5
+THINKING_S = 1.0
+SAMPLE_S = 2.0
+# Memory is compared from here on: before, buffers and caches fill.
+SETTLED = 0.2
+
+
+@dataclass(frozen=True)
+class Soaked:
+    """What came of it. outcomes: requests by how they ended. lost: those that never did.
+
+    memory_growth: of the process from after SETTLED of the time to the end, as a share, by the medians of the
+    first and the last tenth of the samples between.
+    """
+
+    minutes: float
+    users: int
+    outcomes: dict[str, int]
+    lost: int
+    failing_calls: int
+    memory_mb: float
+    memory_growth: float
+
+
+@dataclass
+class _Tally:
+    outcomes: Counter[str] = field(default_factory=Counter)
+    open: int = 0
+    lock: threading.Lock = field(default_factory=threading.Lock)
+
+    def note(self, outcome: str, open_now: int = 0) -> None:
+        with self.lock:
+            if outcome != "asked":
+                self.outcomes[outcome] += 1
+            self.open += open_now
+
+
+class _Failing(ImageModel):
+    """A model that fails now and then, as a device may."""
+
+    failed: int
+
+    def denoise(self, *args: Any) -> torch.Tensor:
+        if random.random() < FAILING:
+            self.__dict__["failed"] += 1
+            raise RuntimeError("a failing call, made for the soak")
+        return super().denoise(*args)
+
+
+def soak(model: ImageModel, costs: Costs, seconds: float) -> Soaked:
+    """Run the users for so long, and say what came of it."""
+    failing = _Failing(**vars(model))
+    failing.__dict__["failed"] = 0
+    worker = Worker(failing, costs=costs)
+    tally, stop = _Tally(), threading.Event()
+    users = [threading.Thread(target=_use, args=(worker, number, tally, stop)) for number in range(USERS)]
+    process, memory = psutil.Process(), []
+    for user in users:
+        user.start()
+    began = time.monotonic()
+    with tqdm(total=round(seconds), unit="s", desc="soaking") as bar:
+        while (passed := time.monotonic() - began) < seconds:
+            time.sleep(min(SAMPLE_S, seconds - passed))
+            memory.append(process.memory_info().rss)
+            bar.update(round(time.monotonic() - began) - bar.n)
+    stop.set()
+    for user in users:
+        user.join()
+    worker.close()
+    settled = memory[round(SETTLED * len(memory)) :] or memory
+    tenth = max(1, len(settled) // 10)
+    first, last = sorted(settled[:tenth])[tenth // 2], sorted(settled[-tenth:])[tenth // 2]
+    return Soaked(
+        minutes=seconds / 60,
+        users=USERS,
+        outcomes=dict(tally.outcomes),
+        lost=tally.open,
+        failing_calls=failing.failed,
+        memory_mb=last / 2**20,
+        memory_growth=last / first - 1,
+    )
+
+
+def _use(worker: Worker, number: int, tally: _Tally, stop: threading.Event) -> None:
+    """One user: grids, picks, and whatever goes wrong."""
+    rng = random.Random(number)
+    owner = f"user {number}"
+    while not stop.is_set():
+        stop.wait(rng.expovariate(1 / THINKING_S))
+        if rng.random() < NONSENSE:
+            _ask(worker, rng, owner, tally, "preview", prompt="word " * 500)
+            continue
+        done = _ask(worker, rng, owner, tally, "preview")
+        if done and rng.random() < PICKING:
+            guesses = _submit(worker, rng, owner, tally, "speculative", rng.choice(EXAMPLES))
+            stop.wait(rng.expovariate(1 / THINKING_S))
+            for guess in guesses[1:]:
+                guess.cancel()
+            for guess in guesses[:1]:
+                guess.promote()
+            _follow(worker, rng, owner, tally, guesses)
+
+
+def _ask(worker: Worker, rng: random.Random, owner: str, tally: _Tally, kind: str, prompt: str = "") -> bool:
+    handles = _submit(worker, rng, owner, tally, kind, prompt or rng.choice(EXAMPLES))
+    return _follow(worker, rng, owner, tally, handles)
+
+
+def _submit(
+    worker: Worker, rng: random.Random, owner: str, tally: _Tally, kind: str, prompt: str
+) -> list[Handle]:
+    facts = worker.facts
+    steps, solver = (6, "consistency") if kind == "preview" else (40, "dpm++2m")
+    seed = rng.randrange(2**31)
+    try:
+        jobs = [
+            Job(
+                kind,  # type: ignore[arg-type]
+                prompt,
+                seed + i,
+                steps,
+                facts.name,
+                facts.width,
+                facts.height,
+                solver=solver,
+                owner=owner,
+            )
+            for i in range(4)
+        ]
+        handles = worker.submit_all(jobs)
+    except Busy:
+        tally.note("refused")
+        return []
+    except RequestError:
+        tally.note("nonsense")
+        return []
+    tally.note("asked", len(handles))
+    return handles
+
+
+def _follow(worker: Worker, rng: random.Random, owner: str, tally: _Tally, handles: list[Handle]) -> bool:
+    """Listen to the end, unless one gives up before; whether all was done."""
+    fate = rng.random()
+    done = bool(handles)
+    for _, event in merge(handles):
+        match event:
+            case Done():
+                tally.note("done", -1)
+            case Failed():
+                tally.note("failed", -1)
+            case Cancelled():
+                tally.note("cancelled", -1)
+        done &= not isinstance(event, Failed | Cancelled)
+        if fate < CANCELLING:
+            for handle in handles:
+                handle.cancel()
+        elif fate < CANCELLING + LEAVING:
+            worker.cancel(owner)
+    return done

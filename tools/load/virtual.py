@@ -1,0 +1,155 @@
+"""The virtual clock: the worker's decisions, with the costs of ticks in place of ticks.
+
+Hours of load take seconds, since nothing is computed but `app.worker.scheduling.choose`.
+"""
+
+import heapq
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from itertools import count
+
+from app.jobs.job import KINDS, Kind
+from app.worker.costs import Costs
+from app.worker.loop import LONGEST_WAIT_S, MOST_PICTURES, PICTURE_SHARE
+from app.worker.scheduling import Policy, Ticket, choose, forecast
+from tools.load.figures import ROWS
+from tools.load.visitors import FULL_STEPS, PREVIEW_STEPS, Ending, Picture
+
+
+@dataclass
+class _Making:
+    ticket: Ticket
+    ended: Callable[[Picture, Ending], None]
+    stepped: float
+    arrived: float
+    cancelled: bool = False
+    guessed: int = 0
+    unspent_s: float = 0.0  # as the worker's samples have it
+
+
+class VirtualClock:
+    """A `Clock` on which ticks take the time that `costs` say, times `pace`.
+
+    calls: what calls with so many rows took in a real run, which goes first. Decisions are by `costs`.
+    made: steps by kind, and those of guesses given up as "wasted", as `Worker.made`.
+    """
+
+    def __init__(
+        self, policy: Policy, costs: Costs, pace: float = 1.0, calls: Mapping[int, float] | None = None
+    ) -> None:
+        self.now = 0.0
+        self.ticks = 0
+        self.made = dict.fromkeys((*KINDS, "wasted"), 0)
+        self._policy, self._costs, self._pace = policy, costs, pace
+        self._calls = calls or {}
+        self._timers: list[tuple[float, int, Callable[[], None]]] = []
+        self._order = count()
+        self._requests = count()
+        self._making: dict[int, _Making] = {}
+        self._running: frozenset[int] = frozenset()
+
+    def call_at(self, time: float, action: Callable[[], None]) -> None:
+        """See `Clock`."""
+        heapq.heappush(self._timers, (max(time, self.now), next(self._order), action))
+
+    def submit(
+        self, kind: Kind, owner: str, seeds: Sequence[int], ended: Callable[[Picture, Ending], None]
+    ) -> list[Picture] | None:
+        """See `Clock`."""
+        steps = PREVIEW_STEPS if kind == "preview" else FULL_STEPS
+        request = next(self._requests)
+        numbers = [next(self._order) for _ in seeds]
+        for number in numbers:
+            ticket = Ticket(number, request, kind, owner, steps, steps, ROWS)
+            self._making[number] = _Making(ticket, ended, self.now, self.now)
+        if not self._has_room(numbers):
+            for number in numbers:
+                del self._making[number]
+            return None
+        return list(numbers)
+
+    def cancel(self, picture: Picture) -> None:
+        """See `Clock`."""
+        if picture in self._making:
+            self._making[picture].cancelled = True
+
+    def promote(self, picture: Picture) -> int:
+        """See `Clock`."""
+        making = self._making.get(picture)
+        if making is None:
+            return FULL_STEPS
+        making.ticket = replace(making.ticket, kind="refine")
+        return making.guessed
+
+    def run(self, until: float = float("inf")) -> None:
+        """Let time pass until nothing is left to happen, or until a time."""
+        while self.now < until:
+            self._drop_cancelled()
+            tickets = [
+                replace(making.ticket, idle_s=self.now - making.stepped, age_s=self.now - making.arrived)
+                for making in self._making.values()
+            ]
+            batch = choose(tickets, self._policy, self._costs, self._running, pace=self._pace)
+            self._running = frozenset(t.number for t in batch)
+            if batch:
+                alone = len(batch) == sum(t.kind != "speculative" for t in tickets)
+                self._pass_time(self.now + self._seconds(batch, watched=alone))
+                self._advance(batch)
+            elif self._timers:
+                self._pass_time(self._timers[0][0])
+            else:
+                return
+
+    def _has_room(self, numbers: Sequence[int]) -> bool:
+        """As `Worker.submit_all` admits requests."""
+        if len(self._making) > MOST_PICTURES:
+            return False
+        tickets = [making.ticket for making in self._making.values()]
+        expected = forecast(tickets, self._policy, self._costs, self._pace)
+        kind = self._making[numbers[0]].ticket.kind
+        longest = LONGEST_WAIT_S.get(kind, float("inf"))
+        return all(expected[number].wait_s <= longest for number in numbers)
+
+    def _drop_cancelled(self) -> None:
+        for number in [number for number, making in self._making.items() if making.cancelled]:
+            making = self._making.pop(number)
+            self.made["wasted"] += making.guessed
+            making.ended(number, "cancelled")
+
+    def _seconds(self, batch: Sequence[Ticket], watched: bool) -> float:
+        """What a tick takes: its call, the prompts that begin, and the pictures that are done or shown."""
+        rows = sum(t.rows for t in batch)
+        call = self._calls.get(rows, self._pace * self._costs.tick(rows))
+        beginning = len({t.request for t in batch if t.steps_left == t.steps})
+        finished = sum(t.steps_left == 1 for t in batch)
+        shown = self._sketches(batch, call) if watched and batch[0].kind != "speculative" else 0
+        return call + beginning * self._costs.encode_s + (finished + shown) * self._costs.decode_s
+
+    def _sketches(self, batch: Sequence[Ticket], call: float) -> int:
+        """How many pictures on the way are shown with a call: as many as their share of the time pays for."""
+        shown = 0
+        for t in batch:
+            making = self._making[t.number]
+            if making.unspent_s >= self._costs.decode_s:
+                making.unspent_s = 0.0
+                shown += t.steps_left > 1
+            making.unspent_s += PICTURE_SHARE * call / len(batch)
+        return shown
+
+    def _pass_time(self, end: float) -> None:
+        while self._timers and self._timers[0][0] <= end:
+            self.now, _, action = heapq.heappop(self._timers)
+            action()
+        self.now = end
+
+    def _advance(self, batch: Sequence[Ticket]) -> None:
+        self.ticks += 1
+        for t in batch:
+            making = self._making[t.number]
+            self.made[making.ticket.kind] += 1
+            making.guessed += making.ticket.kind == "speculative"
+            making.ticket = replace(making.ticket, steps_left=making.ticket.steps_left - 1)
+            making.stepped = self.now
+            if making.ticket.steps_left == 0:
+                del self._making[t.number]
+                making.ended(t.number, "done")
