@@ -4,9 +4,9 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from toys import FLOW, NOISE, SD, diffusers_scheduler, network, relative_error, run_scheduler
 
 from solver import SOLVERS, NoiseSchedule, Plan, make_plan, read_plan, sample
+from tests.solver.toys import FLOW, NOISE, SD, diffusers_scheduler, network, relative_error, run_scheduler
 
 # diffusers' schedulers speak to NumPy as before 2.0, and call DPM-Solver dated.
 pytestmark = [

@@ -6,10 +6,10 @@ import sys
 import numpy as np
 import pytest
 from PIL import Image
-from toys import FLOW, SD
 
 from solver import ConsistencySolverScheduler, make_plan
 from solver.evaluation import bench, plot
+from tests.solver.toys import FLOW, SD
 
 
 @pytest.mark.parametrize("solver", ["ab4", "unipc", "heun"])

@@ -5,9 +5,9 @@ from collections import deque
 import numpy as np
 import pytest
 import torch
-from toys import FLOW, NOISE, SD, Gaussian
 
 from solver import SOLVERS, NoiseSchedule, Plan, advance, make_plan, sample
+from tests.solver.toys import FLOW, NOISE, SD, Gaussian
 
 History = deque[torch.Tensor]
 EVERY = [(s, SD) for s in SOLVERS] + [(s, FLOW) for s in SOLVERS if s not in ("dpm2m", "deis")]

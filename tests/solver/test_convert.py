@@ -13,7 +13,6 @@ import numpy as np
 import pytest
 import torch
 from safetensors.torch import save_file
-from toys import FLOW, NOISE, SD, network, relative_error
 
 from solver import (
     ConsistencySolverScheduler,
@@ -27,6 +26,7 @@ from solver import (
     sample,
 )
 from solver.evaluation.evaluate import check_fair
+from tests.solver.toys import FLOW, NOISE, SD, network, relative_error
 
 S = NoiseSchedule.from_config(SD)
 SPANS = [(0.0, 2.0), (-2.0, 0.0), (-1.0, 1.0), (-1.0, 1.0)]

@@ -2,10 +2,10 @@ from typing import Any
 
 import numpy as np
 import pytest
-from toys import FLOW, NOISE, SD, diffusers_scheduler, network, relative_error, run_scheduler
 
 from solver import GRIDS, SOLVERS, NoiseSchedule, make_plan, sample
 from solver.grids import time_grid
+from tests.solver.toys import FLOW, NOISE, SD, diffusers_scheduler, network, relative_error, run_scheduler
 
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning:diffusers")
 

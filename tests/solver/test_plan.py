@@ -6,10 +6,10 @@ import pickle
 from typing import Any
 
 import pytest
-from toys import FLOW, SD
 
 from solver import SOLVERS, Plan, make_plan
 from solver.plan import PREDICTION_TYPES, coordinates, reading
+from tests.solver.toys import FLOW, SD
 
 EULER = Plan(
     solver="euler by hand",

@@ -6,7 +6,6 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from toys import FLOW, NOISE, SD, Gaussian, network, relative_error
 
 from solver import LearnedSolver, NoiseSchedule, Policy, advance, make_plan, sample
 from solver.grids import TimeGrid, grid_at_sigmas, time_grid
@@ -20,6 +19,7 @@ from solver.multistep import (
 )
 from solver.policy import classical_weights
 from solver.training.rollout import Tables
+from tests.solver.toys import FLOW, NOISE, SD, Gaussian, network, relative_error
 
 S = NoiseSchedule.from_config(SD)
 ORDERS = pytest.mark.parametrize("order", [1, 2, 3, 4])

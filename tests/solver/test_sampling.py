@@ -3,7 +3,6 @@ import sys
 
 import pytest
 import torch
-from toys import FLOW, NOISE, SD, network, relative_error
 
 from solver import (
     SOLVERS,
@@ -15,6 +14,7 @@ from solver import (
     sample,
 )
 from solver.sampling import spherical_interpolation
+from tests.solver.toys import FLOW, NOISE, SD, network, relative_error
 
 
 @pytest.mark.parametrize("solver", SOLVERS)

@@ -4,9 +4,9 @@ from typing import Any
 
 import numpy as np
 import pytest
-from toys import FLOW, SD, diffusers_scheduler
 
 from solver import NoiseSchedule
+from tests.solver.toys import FLOW, SD, diffusers_scheduler
 
 BETAS: tuple[dict[str, Any], ...] = (
     {"beta_schedule": "scaled_linear", "beta_start": 0.00085, "beta_end": 0.012},

@@ -9,9 +9,9 @@ import numpy as np
 import pytest
 import torch
 from diffusers.utils import DummyObject
-from toys import FLOW, NOISE, SD, diffusers_scheduler, network, relative_error, run_scheduler
 
 from solver import ConsistencySolverScheduler, Plan, Policy, SampleState, make_plan, sample
+from tests.solver.toys import FLOW, NOISE, SD, diffusers_scheduler, network, relative_error, run_scheduler
 
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning:diffusers")
 

@@ -13,7 +13,7 @@ ROOT = Path(__file__).parents[2]
 
 
 def script(name: str) -> ModuleType:
-    spec = importlib.util.spec_from_file_location(name, ROOT / "scripts" / f"{name}.py")
+    spec = importlib.util.spec_from_file_location(name, ROOT / "tools" / f"{name}.py")
     assert spec and spec.loader
     module = importlib.util.module_from_spec(spec)
     sys.modules[name] = module
@@ -87,7 +87,7 @@ def test_an_audit_without_a_service_says_so(tmp_path: Path) -> None:
         program = tmp_path / "pip-audit"
         program.write_text(f"#!/bin/sh\ncat <<'END'\n{output}\nEND\n")
         program.chmod(0o755)
-        command = [sys.executable, str(ROOT / "scripts" / "audit.py"), str(program)]
+        command = [sys.executable, str(ROOT / "tools" / "audit.py"), str(program)]
         done = subprocess.run(command, capture_output=True, text=True, timeout=60)
         assert done.returncode == code
         assert "Nothing was looked up" in done.stdout + done.stderr

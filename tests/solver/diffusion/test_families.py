@@ -7,12 +7,12 @@ import numpy as np
 import pytest
 import torch
 from diffusers import DiffusionPipeline
-from toys import relative_error
 
 from solver import ConsistencySolverScheduler, SampleState, make_plan
 from solver.diffusion import Conditions, LatentDiffusion, load_diffusion
 from solver.diffusion.flux import pack, unpack
 from tests import tiny_models
+from tests.solver.toys import relative_error
 from tests.tiny_models import EDGE
 
 PROMPTS = ("a lake at night", "snowy hills", "a boat")

@@ -23,7 +23,6 @@ from diffusers import (
     StableDiffusionXLPipeline,
     UNet2DConditionModel,
 )
-from toys import FLOW, SD, relative_error
 
 from solver import (
     ConsistencySolverScheduler,
@@ -36,6 +35,7 @@ from solver import (
     sample,
 )
 from solver.sampling import Denoiser
+from tests.solver.toys import FLOW, SD, relative_error
 
 EMBEDDINGS = torch.randn(2, 1, 5, 8, generator=torch.Generator().manual_seed(1))
 POOLED = torch.randn(2, 1, 8, generator=torch.Generator().manual_seed(6))

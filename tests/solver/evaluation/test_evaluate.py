@@ -11,7 +11,6 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from toys import SD
 
 from solver import NoiseSchedule, Policy, make_plan, psnr
 from solver.diffusion import load_diffusion
@@ -20,6 +19,7 @@ from solver.evaluation.evaluate import CANDIDATE_GRIDS, TRAINING_FREE, Bench, _b
 from solver.evaluation.summary import summarize
 from solver.scheduler import ConsistencySolverScheduler
 from solver.training.pairs import Prompt, Target, load_pairs, make_pairs
+from tests.solver.toys import SD
 
 S = NoiseSchedule.from_config(SD)
 TARGET = make_plan("dpm++2m", 40, S)

@@ -6,10 +6,10 @@ from pathlib import Path
 
 import pytest
 import torch
-from tiny_rewards import pictures
 
 from solver.training.rewards import make_reward
 from solver.training.rewards.lpips import LAYERS, alexnet, lpips_features
+from tests.solver.training.tiny_rewards import pictures
 
 
 def test_lpips_is_a_squared_distance_of_its_features() -> None:

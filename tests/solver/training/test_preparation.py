@@ -10,10 +10,10 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
-from tiny_rewards import TIMM, pictures, processor_config
 
 from solver.training.rewards import RewardError
 from solver.training.rewards.preparation import Preparation, read_preparation
+from tests.solver.training.tiny_rewards import TIMM, pictures, processor_config
 
 
 @pytest.mark.parametrize(

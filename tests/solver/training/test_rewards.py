@@ -12,13 +12,13 @@ from typing import Any
 
 import pytest
 import torch
-from tiny_rewards import TINY, pictures, tiny_dino
 from torch import Tensor
 
 from solver import psnr, ssim
 from solver.training.rewards import REWARDS, Part, Reward, RewardError, combine, make_reward, parse
 from solver.training.rewards.measures import agreement, cosine, peak_signal_to_noise, signal_to_noise
 from solver.training.rewards.networks import load
+from tests.solver.training.tiny_rewards import TINY, pictures, tiny_dino
 
 READERS = Path(__file__).parents[3] / "checkpoints/landscapes/readers"
 

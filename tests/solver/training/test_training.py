@@ -11,7 +11,6 @@ import numpy as np
 import pytest
 import torch
 from torch import Tensor
-from toys import FLOW, NOISE, SD, network, relative_error
 
 from solver import LearnedSolver, NoiseSchedule, Policy, make_plan, noise_for_seed, psnr, sample
 from solver.grids import time_grid
@@ -22,6 +21,7 @@ from solver.training.rewards import Reward
 from solver.training.rollout import rollout, tables_of
 from solver.training.task import Task, validate
 from solver.training.train import train
+from tests.solver.toys import FLOW, NOISE, SD, network, relative_error
 
 S = NoiseSchedule.from_config(SD)
 TABLE = torch.from_numpy(S.log_snr(range(1000))).float()
