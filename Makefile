@@ -1,7 +1,8 @@
-# make app     set everything up and start the app on http://127.0.0.1:7860
-# make test    set everything up and run the tests
-# make lint    style;  make types    type checks;  make clean    forget the set-up
-# make audit   known vulnerabilities of the pinned packages (asks a service);  make hadolint   the Dockerfile
+# make app       set everything up and start the app on http://127.0.0.1:7860
+# make test      set everything up and run the quick tests (a few minutes)
+# make test-all  all tests: also those in a browser, with Ray, with forks and compilers
+# make lint      style;  make types    type checks;  make clean    undo the set-up
+# make audit     known vulnerabilities of the pinned packages (asks a service);  make hadolint   the Dockerfile
 #
 # Another Python:       make app PYTHON=/path/to/python3.12
 # Options for the app:  make app ARGS="--port 8000 --device cpu"
@@ -15,14 +16,18 @@ export PIP_DISABLE_PIP_VERSION_CHECK := 1
 # The first of these that starts and is new enough; PYTHON= names another.
 CANDIDATES := $(if $(PYTHON),$(PYTHON),python3.11 python3.12 python3.13 python3)
 
-.PHONY: app test lint types audit hadolint clean
+.PHONY: app test test-all lint types audit hadolint clean
 .DEFAULT_GOAL := app
 
 app: $(VENV)/.ready
 	@$(BIN)/python app.py $(ARGS)
 
+# Two processes, each with one thread for PyTorch: the models in the tests are too small for more.
 test: $(VENV)/.ready-dev
-	$(BIN)/python -m pytest $(ARGS)
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile -m "not browser and not slow" $(ARGS)
+
+test-all: $(VENV)/.ready-dev
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile $(ARGS)
 
 lint: $(VENV)/.ready-dev
 	$(BIN)/ruff check .

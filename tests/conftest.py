@@ -95,3 +95,10 @@ def make_job(tiny: ImageModel, **changes: object) -> Job:
         "height": tiny.facts.height,
     }
     return Job(**(fields | changes))
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Mark every test that opens the page in a browser."""
+    for item in items:
+        if item.path.is_relative_to(Path(__file__).parent / "browser"):
+            item.add_marker(pytest.mark.browser)

@@ -85,6 +85,7 @@ def test_our_loop_is_the_stock_pipeline(pipe: DiffusionPipeline) -> None:
     torch.testing.assert_close(ours, stock, rtol=0, atol=2e-3)
 
 
+@pytest.mark.slow
 def test_a_preview_is_its_own_final_and_nobody_elses(pipe: DiffusionPipeline) -> None:
     seeds = [1, 2, 3]
     previews = paint(pipe, "snowy mountains at sunset with a lake", seeds, 6, "consistency")
@@ -137,6 +138,7 @@ def test_reconstructions_are_true(pipe: DiffusionPipeline) -> None:
     assert 0.8 < latents.std() < 1.2
 
 
+@pytest.mark.slow
 def test_shipped_solver_is_nearer_to_the_full_picture_than_unipc() -> None:
     """What was learned belongs to these weights: its previews agree better with 40 steps, seed for seed."""
     model = load_diffusion(FOLDER)

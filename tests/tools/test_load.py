@@ -129,6 +129,7 @@ def test_refusals_and_late_ones_are_misses_and_cancelled_ones_are_not_counted() 
     assert row.refine_p95_s is None and row.cancel_ticks_p95 is None
 
 
+@pytest.mark.slow
 def test_the_worker_itself_runs_the_trace(model: ImageModel) -> None:
     visits = [replace(CALM, at=0.1 * n, seed=1000 * n, think_s=0.05) for n in range(6)]
     visits[3] = replace(visits[3], cancel_s=0.001)
@@ -144,6 +145,7 @@ def test_the_worker_itself_runs_the_trace(model: ImageModel) -> None:
     assert rate > 0 and pace > 0
 
 
+@pytest.mark.slow
 def test_the_soak_loses_nothing(model: ImageModel, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("tools.load.soak.USERS", 6)
     monkeypatch.setattr("tools.load.soak.THINKING_S", 0.05)
@@ -154,6 +156,7 @@ def test_the_soak_loses_nothing(model: ImageModel, monkeypatch: pytest.MonkeyPat
     assert soaked.outcomes["failed"] > 0 and soaked.outcomes["done"] > 0
 
 
+@pytest.mark.slow
 def test_the_command_tells_draws_and_refuses(tmp_path: Path, tiny_folder: Path) -> None:
     def run(*options: str) -> subprocess.CompletedProcess[str]:
         command = [sys.executable, "-m", "tools.load", "--model", str(tiny_folder), "--device", "cpu", *options]

@@ -18,6 +18,8 @@ from tools.speed import measure
 from tools.speed.measure import SWITCHES, Case, build, own, rows, stock, work
 from tools.speed.shapes import SHAPES, Shape
 
+pytestmark = pytest.mark.slow
+
 CPU = torch.device("cpu")
 NAMES = {"sd15": "sd15", "sdxl": "sdxl", "flux": "flux-dev"}
 TINY_VAE = {"block_out_channels": (8,) * 4, "layers_per_block": 1, "norm_num_groups": 4}

@@ -33,6 +33,8 @@ from app.worker.loop import MOST_PICTURES, Worker
 from tests.app.worker.test_worker import last, pixels
 from tests.conftest import free_port, make_job
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture(scope="module")
 def replicas(tiny_folder: Path) -> Iterator[Replicas]:

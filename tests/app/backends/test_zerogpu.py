@@ -38,6 +38,8 @@ from tests.app.backends import space as spaces_and_gpus
 from tests.app.backends.space import Refusal, Scheduler, become_space, scheduler, token_of, visitor
 from tests.conftest import free_port, make_job
 
+pytestmark = pytest.mark.slow
+
 ROOT = Path(__file__).parents[3]
 # Nothing here takes seconds, but machines can be busy.
 PATIENCE_S = 900

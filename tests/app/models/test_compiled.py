@@ -9,6 +9,8 @@ from torch import nn
 
 from app.models.compiled import Compiled
 
+pytestmark = pytest.mark.slow
+
 PATIENCE_S = 300
 
 

@@ -80,7 +80,7 @@ def test_a_wrong_line_is_named(file: Path, line: str) -> None:
 
 
 def test_no_file_and_an_empty_one_say_what_to_do(file: Path) -> None:
-    with pytest.raises(AuthError, match=r"python -m app\.auth"):
+    with pytest.raises(AuthError, match=r"python -m app\.server\.auth"):
         auth.read(file)
     file.write_text("\n")
     with pytest.raises(AuthError, match="empty"):

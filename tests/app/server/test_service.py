@@ -23,6 +23,8 @@ from tests.app.server.proxy import serve_below
 from tests.conftest import free_port
 from tools.fuzz import fuzz
 
+pytestmark = pytest.mark.slow
+
 ROOT = Path(__file__).parents[3]
 PROMPT = "snowy mountains"
 

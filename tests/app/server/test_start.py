@@ -31,6 +31,7 @@ def test_help_explains_every_option() -> None:
         assert f"--{name.replace('_', '-')}" in answer.stdout
 
 
+@pytest.mark.slow
 def test_a_wrong_model_ends_in_words(tmp_path: Path) -> None:
     answer = run("--port", str(free_port()), "--model", "no/such/folder", "--data", str(tmp_path))
     assert answer.returncode == 2
@@ -38,6 +39,7 @@ def test_a_wrong_model_ends_in_words(tmp_path: Path) -> None:
     assert "Traceback" not in answer.stderr
 
 
+@pytest.mark.slow
 def test_wrong_places_end_in_words_before_any_loading(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     for arguments, words in (
@@ -52,6 +54,7 @@ def test_wrong_places_end_in_words_before_any_loading(tmp_path: Path) -> None:
         assert "Loading" not in answer.stdout
 
 
+@pytest.mark.slow
 def test_from_start_to_answer_to_stop(tiny_folder: Path, tmp_path: Path) -> None:
     port, data = free_port(), tmp_path / "data"
     process = subprocess.Popen(
@@ -82,6 +85,7 @@ def test_from_start_to_answer_to_stop(tiny_folder: Path, tmp_path: Path) -> None
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="needs a second address of this machine")
+@pytest.mark.slow
 def test_a_port_that_is_taken_at_the_last_moment_ends_in_words(tiny_folder: Path, tmp_path: Path) -> None:
     with socket.socket() as other:
         other.bind(("127.0.0.1", 0))  # which Gradio wants to be free, too

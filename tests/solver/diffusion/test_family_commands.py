@@ -15,6 +15,8 @@ from solver.training import pairs, train
 from solver.training.pairs import Prompt, load_pairs, make_pairs, read_prompts
 from tests import tiny_models
 
+pytestmark = pytest.mark.slow
+
 STEPS = 2
 PPO = (
     "--method",

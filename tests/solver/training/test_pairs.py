@@ -204,7 +204,7 @@ def test_command(tmp_path, monkeypatch, capsys):
 
 
 def test_no_pairs_are_no_traceback(tmp_path):
-    with pytest.raises(FileNotFoundError, match=r"make them with `python -m solver\.pairs`"):
+    with pytest.raises(FileNotFoundError, match=r"make them with `python -m solver\.training\.pairs`"):
         load_pairs(tmp_path)
 
 

@@ -12,6 +12,8 @@ import pytest
 from solver import LearnedSolver, NoiseSchedule
 from solver.training.train import parser
 
+pytestmark = pytest.mark.slow
+
 DOC = Path(__file__).parents[3] / "docs" / "stable-diffusion.md"
 
 

@@ -15,6 +15,8 @@ from solver.evaluation.evaluate import TRAINING_FREE
 from solver.training import train
 from solver.training.pairs import Prompt, Target, make_pairs
 
+pytestmark = pytest.mark.slow
+
 LANDSCAPES = "checkpoints/landscapes"
 
 

@@ -22,6 +22,8 @@ from app.worker import Worker
 from checkpoints.recipe.scenes import ATTRIBUTES
 from tests.conftest import Served
 
+pytestmark = pytest.mark.slow
+
 SMALL = tuple(replace(each, steps=1, full_steps=2, count=min(each.count, 2)) for each in CONDITIONS)
 
 
