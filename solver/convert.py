@@ -42,7 +42,7 @@ GUIDANCE = 3.0
 LAYERS = (0, 2, 4)
 VALUES = "action_values"
 KEYS = (*(f"mlp.{i}.{part}" for i in LAYERS for part in ("weight", "bias")), VALUES)
-MOST_BYTES = 64 * 2**20  # the published file has less than one MB
+MAX_BYTES = 64 * 2**20  # the published file has less than one MB
 
 
 def convert(path: str | Path, out: str | Path) -> Policy:
@@ -96,7 +96,7 @@ def _read_tensors(path: Path) -> Mapping[str, Any]:
     size = path.stat().st_size
     if path.is_dir():
         raise ValueError(f"{path} is a folder; give the file {FILE} in it.")
-    if size > MOST_BYTES:
+    if size > MAX_BYTES:
         raise ValueError(
             f"{path} has {size / 2**20:,.0f} MB, and the published solver less than one: this is something "
             f"else. It is {FILE} of the hub repository {REPOSITORY} that is read here."

@@ -43,7 +43,7 @@ BROWSER_OPTIONS = (
 PREVIEWS, PREVIEW_STEPS, FULL_STEPS = 4, 6, 40
 START_LIMIT_S = 120
 # Of a first visit. Nearly all of it is Gradio's own.
-MOST_KB = 1000
+MAX_KB = 1000
 
 
 @dataclass(frozen=True)
@@ -177,7 +177,7 @@ def measure_page(url: str) -> Iterator[Figure]:
         page = browser.new_page()
         page.goto(url)
         page.locator("#go").wait_for()  # the page comes in parts
-        yield Figure("first visit to the page", visit_bytes(page) / 1000, "kB", MOST_KB)
+        yield Figure("first visit to the page", visit_bytes(page) / 1000, "kB", MAX_KB)
         page.fill("#prompt input", EXAMPLES[0])
         times = [page.evaluate(PAINT_TIMER) for _ in range(4)]
         browser.close()

@@ -20,14 +20,14 @@ from app.catalogue.fitting import Offload
 from app.jobs.handle import Handle, merge
 from app.jobs.job import Event, Job, RequestError
 from app.models import Choice, ModelFacts, open_model
-from app.worker.loop import MOST_PICTURES, Worker
+from app.worker.loop import MAX_PICTURES, Worker
 from app.worker.scheduling import POLICIES
 
 T = TypeVar("T")
 
 POLICY = POLICIES["speculative"]
 # The worker orders everything and refuses what is too much, so Serve is to hold nothing back before it does.
-MOST_REQUESTS = 2 * MOST_PICTURES
+MAX_REQUESTS = 2 * MAX_PICTURES
 HEALTH_CHECK_PERIOD_S = 5.0
 HEALTH_CHECK_TIMEOUT_S = 30.0
 # The jobs of a page that has not been heard for so long are given up: it must have died.
@@ -155,8 +155,8 @@ def application(settings: Settings) -> serve.Application:
     deployment = serve.deployment(
         **number,
         ray_actor_options={"num_cpus": settings.cpus, "num_gpus": settings.gpus},
-        max_ongoing_requests=MOST_REQUESTS,
-        max_queued_requests=MOST_REQUESTS,
+        max_ongoing_requests=MAX_REQUESTS,
+        max_queued_requests=MAX_REQUESTS,
         request_router_config={"request_router_class": ROUTER},
         health_check_period_s=HEALTH_CHECK_PERIOD_S,
         health_check_timeout_s=HEALTH_CHECK_TIMEOUT_S,

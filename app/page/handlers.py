@@ -56,8 +56,8 @@ VARIATION_AMOUNT = 0.3
 # Serving and painting new previews takes about so long where server and browser share two cores.
 PAINTING_S = 0.4
 # A cancel names so many wishes at the most, by names of so many letters.
-MOST_CALLS = 8
-MOST_CALL_LETTERS = 32
+MAX_CALLS = 8
+MAX_CALL_LETTERS = 32
 
 
 @dataclass(frozen=True)
@@ -213,7 +213,7 @@ def cancel(session: Session, wish: Wish = MappingProxyType({})) -> None:
     calls = wish.get("calls")
     with session.lock:
         if isinstance(calls, list):
-            session.called_off = tuple(str(call)[:MOST_CALL_LETTERS] for call in calls[:MOST_CALLS])
+            session.called_off = tuple(str(call)[:MAX_CALL_LETTERS] for call in calls[:MAX_CALLS])
         if session.refinement and not session.refinement.ended:
             session.refinement.cancel()
         else:

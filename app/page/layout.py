@@ -35,7 +35,7 @@ CARD = PAGE / "card.png"
 SCRIPTS = ("core.js", "start.js", "grid.js", "stage.js", "history.js", "main.js")
 TITLE = "Diffusion Preview"
 # Events in Gradio's queue, which each is in for but a moment.
-MOST_WAITING = 1000
+MAX_WAITING = 1000
 # How a page's events are set up. "multiple" lets a second click arrive, so that it gets an answer instead of
 # silence. What submits jobs goes through Gradio's queue, which tells a ZeroGPU Space who asks; the queue
 # lets everything through, since the worker decides who waits for whom.
@@ -195,7 +195,7 @@ def launch_page(page: Page, host: str, port: int, **options: Any) -> str:
     Raises OSError when the port is taken, or the machine so busy that nothing listens after five seconds.
     """
     # On a ZeroGPU Space, Gradio would let a single event wait if it were not told otherwise.
-    page.queue(default_concurrency_limit=None, max_size=MOST_WAITING)
+    page.queue(default_concurrency_limit=None, max_size=MAX_WAITING)
     forget_lost_tabs(page)
     app = dict(options.pop("app_kwargs", {}))
     app["routes"] = [*page.routes, *app.get("routes", ())]

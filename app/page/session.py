@@ -21,7 +21,7 @@ from app.page.speculation import Guesses
 # A tab that went away and does not come back within this time has been closed.
 GRACE_S = 20.0
 # Tabs that are remembered; of those that are away, the longest away go first.
-MOST_TABS = 1000
+MAX_TABS = 1000
 # Not the picture's, but of whoever asked for it; and the start, which is its entry's.
 _NOT_KEPT = ("kind", "owner", "start")
 
@@ -190,7 +190,7 @@ class Sessions:
                         session.start = session.grid.start if session.grid else None
             self._tabs.move_to_end((shelf.name, tab))
             away = [key for key, each in self._tabs.items() if not each.listeners and each is not session]
-            for key in away[: max(0, len(self._tabs) - MOST_TABS)]:
+            for key in away[: max(0, len(self._tabs) - MAX_TABS)]:
                 self._tabs.pop(key).stop()
         return session
 

@@ -11,7 +11,7 @@ from app.backends.base import Backend
 from app.jobs.handle import Handle
 from app.jobs.job import LAST_EVENTS, Busy, Cancelled, Done, Event, Failed, Job, Queued, RequestError
 from app.models import ModelFacts
-from app.server.limits import MOST_PEOPLE, Limits, TooMuch, address_of
+from app.server.limits import MAX_PEOPLE, Limits, TooMuch, address_of
 from app.server.metrics import Metrics
 from app.worker.scheduling import Policy
 
@@ -126,7 +126,7 @@ class Front:
         with self._changed:
             self._people.pop(owner, None)
             self._people[owner] = person
-            if len(self._people) > MOST_PEOPLE:
+            if len(self._people) > MAX_PEOPLE:
                 del self._people[next(iter(self._people))]
         return person, str(request.scope.get("request_id", "")) if request else ""
 

@@ -9,7 +9,7 @@ from collections.abc import Callable
 from app.jobs.job import Busy
 
 # More people than this are not remembered at once; those with the fullest buckets are forgotten first.
-MOST_PEOPLE = 10_000
+MAX_PEOPLE = 10_000
 
 
 class TooMuch(Busy):
@@ -57,9 +57,9 @@ class Limits:
 
     def _keep(self, person: str, left: float) -> None:
         self._left[person] = (left, self._now())
-        if len(self._left) > MOST_PEOPLE:
+        if len(self._left) > MAX_PEOPLE:
             fullest = sorted(self._left, key=self._refilled, reverse=True)
-            for other in fullest[: MOST_PEOPLE // 10]:
+            for other in fullest[: MAX_PEOPLE // 10]:
                 del self._left[other]
 
 

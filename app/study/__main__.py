@@ -147,13 +147,13 @@ def simulate(options: argparse.Namespace) -> dict[str, Any]:
 
 def participants(options: argparse.Namespace) -> dict[str, Any]:
     """Let programs take part through the running app, and report how long they took. No person takes part."""
-    from app.study.report.participants import MOST_UNSAID, run
+    from app.study.report.participants import MAX_UNSAID, run
 
     if options.prompts < 1 or options.participants < 1 or options.look < 0:
         raise CommandError("--participants and --prompts take numbers from 1, and --look from 0.")
-    if not 0 <= options.unsaid <= MOST_UNSAID:
+    if not 0 <= options.unsaid <= MAX_UNSAID:
         raise CommandError(
-            f"--unsaid takes 0 to {MOST_UNSAID}; a scene has no more that a prompt leaves open."
+            f"--unsaid takes 0 to {MAX_UNSAID}; a scene has no more that a prompt leaves open."
         )
     try:
         return run(options)

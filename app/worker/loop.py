@@ -50,7 +50,7 @@ FORGETTING = 0.1
 # Whoever would have to wait longer is refused at once.
 LONGEST_WAIT_S: Mapping[Kind, float] = {"preview": 30, "refine": 180}
 # Pictures in the making and in line, whatever their kind.
-MOST_PICTURES = 1000
+MAX_PICTURES = 1000
 # After memory ran out, batches grow again after so many ticks.
 CAREFUL_TICKS = 200
 # So many failing ticks in a row, and the device itself must be broken.
@@ -212,7 +212,7 @@ class Worker:
 
     def _admit(self, handles: Sequence[Handle]) -> None:
         """Raise Busy where these, already among the samples, would wait for too long."""
-        if len(self._samples) > MOST_PICTURES:
+        if len(self._samples) > MAX_PICTURES:
             waiting = len(self._samples) - len(handles)
             raise Busy(f"{waiting} pictures are in line. Please try again in a minute.")
         expected = self._forecast()

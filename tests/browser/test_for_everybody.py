@@ -10,7 +10,7 @@ from app.backends.base import Backend
 from app.page import live
 from app.page.session import Session
 from tests.browser.conftest import OpenPage, preview, wait_for_grid
-from tools.latency import MOST_KB, visit_bytes
+from tools.latency import MAX_KB, visit_bytes
 
 axe = pytest.importorskip("axe_playwright_python.sync_playwright")
 
@@ -173,4 +173,4 @@ def test_with_reduced_motion_nothing_moves(open_page: OpenPage) -> None:
 
 
 def test_a_first_visit_is_light(page: Any) -> None:
-    assert 0 < visit_bytes(page) < 1000 * MOST_KB
+    assert 0 < visit_bytes(page) < 1000 * MAX_KB

@@ -10,7 +10,7 @@ from itertools import count
 
 from app.jobs.job import KINDS, Kind
 from app.worker.costs import Costs
-from app.worker.loop import LONGEST_WAIT_S, MOST_PICTURES, PICTURE_SHARE
+from app.worker.loop import LONGEST_WAIT_S, MAX_PICTURES, PICTURE_SHARE
 from app.worker.scheduling import Policy, Ticket, choose, forecast
 from tools.load.figures import ROWS
 from tools.load.visitors import FULL_STEPS, PREVIEW_STEPS, Ending, Picture
@@ -102,7 +102,7 @@ class VirtualClock:
 
     def _has_room(self, numbers: Sequence[int]) -> bool:
         """As `Worker.submit_all` admits requests."""
-        if len(self._making) > MOST_PICTURES:
+        if len(self._making) > MAX_PICTURES:
             return False
         tickets = [making.ticket for making in self._making.values()]
         expected = forecast(tickets, self._policy, self._costs, self._pace)

@@ -35,7 +35,7 @@ log = logging.getLogger("app.study")
 
 Wish = Mapping[str, Any]
 # Events that one browser may report; nobody comes near it by using the page.
-MOST_REPORTS = 20_000
+MAX_REPORTS = 20_000
 REPORTED = ("painted", "visibility_change")
 
 
@@ -139,7 +139,7 @@ class Visit:
                 raise RequestError(f"A page may report {', '.join(REPORTED)}, and nothing else.")
             if not isinstance(trial, str) or trial not in self._names:
                 raise RequestError("There is no such trial.")
-            if self._reports >= MOST_REPORTS:
+            if self._reports >= MAX_REPORTS:
                 raise RequestError("This page has reported too much.")
             try:
                 body = events.body_of(kind, told.get("body"))

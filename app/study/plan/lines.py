@@ -6,7 +6,7 @@ from collections.abc import Collection, Mapping
 from typing import Any
 
 # A file with more errors of syntax than this is something else.
-MOST_REPAIRS = 10
+MAX_REPAIRS = 10
 KEY = re.compile(r"\s*[\"']?([\w-]+)[\"']?\s*=")
 HEADER = re.compile(r"\s*(\[\[?)\s*([\w.-]+)\s*\]")
 
@@ -19,7 +19,7 @@ def parse(text: str, lists: Collection[str]) -> tuple[dict[str, Any] | None, lis
     """
     lines = text.split("\n")
     faults: list[tuple[int, str]] = []
-    for _ in range(MOST_REPAIRS):
+    for _ in range(MAX_REPAIRS):
         try:
             return tomllib.loads("\n".join(lines)), faults
         except tomllib.TOMLDecodeError as error:

@@ -74,7 +74,7 @@ CONDITIONS = (
 QUALITY = Rating("quality", "Share of what was wanted that is in the picture", "none", "all", 11)
 # Prompts that name so many things are taken.
 NAMED = range(2, 5)
-MOST_UNSAID = len(ATTRIBUTES) - NAMED[-1]
+MAX_UNSAID = len(ATTRIBUTES) - NAMED[-1]
 
 Faithful = Callable[[Path, Mapping[str, str]], float]
 """How much of what a prompt names a picture has, in [0, 1]."""
@@ -286,7 +286,7 @@ def read_goals(count: int, unsaid: int = 0, path: Path = PROMPTS) -> dict[str, G
     Rarely does a picture have all of a longer list, and one thing is found in nearly every picture.
 
     Args:
-        unsaid: how many things more are wanted of a picture than its prompt says, 0 to MOST_UNSAID.
+        unsaid: how many things more are wanted of a picture than its prompt says, 0 to MAX_UNSAID.
     """
     rows = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
     fit = [(row["prompt"], row["attributes"]) for row in rows if len(row["attributes"]) in NAMED]

@@ -29,7 +29,7 @@ from app.page import handlers
 from app.page.handlers import Form, Studio
 from app.page.live import Sketches
 from app.page.session import Session
-from app.worker.loop import MOST_PICTURES, Worker
+from app.worker.loop import MAX_PICTURES, Worker
 from tests.app.worker.test_worker import last, pixels
 from tests.conftest import free_port, make_job
 
@@ -147,7 +147,7 @@ def test_a_guess_is_promoted_over_the_wire(replicas: Replicas, model: ImageModel
 
 def test_too_much_is_refused_in_words(replicas: Replicas, model: ImageModel) -> None:
     with pytest.raises(Busy, match="are in line"):
-        replicas.submit_all([make_job(model, steps=1)] * (MOST_PICTURES + 1))
+        replicas.submit_all([make_job(model, steps=1)] * (MAX_PICTURES + 1))
 
 
 def test_what_cannot_be_done_is_refused_at_once(replicas: Replicas, model: ImageModel) -> None:

@@ -20,7 +20,7 @@ from app.jobs.job import Busy, Done, Failed, RequestError, Step
 from app.models import ImageModel
 from app.server import logs, web
 from app.server.front import HANDED_BACK, Front
-from app.server.limits import MOST_PEOPLE, Limits, TooMuch, address_of
+from app.server.limits import MAX_PEOPLE, Limits, TooMuch, address_of
 from app.server.metrics import Metrics
 from app.worker import Worker
 from tests.conftest import make_job
@@ -136,9 +136,9 @@ def test_people_are_forgotten_before_they_take_memory() -> None:
     clock = 0.0
     limits = Limits(600, lambda: clock)
     limits.charge("ada", 5000)
-    for number in range(2 * MOST_PEOPLE):
+    for number in range(2 * MAX_PEOPLE):
         limits.charge(str(number), 1)
-    assert len(limits._left) <= MOST_PEOPLE
+    assert len(limits._left) <= MAX_PEOPLE
     with pytest.raises(TooMuch):
         limits.take("ada", 1)
 
