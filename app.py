@@ -87,7 +87,6 @@ def main() -> int:
     from app.backends import loads_beside, start
     from app.backends.loading import Loading
     from app.models import Choice, ModelError
-    from app.page.layout import launch_page
     from app.server import service
     from app.study import service as study_service
 
@@ -110,7 +109,7 @@ def main() -> int:
     except ModelError as error:
         return refuse(error)
     stop = service.Stop()
-    front = service.front(settings, backend)
+    front = service.meter(settings, backend)
     try:
         kept = study_service.open_page(settings, front)
         if not isinstance(backend, Loading):
@@ -119,9 +118,8 @@ def main() -> int:
         return refuse(error)
     page = kept.page
     try:
-        url = launch_page(
-            page, settings.host, settings.port, **service.launch_options(settings, front, users)
-        )
+        around = service.launch_options(settings, front, users)
+        url = service.launch_page(page, settings.host, settings.port, **around)
     except OSError:
         return refuse(
             f"nothing listens on {settings.host}:{settings.port}. Something else has just taken the port, "

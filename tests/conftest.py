@@ -66,10 +66,10 @@ def url(served: Served) -> str:
 def served(model: ImageModel, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
     data = tmp_path_factory.mktemp("data")
     os.environ["GRADIO_TEMP_DIR"] = str(data / "gradio")
-    from app.page.layout import build_page, launch_page
+    from app.server.service import build_app, launch_page
 
     worker = Worker(model, costs=COSTS)
-    page = build_page(worker, data, grace_s=GRACE_S)
+    page = build_app(worker, data, grace_s=GRACE_S)
     yield Served(launch_page(page, "127.0.0.1", free_port()), page, worker, data)
     page.close()
     worker.close()

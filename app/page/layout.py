@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Any
 
 import gradio as gr
-from starlette.middleware import Middleware
 from starlette.requests import Request
 from starlette.responses import FileResponse, Response
 from starlette.routing import BaseRoute, Route
@@ -19,23 +18,17 @@ from app.jobs.job import LIMITS, RequestError
 from app.page import handlers, prompts, starting
 from app.page.about import about_routes
 from app.page.form import FULL_STEPS, MAX_GUIDANCE, PREVIEW_STEPS, PROMPT, USUAL_STEPS, form_for, form_values
+from app.page.gradio_internals import Blocks, accept_any_value, event_data
 from app.page.handlers import Form, Studio
 from app.page.live import Sketches, file_routes, live_routes
 from app.page.session import GRACE_S, Session, Sessions
-from app.page.theme import make_theme
-from app.server.agents import show_pictures
-from app.server.api import add_endpoints
-from app.server.head import Head
-from app.server.web import LOGIN_WORDS, forget_lost_tabs
 from solver import SOLVERS
 
-PAGE = Path(__file__).parent / "static"
+STATIC = Path(__file__).parent / "static"
 # Sites show it for links; `python -m tools.screenshots` makes it.
-CARD = PAGE / "card.png"
+CARD = STATIC / "card.png"
 SCRIPTS = ("core.js", "start.js", "grid.js", "stage.js", "history.js", "main.js")
 TITLE = "Diffusion Preview"
-# Events in Gradio's queue, which each is in for but a moment.
-MAX_WAITING = 1000
 # How a page's events are set up. "multiple" lets a second click arrive, so that it gets an answer instead of
 # silence. What submits jobs goes through Gradio's queue, which tells a ZeroGPU Space who asks; the queue
 # lets everything through, since the worker decides who waits for whom.
@@ -47,28 +40,25 @@ SILENT: Mapping[str, Any] = {
 QUEUED: Mapping[str, Any] = {**SILENT, "concurrency_limit": None}
 
 
-class Page(gr.Blocks):
-    """Blocks with routes of their own beside Gradio's; to be opened with `launch_page`.
+class Page(Blocks):
+    """The page as Gradio has it, and what is served around it (see `app.server.service.launch_page`).
 
-    meta: see `app.server.head`. login: the words of the page to log in on.
+    Attributes:
+        routes: addresses of its own beside Gradio's.
+        styles: its style sheets.
+        head_html: goes into the page's head, see `app.server.head`.
+        login_labels: replace texts of the login page, see `app.server.middleware`.
+        sessions: the tabs that show it.
     """
 
     routes: Sequence[BaseRoute] = ()
-    styles: Sequence[Path] = (PAGE / "page.css",)
-    meta: str = ""
-    login: Mapping[str, str] = LOGIN_WORDS
+    styles: Sequence[Path] = (STATIC / "page.css",)
+    head_html: str = ""
+    login_labels: Mapping[str, str] = {}
     sessions: Sessions
 
-    async def preprocess_data(self, *arguments: Any, **options: Any) -> list[Any]:
-        """As Gradio does it; values that no control of the page sends are refused without a traceback."""
-        try:
-            return await super().preprocess_data(*arguments, **options)
-        except Exception as error:
-            words = "A setting has a value that it can't have. Please load the page again."
-            raise gr.Error(words, print_exception=False) from error
-
     def close(self, verbose: bool = True) -> None:
-        """End what the pages listen to, and then the server."""
+        """End the streams that pages listen to, and then the server."""
         self.sessions.close()
         super().close(verbose)
 
@@ -84,7 +74,7 @@ def build_page(
     watch: Watch = lambda studio, session, wish: nullcontext(studio),
     logged: str = "",
 ) -> Page:
-    """The page and the programs' endpoints, to be opened with `launch_page`.
+    """Build the page, to be served with `app.server.service.launch_page`.
 
     data: the folder for all that is kept: pictures for programs in gradio/pictures, which has to be in
     Gradio's GRADIO_TEMP_DIR, and what people have made in history. grace_s: see `app.page.session`. logged: what
@@ -96,8 +86,7 @@ def build_page(
         page.sessions = sessions
         page.routes = [*live_routes(backend, sessions, studio.sketches), *file_routes(sessions)]
         page.routes = [*page.routes, *about_routes(backend), Route("/card.png", _card)]
-        page.meta = (PAGE / "head.html").read_text(encoding="utf-8")
-        add_endpoints(backend, data / "gradio" / "pictures")  # first, since names go to whoever comes first
+        page.head_html = (STATIC / "head.html").read_text(encoding="utf-8")
         with gr.Row(elem_classes="masthead"):
             gr.HTML(
                 f"<h1>{TITLE}</h1><p>See four quick previews, pick one, and only that one is finished.</p>",
@@ -136,7 +125,7 @@ def build_page(
         names = [field.name for field in fields(Form)]
 
         def act(event: gr.EventData, request: gr.Request, *values: Any) -> None:
-            wish = event._data or {}
+            wish = event_data(event)
             with _told(sessions, wish, request) as session:
                 action = _ACTIONS[_choice(wish, _ACTIONS)]
                 if handlers.is_called_off(session, wish):
@@ -148,14 +137,14 @@ def build_page(
                     handlers.cancel(session)
 
         def note(event: gr.EventData, request: gr.Request) -> None:
-            wish = event._data or {}
+            wish = event_data(event)
             with _told(sessions, wish, request) as session:
                 noted = _NOTES[_choice(wish, _NOTES)]
                 with watch(studio, session, wish):
                     noted(session, wish)
 
         def fill(event: gr.EventData, request: gr.Request) -> dict[gr.components.Component, Any]:
-            wish = event._data or {}
+            wish = event_data(event)
             changes: dict[str, dict[str, Any]] = {}
             with _told(sessions, wish, request) as session:
                 if wish.get("new"):
@@ -187,41 +176,6 @@ def build_page(
         keys.click(None, js=_say("help"), **SILENT)
         about.click(None, js=_say("about"), **SILENT)
     return page
-
-
-def launch_page(page: Page, host: str, port: int, **options: Any) -> str:
-    """Serve the page in the background and give its URL; options go on to Gradio's `launch`.
-
-    Raises OSError when the port is taken, or the machine so busy that nothing listens after five seconds.
-    """
-    # On a ZeroGPU Space, Gradio would let a single event wait if it were not told otherwise.
-    page.queue(default_concurrency_limit=None, max_size=MAX_WAITING)
-    forget_lost_tabs(page)
-    app = dict(options.pop("app_kwargs", {}))
-    app["routes"] = [*page.routes, *app.get("routes", ())]
-    app["middleware"] = [Middleware(Head, head=page.meta), *app.get("middleware", ())]
-    _, url, _ = page.launch(
-        server_name=host,
-        server_port=port,
-        theme=make_theme(),
-        css_paths=list(page.styles),
-        favicon_path=PAGE / "favicon.png",
-        footer_links=[],
-        run_history=False,
-        enable_monitoring=False,
-        share=False,
-        ssr_mode=False,
-        pwa=False,
-        quiet=True,
-        prevent_thread_lock=True,
-        # Gradio gives up where its own look at the page takes three seconds, as it may on a busy machine.
-        # That the server answers it knows already, from a call that waits.
-        _frontend=False,
-        app_kwargs=app,
-        **options,
-    )
-    show_pictures(page)
-    return url
 
 
 # What the page's scripts ask for, by name: with jobs to submit, and without.
@@ -262,8 +216,6 @@ def _choice(wish: handlers.Wish, table: Mapping[str, Any]) -> str:
 @contextmanager
 def _told(sessions: Sessions, wish: Any, request: gr.Request) -> Iterator[Session]:
     """The session that a wish names. A RequestError within is told there; without one, to Gradio's page."""
-    if not isinstance(wish, Mapping):
-        raise gr.Error("This page is out of date. Please load it again.", print_exception=False)
     try:
         session = sessions.of(wish.get("browser"), wish.get("tab"), request.username or "")
     except RequestError as error:
@@ -302,10 +254,8 @@ def _settings() -> list[gr.components.Component]:
         with gr.Row():
             random_seeds = gr.Checkbox(True, label="Random seeds", info="Other pictures every time")
             seed = gr.Number(1, label="First seed", info="The others follow it", precision=0, visible=False)
-    # An open page keeps what it was told of the model through a restart of the app, when Gradio knows it
-    # no more; so it lets everything pass, and the handlers say in words what does not fit.
     for part in (steps, size):
-        part.preprocess = lambda value: value  # type: ignore[method-assign]
+        accept_any_value(part)
     random_seeds.change(
         lambda drawn: gr.Number(visible=not drawn),
         random_seeds,
@@ -331,4 +281,4 @@ def make_studio(scripts: Sequence[str], **options: Any) -> Any:
 
 def read_scripts(names: Sequence[str]) -> str:
     """The page's scripts of these names, as one."""
-    return "\n".join((PAGE / name).read_text(encoding="utf-8") for name in names)
+    return "\n".join((STATIC / name).read_text(encoding="utf-8") for name in names)

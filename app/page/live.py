@@ -25,10 +25,10 @@ from app.history.export import export_zip
 from app.jobs.job import RequestError
 from app.jobs.uploads import MAX_BYTES
 from app.page.form import from_picture
+from app.page.gradio_internals import login_of
 from app.page.session import Session, Sessions
 from app.page.starting import begin_with
 from app.page.views import grid_view, history_view, stage_view, start_view, status_view
-from app.server.auth import login_of
 
 # The page is told what is new at most this often.
 REFRESH_S = 0.1

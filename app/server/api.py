@@ -11,7 +11,6 @@ from typing import Any
 
 import gradio as gr
 from gradio import FileData
-from gradio.utils import get_upload_folder
 
 from app.backends.base import Backend
 from app.disk import cannot_keep
@@ -19,6 +18,7 @@ from app.jobs.handle import merge
 from app.jobs.job import Done, Failed, Job, RequestError, Start, check_number
 from app.jobs.seeds import following_seeds, fresh_seeds
 from app.jobs.uploads import start_from
+from app.page.gradio_internals import get_upload_folder
 
 # A program fetches its pictures at once; what is older is deleted when the next ones are made.
 KEEP_S = 24 * 3600

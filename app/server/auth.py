@@ -20,10 +20,6 @@ import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
-
-if TYPE_CHECKING:
-    from starlette.requests import Request
 
 NAME = re.compile(r"[\w.@+-]{1,64}")
 SHORTEST = 8
@@ -84,15 +80,6 @@ class Logins:
             if not (known and fits):
                 await asyncio.sleep(PAUSE_S)
         return bool(known and fits)
-
-
-def login_of(request: "Request") -> str:
-    """The name that whoever sent this request has logged in with; empty where they have not."""
-    app = request.app
-    if getattr(app, "auth", None) is None:
-        return ""
-    cookies = (f"access-token-{app.cookie_id}", f"access-token-unsecure-{app.cookie_id}")
-    return next(filter(None, (app.tokens.get(request.cookies.get(each)) for each in cookies)), "")
 
 
 def read(path: Path) -> dict[str, Hashed]:

@@ -7,9 +7,9 @@ out, in place of what Gradio says there of itself; addresses in it are whole, si
 import re
 from html import escape
 
-from gradio.route_utils import get_root_url
-from starlette.requests import Request
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from app.page.gradio_internals import root_of
 
 GRADIOS_OWN = re.compile(r'<meta\s+(property="og:|name="twitter:)[^>]*>\s*')
 
@@ -24,8 +24,7 @@ class Head:
         path = scope.get("path", "").removeprefix(scope.get("root_path", ""))
         if scope["type"] != "http" or path not in ("", "/"):
             return await self._app(scope, receive, send)
-        root = get_root_url(Request(scope), "/", scope["app"].root_path or scope.get("root_path"))
-        head = self._head.replace("{root}", escape(root))
+        head = self._head.replace("{root}", escape(root_of(scope)))
         start: Message = {}
         html = b""
 

@@ -1,4 +1,4 @@
-"""How much one person may ask for: a token bucket each."""
+"""How much one person may ask for: a token bucket for each."""
 
 import ipaddress
 import math
@@ -8,63 +8,66 @@ from collections.abc import Callable
 
 from app.jobs.job import Busy
 
-# More people than this are not remembered at once; those with the fullest buckets are forgotten first.
+# At most so many people are remembered; those with the fullest buckets are forgotten first.
 MAX_PEOPLE = 10_000
 
 
-class TooMuch(Busy):
-    """A request that one person may make again later; `wait_s` seconds from now."""
+class LimitReached(Busy):
+    """A person has used up their share, and may ask again in `wait_s` seconds."""
 
     def __init__(self, wait_s: float) -> None:
         self.wait_s = wait_s
         seconds = math.ceil(wait_s)
         wait = f"{seconds} s" if seconds < 120 else f"{math.ceil(seconds / 60)} minutes"
         super().__init__(
-            f"That is a lot in a short time. Please try again in {wait}: everybody has a share here, and "
-            "yours refills by itself."
+            f"You have used up your share for now. Please try again in {wait}: everybody has the same share "
+            "here, and yours refills by itself."
         )
 
 
 class Limits:
-    """Buckets that hold a minute's share of `per_minute` denoiser steps, and refill as time passes.
+    """Buckets that hold a minute's share of denoiser steps, and refill as time passes.
 
-    Whoever has anything left may ask, and goes into debt where it costs more: a request is never too large,
-    only too soon. now: the clock, in seconds.
+    A person with anything left may ask for more than that and goes into debt: no request is too large.
+
+    Args:
+        per_minute: each person's denoiser steps per minute.
+        now: the clock, in seconds.
     """
 
     def __init__(self, per_minute: float, now: Callable[[], float] = time.monotonic) -> None:
         self._share = float(per_minute)
         self._now = now
         self._lock = threading.Lock()
-        self._left: dict[str, tuple[float, float]] = {}  # by person: what was left, and when
+        self._buckets: dict[str, tuple[float, float]] = {}  # by person: steps left, and when that was
 
     def take(self, person: str, steps: float) -> None:
-        """Count `steps` of a person's. Raises TooMuch, and counts nothing, where nothing is left."""
+        """Charge a person `steps`. Raises LimitReached, and charges nothing, if nothing is left."""
         with self._lock:
-            left = self._refilled(person)
+            left = self._left(person)
             if left <= 0:
-                raise TooMuch((1 - left) * 60 / self._share)
-            self._keep(person, left - steps)
+                raise LimitReached((1 - left) * 60 / self._share)
+            self._set(person, left - steps)
 
     def charge(self, person: str, steps: float) -> None:
-        """Count `steps` that were allowed already."""
+        """Charge a person `steps` that were allowed already."""
         with self._lock:
-            self._keep(person, self._refilled(person) - steps)
+            self._set(person, self._left(person) - steps)
 
-    def _refilled(self, person: str) -> float:
-        left, when = self._left.get(person, (self._share, 0.0))
+    def _left(self, person: str) -> float:
+        left, when = self._buckets.get(person, (self._share, 0.0))
         return min(self._share, left + (self._now() - when) * self._share / 60)
 
-    def _keep(self, person: str, left: float) -> None:
-        self._left[person] = (left, self._now())
-        if len(self._left) > MAX_PEOPLE:
-            fullest = sorted(self._left, key=self._refilled, reverse=True)
+    def _set(self, person: str, left: float) -> None:
+        self._buckets[person] = (left, self._now())
+        if len(self._buckets) > MAX_PEOPLE:
+            fullest = sorted(self._buckets, key=self._left, reverse=True)
             for other in fullest[: MAX_PEOPLE // 10]:
-                del self._left[other]
+                del self._buckets[other]
 
 
-def address_of(host: str) -> str:
-    """Whom an address stands for: itself or, for IPv6, the network of 64 bits that one household has."""
+def network_of(host: str) -> str:
+    """Return whom an address is counted for: itself or, for IPv6, the 64-bit network of one household."""
     try:
         address = ipaddress.ip_address(host)
     except ValueError:

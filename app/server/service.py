@@ -1,71 +1,154 @@
-"""From settings to a service: what goes around the backend and the page, and how both come to an end."""
+"""From settings to a service: the app around page and backend, how it is served, and how it ends."""
 
+import hmac
 import logging
 import signal
 import threading
 import time
 from collections.abc import Mapping
+from pathlib import Path
 from types import FrameType
 from typing import Any
 
-import gradio as gr
 from fastapi.exceptions import RequestValidationError
+from starlette.middleware import Middleware
+from starlette.requests import Request
+from starlette.responses import JSONResponse, Response
+from starlette.routing import Route
 
 from app.backends.base import Backend
 from app.jobs.uploads import MAX_BYTES
-from app.server import web
+from app.page.gradio_internals import LAUNCH, drop_messages_for_lost_tabs, set_tool_answers
+from app.page.layout import STATIC, Page, build_page
+from app.page.theme import make_theme
+from app.server.agents import tool_answer
+from app.server.api import add_endpoints
 from app.server.auth import Hashed, Logins
-from app.server.front import Front
+from app.server.head import Head
 from app.server.limits import Limits
+from app.server.metered import MeteredBackend
 from app.server.metrics import Metrics
+from app.server.middleware import middleware, refuse_values
 from app.server.settings import Settings
 from app.worker import Worker
 
 log = logging.getLogger("app.service")
 
-# What was told last needs a moment to reach the browsers.
+# Events in Gradio's queue, where each stays for a moment only.
+MAX_QUEUED_EVENTS = 1000
+# The last messages need a moment to reach the browsers.
 DELIVERY_S = 0.5
 
 
-def front(settings: Settings, backend: Backend) -> Front:
-    """The backend with all that its settings put before it, its metrics served where they are to be."""
+def meter(settings: Settings, backend: Backend) -> MeteredBackend:
+    """Put metrics and limits before a backend, and serve the metrics on their own port if the settings say so."""
     metrics = Metrics()
     count_ticks(backend, metrics)
     if settings.metrics_port:
         metrics.serve(settings.metrics_port, settings.metrics_host)
-    return Front(backend, metrics, Limits(settings.rate) if settings.rate else None)
+    return MeteredBackend(backend, metrics, Limits(settings.rate) if settings.rate else None)
 
 
 def count_ticks(backend: Backend, metrics: Metrics) -> None:
-    """Have a worker in this process count what it does; other backends do their work elsewhere."""
+    """Have a worker in this process count its ticks; other backends work elsewhere."""
     if isinstance(backend, Worker):
         backend.on_tick = metrics.tick
 
 
-def launch_options(settings: Settings, front: Front, users: Mapping[str, Hashed]) -> dict[str, Any]:
-    """What `app.page.layout.launch_page` is to pass on to Gradio."""
+def build_app(backend: Backend, data: Path, **options: Any) -> Page:
+    """Build the ordinary page and the endpoints for programs, whose pictures lie in `data`/gradio/pictures.
+
+    That has to be below Gradio's GRADIO_TEMP_DIR. Options go on to `app.page.layout.build_page`.
+    """
+    page = build_page(backend, data, **options)
+    with page:
+        add_endpoints(backend, data / "gradio" / "pictures")
+    return page
+
+
+def launch_page(page: Page, host: str, port: int, **options: Any) -> str:
+    """Serve a page in the background and return its URL; options go on to Gradio's `launch`.
+
+    Raises OSError if the port is taken, or if nothing listens after five seconds on a busy machine.
+    """
+    # On a ZeroGPU Space, Gradio's default is to run one event at a time.
+    page.queue(default_concurrency_limit=None, max_size=MAX_QUEUED_EVENTS)
+    drop_messages_for_lost_tabs(page)
+    app = dict(options.pop("app_kwargs", {}))
+    app["routes"] = [*page.routes, *app.get("routes", ())]
+    app["middleware"] = [Middleware(Head, head=page.head_html), *app.get("middleware", ())]
+    _, url, _ = page.launch(
+        server_name=host,
+        server_port=port,
+        theme=make_theme(),
+        css_paths=list(page.styles),
+        favicon_path=STATIC / "favicon.png",
+        footer_links=[],
+        run_history=False,
+        enable_monitoring=False,
+        share=False,
+        ssr_mode=False,
+        pwa=False,
+        quiet=True,
+        prevent_thread_lock=True,
+        app_kwargs=app,
+        **LAUNCH,
+        **options,
+    )
+    set_tool_answers(page, tool_answer)
+    return url
+
+
+def launch_options(
+    settings: Settings, backend: MeteredBackend, users: Mapping[str, Hashed]
+) -> dict[str, Any]:
+    """Return the options of `launch_page` that follow from the settings."""
     return {
         "root_path": settings.root_path.rstrip("/"),
         "auth": Logins(users).check if users else None,
         "mcp_server": settings.mcp,
         "max_file_size": MAX_BYTES,
         "app_kwargs": {
-            "routes": web.routes(front, settings.metrics_token),
-            "middleware": web.middleware(),
-            "exception_handlers": {RequestValidationError: web.refuse_values},
+            "routes": service_routes(backend, settings.metrics_token),
+            "middleware": middleware(),
+            "exception_handlers": {RequestValidationError: refuse_values},
         },
     }
 
 
+def service_routes(backend: MeteredBackend, metrics_token: str | None) -> list[Route]:
+    """/healthz: this process is alive and can make pictures. /readyz: it accepts work. /metrics, with a token."""
+
+    def healthz(request: Request) -> Response:
+        return _state(backend.healthy, "healthy" if backend.healthy else "broken")
+
+    def readyz(request: Request) -> Response:
+        return _state(backend.state == "ready", backend.state)
+
+    def metrics(request: Request) -> Response:
+        sent = request.headers.get("authorization", "").encode()
+        if not hmac.compare_digest(sent, f"Bearer {metrics_token}".encode()):
+            message = "Send the token of --metrics-token as a bearer token.\n"
+            return Response(message, 401, {"WWW-Authenticate": "Bearer"})
+        return Response(backend.metrics.text(), media_type="text/plain; version=0.0.4; charset=utf-8")
+
+    routes = [Route("/healthz", healthz), Route("/readyz", readyz)]
+    return [*routes, Route("/metrics", metrics)] if metrics_token else routes
+
+
+def _state(ok: bool, state: str) -> Response:
+    return JSONResponse({"state": state}, 200 if ok else 503, {"Cache-Control": "no-store"})
+
+
 class Stop:
-    """Set by SIGTERM or SIGINT; a second signal ends the process at once."""
+    """An event that SIGTERM or SIGINT sets; a second signal ends the process at once."""
 
     def __init__(self) -> None:
         self.event = threading.Event()
         for number in (signal.SIGTERM, signal.SIGINT):
-            signal.signal(number, self._told)
+            signal.signal(number, self._set)
 
-    def _told(self, number: int, frame: FrameType | None) -> None:
+    def _set(self, number: int, frame: FrameType | None) -> None:
         self.event.set()
         for each in (signal.SIGTERM, signal.SIGINT):
             signal.signal(each, signal.SIG_DFL)
@@ -76,12 +159,12 @@ class Stop:
             pass
 
 
-def end(page: gr.Blocks, front: Front, grace_s: float) -> None:
-    """Finish or hand back what was asked for within `grace_s` seconds, and close page and backend."""
+def end(page: Page, backend: MeteredBackend, grace_s: float) -> None:
+    """Finish or hand back what was asked for within `grace_s` seconds; then close page and backend."""
     began = time.monotonic()
-    finished = front.drain(grace_s)
+    finished = backend.drain(grace_s)
     time.sleep(DELIVERY_S)
     page.close(verbose=False)
-    front.close()
+    backend.close()
     seconds = round(time.monotonic() - began, 1)
     log.info("stopped", extra={"finished": finished, "seconds": seconds})

@@ -6,7 +6,8 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from app.backends.base import Backend
-from app.page.layout import Page, build_page
+from app.page.layout import Page
+from app.server.service import build_app
 from app.server.settings import Settings
 from app.study.plan.definition import Study, read_study
 
@@ -38,7 +39,7 @@ def open_page(settings: Settings, backend: Backend) -> Opened:
     """
     data = settings.data.resolve()
     if not settings.study and not settings.log:
-        return Opened(build_page(backend, data, logged=NOT_LOGGED if settings.log_level in QUIET else ""))
+        return Opened(build_app(backend, data, logged=NOT_LOGGED if settings.log_level in QUIET else ""))
     study = read_study(settings.study) if settings.study else None
     where = settings.log or settings.study_log or str(data / "study.sqlite")
     try:
@@ -49,7 +50,7 @@ def open_page(settings: Settings, backend: Backend) -> Opened:
         raise ValueError(f"{NEEDS} ({error.name} is missing).") from error
     writer = _open_writer(settings, where, study)
     if study is None:
-        page = build_page(backend, data, watch=Usage(writer).watch, logged=FOOT)
+        page = build_app(backend, data, watch=Usage(writer).watch, logged=FOOT)
         return Opened(page, close=writer.close)
     page = build_study_page(backend, data, study, writer, where)
     return Opened(page, lambda ready: check_conditions(study, ready), writer.close)

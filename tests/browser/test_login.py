@@ -8,10 +8,9 @@ import httpx
 import pytest
 
 from app.models import ImageModel
-from app.page.layout import build_page, launch_page
 from app.server import auth, service
-from app.server.front import Front
 from app.server.limits import Limits
+from app.server.metered import MeteredBackend
 from app.server.metrics import Metrics
 from app.server.settings import Settings
 from app.worker import Worker
@@ -31,10 +30,10 @@ def guarded(model: ImageModel, tmp_path_factory: pytest.TempPathFactory) -> Iter
         auth.add(folder / "logins", name, password)
     limits = Limits(10_000)
     worker = Worker(model)
-    front = Front(worker, Metrics(), limits)
-    page = build_page(front, folder)
+    front = MeteredBackend(worker, Metrics(), limits)
+    page = service.build_app(front, folder)
     options = service.launch_options(Settings(), front, auth.read(folder / "logins"))
-    yield launch_page(page, "127.0.0.1", free_port(), **options), limits
+    yield service.launch_page(page, "127.0.0.1", free_port(), **options), limits
     page.close()
     worker.close()
 
@@ -74,7 +73,7 @@ def test_a_wrong_password_is_told_and_the_right_one_opens_the_page(
     assert page.title() == "Log in · Diffusion Preview"
     assert page.evaluate("document.activeElement.id") == "username"
     log_in(page, "ada", "four rooms")
-    page.get_by_role("alert").get_by_text("do not fit").wait_for()
+    page.get_by_role("alert").get_by_text("is wrong").wait_for()
     assert page.get_by_label("Name").input_value() == "ada"
     found = axe.Axe().run(page).response["violations"]
     assert [rule["id"] for rule in found if rule["impact"] in ("serious", "critical")] == []

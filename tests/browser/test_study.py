@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from app.page.layout import launch_page
+from app.server.service import launch_page
 from app.study.__main__ import main
 from app.study.log.events import (
     Event,

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from app.server import auth, service
-from app.server.front import Front
+from app.server.metered import MeteredBackend
 from app.server.metrics import Metrics
 from app.server.settings import Settings
 from app.study.page.visit import Visit
@@ -139,7 +139,7 @@ def test_whoever_has_to_log_in_is_asked_in_the_studys_words(
     served: Served, marked: Study, tmp_path: Path, browser: Any
 ) -> None:
     auth.add(tmp_path / "logins", "lab", "a lake at night")
-    front = Front(served.worker, Metrics())
+    front = MeteredBackend(served.worker, Metrics())
     options = service.launch_options(Settings(), front, auth.read(tmp_path / "logins"))
     with running(served, marked, tmp_path, **options) as lab, browser.new_context() as context:
         page = context.new_page()

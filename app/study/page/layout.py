@@ -8,7 +8,6 @@ import io
 import logging
 import shutil
 import time
-from collections.abc import Mapping
 from functools import partial
 from html import escape
 from pathlib import Path
@@ -22,7 +21,8 @@ from starlette.routing import Route
 from app.backends.base import Backend
 from app.history.shelf import History, Shelf
 from app.jobs.job import RequestError
-from app.page.layout import PAGE, QUEUED, SILENT, Page, make_studio
+from app.page.gradio_internals import event_data
+from app.page.layout import QUEUED, SILENT, STATIC, Page, make_studio
 from app.page.live import Sketches, live_routes, refusal, session_of
 from app.page.session import GRACE_S, Session, Sessions
 from app.study.log.recording import Writer
@@ -62,7 +62,7 @@ class TabHistory(History):
 def build_study_page(
     backend: Backend, data: Path, study: Study, writer: Writer, where: str, grace_s: float = GRACE_S
 ) -> Page:
-    """The page of a study, to be opened with `app.page.layout.launch_page`.
+    """The page of a study, to be opened with `app.server.service.launch_page`.
 
     data: the folder for what is kept for the moment. where: the log that the writer writes.
     """
@@ -71,9 +71,9 @@ def build_study_page(
     sketches = Sketches()
     visits = Visits(Lab(study, writer, where, backend, sketches))
     with Page(title=study.title, analytics_enabled=False) as page:
-        page.sessions, page.meta = sessions, HEAD
-        page.styles = (*Page.styles, PAGE / "study.css")
-        page.login = _login_words(study)
+        page.sessions, page.head_html = sessions, HEAD
+        page.styles = (*Page.styles, STATIC / "study.css")
+        page.login_labels = _login_words(study)
         page.routes = [
             *live_routes(backend, sessions, sketches, partial(study_views, visits)),
             Route("/report", partial(_report, sessions, visits), methods=["POST"]),
@@ -82,7 +82,7 @@ def build_study_page(
         view = make_studio(SCRIPTS, elem_classes="is-study")
 
         def hear(event: gr.EventData, request: gr.Request) -> None:
-            wish = event._data if isinstance(event._data, Mapping) else {}
+            wish = event_data(event)
             session = None
             try:
                 session = sessions.of(wish.get("browser"), wish.get("tab"), request.username or "")
@@ -99,7 +99,7 @@ def build_study_page(
 
 
 def _login_words(study: Study) -> dict[str, str]:
-    """See `Page.login`."""
+    """See `Page.login_labels`."""
     mine = {name.removeprefix("login_"): text for name, text in study.labels.items() if "login_" in name}
     return {"language": study.language, "title": study.title, **mine}
 

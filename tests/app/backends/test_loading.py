@@ -9,7 +9,7 @@ from app.backends.loading import Loading
 from app.jobs.job import Busy, Done, RequestError
 from app.models import ImageModel, ModelError
 from app.page.views import status_view
-from app.server.front import Front
+from app.server.metered import MeteredBackend
 from app.server.metrics import Metrics
 from app.worker import Worker
 from tests.conftest import make_job
@@ -23,7 +23,7 @@ def test_until_it_is_there_it_says_so_and_then_it_works(model: ImageModel, worke
         return worker
 
     loading = Loading(start)
-    front = Front(loading, Metrics())
+    front = MeteredBackend(loading, Metrics())
     assert loading.healthy and front.state == "loading"
     assert "still loading" in status_view(front)["message"]
     with pytest.raises(RequestError, match="still loading"):

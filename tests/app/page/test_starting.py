@@ -398,7 +398,8 @@ def test_a_page_that_was_open_before_a_restart_keeps_its_choices(served: Served)
     """The app has not told it of sizes, nor that fewer steps will do, since it began."""
     parts = {getattr(part, "label", ""): part for part in served.page.blocks.values()}
     assert parts["Size"].choices == [] and parts["Preview steps"].minimum == 4
-    assert parts["Size"].preprocess("96x64") == "96x64" and parts["Preview steps"].preprocess(3) == 3
+    for label, value in (("Size", "96x64"), ("Preview steps", 3)):
+        assert parts[label].preprocess(value) == value
 
 
 def test_an_edit_knows_no_strength(model: ImageModel, new_session: NewSession) -> None:

@@ -5,8 +5,6 @@ import json
 from pathlib import Path
 from types import SimpleNamespace
 
-import gradio as gr
-
 from app.server import agents
 
 TYPES = SimpleNamespace(
@@ -19,7 +17,7 @@ def test_agents_get_pictures_and_addresses_instead_of_paths(tmp_path: Path) -> N
     path = tmp_path / "a lake.png"
     path.write_bytes(b"a PNG")
     file = {"path": str(path), "url": None, "meta": {"_type": "gradio.FileData"}}
-    picture, text = agents.content(TYPES, [[[file], [{"seed": 7}]]], "http://there/preview/")
+    picture, text = agents.tool_answer(TYPES, [[[file], [{"seed": 7}]]], "http://there/preview/")
     assert base64.b64decode(picture.data) == b"a PNG"
     assert picture.mimeType == "image/png"
     ((addresses, records),) = json.loads(text.text)
@@ -29,11 +27,5 @@ def test_agents_get_pictures_and_addresses_instead_of_paths(tmp_path: Path) -> N
 
 
 def test_what_has_no_pictures_is_told_as_it_is() -> None:
-    (text,) = agents.content(TYPES, [{"prompt": "Wälder"}], "http://there")
+    (text,) = agents.tool_answer(TYPES, [{"prompt": "Wälder"}], "http://there")
     assert text.text == '[{"prompt": "Wälder"}]'
-
-
-def test_a_page_without_tools_is_left_alone() -> None:
-    with gr.Blocks() as page:
-        agents.show_pictures(page)
-    assert page.mcp_server_obj is None

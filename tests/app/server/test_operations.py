@@ -18,10 +18,13 @@ from starlette.testclient import TestClient
 from app.jobs.handle import Handle, merge
 from app.jobs.job import Busy, Done, Failed, RequestError, Step
 from app.models import ImageModel
-from app.server import logs, web
-from app.server.front import HANDED_BACK, Front
-from app.server.limits import MAX_PEOPLE, Limits, TooMuch, address_of
+from app.page.gradio_internals import UNUSED
+from app.server import logs, middleware
+from app.server.events import problem_of
+from app.server.limits import MAX_PEOPLE, LimitReached, Limits, network_of
+from app.server.metered import HANDED_BACK, MeteredBackend
 from app.server.metrics import Metrics
+from app.server.service import service_routes
 from app.worker import Worker
 from tests.conftest import make_job
 
@@ -29,13 +32,13 @@ TOKEN = "a token of some length"
 
 
 @pytest.fixture
-def front(worker: Worker) -> Front:
+def front(worker: Worker) -> MeteredBackend:
     metrics = Metrics()
     worker.on_tick = metrics.tick
-    return Front(worker, metrics)
+    return MeteredBackend(worker, metrics)
 
 
-def value(front: Front, name: str, **labels: str) -> float:
+def value(front: MeteredBackend, name: str, **labels: str) -> float:
     """A figure as Prometheus would read it; 0 where there is none yet."""
     for family in text_string_to_metric_families(front.metrics.text().decode()):
         for sample in family.samples:
@@ -48,7 +51,7 @@ def finish(handles: list[Handle]) -> list[object]:
     return [event for _, event in merge(handles) if isinstance(event, Done | Failed)]
 
 
-def test_pictures_are_counted_by_how_they_end(front: Front, model: ImageModel) -> None:
+def test_pictures_are_counted_by_how_they_end(front: MeteredBackend, model: ImageModel) -> None:
     finish(front.submit_all([make_job(model, seed=seed) for seed in range(3)]))
     long = front.submit(make_job(model, kind="refine", steps=100))
     assert value(front, "pictures_open", kind="refine") + value(
@@ -67,7 +70,7 @@ def test_pictures_are_counted_by_how_they_end(front: Front, model: ImageModel) -
         assert value(front, "pictures_open", kind="refine", state=state) == 0
 
 
-def test_guesses_count_as_used_or_wasted(front: Front, model: ImageModel) -> None:
+def test_guesses_count_as_used_or_wasted(front: MeteredBackend, model: ImageModel) -> None:
     used, wasted = front.submit_all(
         [make_job(model, kind="speculative", steps=40, seed=seed) for seed in (1, 2)]
     )
@@ -83,7 +86,7 @@ def test_guesses_count_as_used_or_wasted(front: Front, model: ImageModel) -> Non
     assert value(front, "pictures_total", kind="refine", outcome="done") == 1
 
 
-def test_refusals_are_counted_by_their_reason(front: Front, model: ImageModel) -> None:
+def test_refusals_are_counted_by_their_reason(front: MeteredBackend, model: ImageModel) -> None:
     with pytest.raises(RequestError):
         front.submit(make_job(model, prompt="lake " * 40))
     front.drain(0)
@@ -93,7 +96,7 @@ def test_refusals_are_counted_by_their_reason(front: Front, model: ImageModel) -
     assert value(front, "refusals_total", reason="stopping") == 1
 
 
-def test_draining_finishes_what_somebody_waits_for(front: Front, model: ImageModel) -> None:
+def test_draining_finishes_what_somebody_waits_for(front: MeteredBackend, model: ImageModel) -> None:
     handle = front.submit(make_job(model, kind="refine", steps=30))
     guess = front.submit(make_job(model, kind="speculative", steps=100))
     assert front.state == "ready"
@@ -103,7 +106,7 @@ def test_draining_finishes_what_somebody_waits_for(front: Front, model: ImageMod
     assert front.state == "stopping"
 
 
-def test_draining_hands_back_in_words_what_takes_too_long(front: Front, model: ImageModel) -> None:
+def test_draining_hands_back_in_words_what_takes_too_long(front: MeteredBackend, model: ImageModel) -> None:
     handles = front.submit_all([make_job(model, kind="refine", steps=100, seed=seed) for seed in range(8)])
     began = time.monotonic()
     assert not front.drain(0.05)
@@ -115,20 +118,20 @@ def test_each_has_a_share_that_refills(model: ImageModel, worker: Worker) -> Non
     clock = 0.0
     limits = Limits(600, lambda: clock)
     limits.take("ada", 900)  # never too large, only too soon
-    with pytest.raises(TooMuch, match="again in 31 s") as caught:
+    with pytest.raises(LimitReached, match="again in 31 s") as caught:
         limits.take("ada", 1)
     assert caught.value.wait_s == pytest.approx(30, abs=0.2)
     limits.charge("cyd", 2900)
-    with pytest.raises(TooMuch, match="again in 4 minutes"):
+    with pytest.raises(LimitReached, match="again in 4 minutes"):
         limits.take("cyd", 1)
     limits.take("bob", 1)
     clock = caught.value.wait_s
     limits.take("ada", 1)
-    with pytest.raises(TooMuch):
+    with pytest.raises(LimitReached):
         limits.take("ada", 1)
     clock = 10_000.0
     limits.take("ada", 600)
-    with pytest.raises(TooMuch):
+    with pytest.raises(LimitReached):
         limits.take("ada", 1)
 
 
@@ -138,22 +141,22 @@ def test_people_are_forgotten_before_they_take_memory() -> None:
     limits.charge("ada", 5000)
     for number in range(2 * MAX_PEOPLE):
         limits.charge(str(number), 1)
-    assert len(limits._left) <= MAX_PEOPLE
-    with pytest.raises(TooMuch):
+    assert len(limits._buckets) <= MAX_PEOPLE
+    with pytest.raises(LimitReached):
         limits.take("ada", 1)
 
 
 def test_a_household_is_one_person() -> None:
-    assert address_of("192.0.2.7") == "192.0.2.7"
-    assert address_of("2001:db8:1:2:aaaa::1") == address_of("2001:db8:1:2::9")
-    assert address_of("2001:db8:1:2::9") != address_of("2001:db8:1:3::9")
-    assert address_of("testclient") == "testclient"
+    assert network_of("192.0.2.7") == "192.0.2.7"
+    assert network_of("2001:db8:1:2:aaaa::1") == network_of("2001:db8:1:2::9")
+    assert network_of("2001:db8:1:2::9") != network_of("2001:db8:1:3::9")
+    assert network_of("testclient") == "testclient"
 
 
 def test_the_limit_counts_what_was_accepted_and_guesses_once_they_are_wanted(
     worker: Worker, model: ImageModel
 ) -> None:
-    front = Front(worker, Metrics(), Limits(100, lambda: 0.0))
+    front = MeteredBackend(worker, Metrics(), Limits(100, lambda: 0.0))
     for _ in range(30):
         with pytest.raises(RequestError, match="too long"):
             front.submit(make_job(model, prompt="lake " * 40))
@@ -161,7 +164,7 @@ def test_the_limit_counts_what_was_accepted_and_guesses_once_they_are_wanted(
     finish([front.submit(make_job(model, steps=60))])
     guess.promote()
     finish([guess])
-    with pytest.raises(TooMuch):
+    with pytest.raises(LimitReached):
         front.submit(make_job(model))
     assert value(front, "refusals_total", reason="limit") == 1
 
@@ -180,7 +183,7 @@ def log() -> Iterator[io.StringIO]:
 
 
 def test_the_log_tells_of_each_picture_but_not_of_its_prompt(
-    front: Front, model: ImageModel, log: io.StringIO
+    front: MeteredBackend, model: ImageModel, log: io.StringIO
 ) -> None:
     finish([front.submit(make_job(model, prompt="snowy cabin", negative_prompt="boat"))])
     entry = json.loads(log.getvalue().splitlines()[-1])
@@ -208,15 +211,15 @@ def test_errors_keep_their_traceback_in_the_log_in_one_line(log: io.StringIO) ->
     assert "ValueError: why" in entry["error"]
 
 
-def served(front: Front, token: str | None = None) -> TestClient:
+def served(front: MeteredBackend, token: str | None = None) -> TestClient:
     async def echo(request: Request) -> PlainTextResponse:
         return PlainTextResponse(str(len(await request.body())))
 
-    routes = [*web.routes(front, token), Route("/echo/{secret}", echo, methods=["POST"])]
-    return TestClient(Starlette(routes=routes, middleware=web.middleware()))
+    routes = [*service_routes(front, token), Route("/echo/{secret}", echo, methods=["POST"])]
+    return TestClient(Starlette(routes=routes, middleware=middleware.middleware()))
 
 
-def test_health_and_readiness(front: Front, worker: Worker) -> None:
+def test_health_and_readiness(front: MeteredBackend, worker: Worker) -> None:
     client = served(front)
     assert client.get("/healthz").status_code == client.get("/readyz").status_code == 200
     worker.healthy = False
@@ -228,7 +231,7 @@ def test_health_and_readiness(front: Front, worker: Worker) -> None:
     assert (client.get("/readyz").status_code, client.get("/readyz").json()) == (503, {"state": "stopping"})
 
 
-def test_metrics_are_for_whoever_has_the_token(front: Front) -> None:
+def test_metrics_are_for_whoever_has_the_token(front: MeteredBackend) -> None:
     assert served(front).get("/metrics").status_code == 404
     client = served(front, TOKEN)
     for wrong in ({}, {"Authorization": "Bearer "}, {"Authorization": TOKEN}, {"Authorization": "Bearer é"}):
@@ -239,7 +242,7 @@ def test_metrics_are_for_whoever_has_the_token(front: Front) -> None:
     assert list(text_string_to_metric_families(answer.text))
 
 
-def test_each_request_has_an_id_and_its_path_is_not_logged(front: Front, log: io.StringIO) -> None:
+def test_each_request_has_an_id_and_its_path_is_not_logged(front: MeteredBackend, log: io.StringIO) -> None:
     client = served(front)
     first = client.post("/echo/hidden", content=b"abc")
     assert first.text == "3"
@@ -254,23 +257,23 @@ def test_each_request_has_an_id_and_its_path_is_not_logged(front: Front, log: io
     assert "hidden" not in log.getvalue()
 
 
-def test_bodies_have_a_largest_size(front: Front, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(web, "LARGEST_BODY", 1000)
+def test_bodies_have_a_largest_size(front: MeteredBackend, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(middleware, "MAX_BODY_BYTES", 1000)
     client = served(front)
     assert client.post("/echo/a", content=bytes(1000)).text == "1000"
     assert client.post("/echo/a", content=bytes(1001)).status_code == 413
     in_parts = client.post("/echo/a", content=(bytes(400) for _ in range(3)))
     assert in_parts.status_code == 413
-    assert "is the most" in in_parts.json()["detail"]
+    assert "the limit is" in in_parts.json()["detail"]
 
 
 @pytest.mark.parametrize(
     ("body", "words"),
     [
-        (b"{", "no JSON"),
-        (b"[" * 100_000, "no JSON"),
-        (b'{"data": [NaN]}', "no JSON"),
-        (b'{"data": ["\\ud800"]}', "no JSON"),
+        (b"{", "not JSON"),
+        (b"[" * 100_000, "not JSON"),
+        (b'{"data": [NaN]}', "not JSON"),
+        (b'{"data": ["\\ud800"]}', "not JSON"),
         (b"[]", "an object"),
         (b'{"data": [], "session_hash": "a b", "fn_index": 0}', "session_hash"),
         (b'{"data": [], "session_hash": "a", "fn_index": 99}', "no function"),
@@ -282,12 +285,12 @@ def test_bodies_have_a_largest_size(front: Front, monkeypatch: pytest.MonkeyPatc
 def test_events_without_their_form_are_refused_in_words(body: bytes, words: str) -> None:
     with gr.Blocks() as page:
         gr.Button().click(lambda: None, api_name="press")
-    assert words in web._wrong_event(body, page, "/gradio_api/queue/join")
+    assert words in problem_of(body, page, "/gradio_api/queue/join")
     right = b'{"data": [], "session_hash": "a", "fn_index": 0}'
-    assert web._wrong_event(right, page, "/gradio_api/queue/join") == ""
-    assert web._wrong_event(b'{"data": []}', page, "/gradio_api/call/press") == ""
-    assert "no such endpoint" in web._wrong_event(b'{"data": []}', page, "/gradio_api/call/other")
-    assert "must have 0 values" in web._wrong_event(b'{"data": [1]}', page, "/gradio_api/run/press")
+    assert problem_of(right, page, "/gradio_api/queue/join") == ""
+    assert problem_of(b'{"data": []}', page, "/gradio_api/call/press") == ""
+    assert "no such endpoint" in problem_of(b'{"data": []}', page, "/gradio_api/call/other")
+    assert "must have 0 values" in problem_of(b'{"data": [1]}', page, "/gradio_api/run/press")
 
 
 def test_events_with_too_few_values_are_refused_in_words() -> None:
@@ -298,7 +301,7 @@ def test_events_with_too_few_values_are_refused_in_words() -> None:
         gr.api(preview, api_name="preview")
 
     def wrong(body: bytes, path: str) -> str:
-        return web._wrong_event(body, page, f"/gradio_api/{path}")
+        return problem_of(body, page, f"/gradio_api/{path}")
 
     words = wrong(b'{"data": ["a lake"]}', "call/preview")
     assert words.startswith("data must have 2 values, not 1. At /gradio_api/call/v2/preview")
@@ -306,12 +309,12 @@ def test_events_with_too_few_values_are_refused_in_words() -> None:
     assert wrong(b'{"prompt": "a lake"}', "call/v2/preview") == ""
     assert wrong(b"{}", "call/v2/preview/") == "The argument prompt is missing."
     unknown = wrong(b'{"prompt": "a lake", "sede": 1}', "call/v2/preview")
-    assert unknown == "There is no argument 'sede' here, but prompt, seed."
+    assert unknown == "There is no argument 'sede'. There are: prompt, seed."
     assert "no such endpoint" in wrong(b"{}", "call/v2/other")
 
 
 def test_what_the_page_does_not_need_is_closed() -> None:
     for path in ("/gradio_api/proxy=http://example.org/a", "/proxy=a\nb", "/gradio_api/component_server"):
-        assert web.CLOSED.fullmatch(path)
+        assert UNUSED.fullmatch(path)
     for path in ("/", "/gradio_api/queue/join", "/gradio_api/file=a", "/live", "/config"):
-        assert not web.CLOSED.fullmatch(path)
+        assert not UNUSED.fullmatch(path)

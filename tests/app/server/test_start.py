@@ -100,13 +100,13 @@ def test_a_port_that_is_taken_at_the_last_moment_ends_in_words(tiny_folder: Path
 def test_the_page_starts_where_the_machine_is_too_busy_to_show_it_at_once(
     worker: Worker, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from app.page.layout import build_page, launch_page
+    from app.server.service import build_app, launch_page
 
     def late(*args: Any, **options: Any) -> httpx.Response:
         raise httpx.ReadTimeout("timed out")
 
     monkeypatch.setattr(httpx, "head", late)
-    page = build_page(worker, tmp_path)
+    page = build_app(worker, tmp_path)
     url = launch_page(page, "127.0.0.1", free_port())
     assert httpx.get(url, timeout=60).status_code == 200
     page.close()

@@ -1,17 +1,17 @@
-"""What stands before the backend: it counts, logs and limits what is asked for, and ends in good order."""
+"""The backend as the page and the endpoints see it: requests are counted, logged and limited, and end in order."""
 
 import logging
 import threading
 import time
 from collections.abc import Sequence
-
-from gradio.context import LocalContext
+from typing import Any
 
 from app.backends.base import Backend
 from app.jobs.handle import Handle
 from app.jobs.job import LAST_EVENTS, Busy, Cancelled, Done, Event, Failed, Job, Queued, RequestError
 from app.models import ModelFacts
-from app.server.limits import MAX_PEOPLE, Limits, TooMuch, address_of
+from app.page.gradio_internals import current_request
+from app.server.limits import MAX_PEOPLE, LimitReached, Limits, network_of
 from app.server.metrics import Metrics
 from app.worker.scheduling import Policy
 
@@ -22,41 +22,44 @@ HANDED_BACK = "The app is being restarted, and this was not finished. Please ask
 OUTCOMES = {Done: "done", Failed: "failed", Cancelled: "cancelled"}
 
 
-class Front:
-    """A backend as the outside meets it. It looks like one, and passes everything on to `backend`.
+class MeteredBackend:
+    """A backend that meters another one; see `app.backends.base.Backend` for what it offers.
 
-    metrics: where to count. limits: how much each person may ask for; None for no limits.
+    Args:
+        backend: makes the pictures.
+        metrics: where to count.
+        limits: how much each person may ask for; None for no limits.
     """
 
     def __init__(self, backend: Backend, metrics: Metrics, limits: Limits | None = None) -> None:
         self.metrics = metrics
+        self.limits = limits
         self._backend = backend
-        self._limits = limits
         self._stopping = False
         self._changed = threading.Condition()
         self._open: set[Handle] = set()
-        self._people: dict[str, str] = {}  # who is behind an owner
+        self._people: dict[str, str] = {}  # the person behind each owner, the latest last
         metrics.ready.set_function(lambda: float(self.state == "ready"))
         metrics.healthy.set_function(lambda: float(self.healthy))
 
     @property
     def policy(self) -> Policy:
-        """Who goes first."""
+        """See `Backend`."""
         return self._backend.policy
 
     @property
     def facts(self) -> ModelFacts:
-        """What there is to know of the model."""
+        """See `Backend`."""
         return self._backend.facts
 
     @property
     def healthy(self) -> bool:
-        """Whether it can make pictures, as far as it knows."""
+        """See `Backend`."""
         return self._backend.healthy
 
     @property
     def state(self) -> str:
-        """In a word: "ready" for work, "loading", "stopping", or "broken"."""
+        """One of "ready", "loading", "stopping" and "broken"."""
         if self._stopping:
             return "stopping"
         try:
@@ -66,100 +69,97 @@ class Front:
         return "ready" if self.healthy else "broken"
 
     def submit(self, job: Job) -> Handle:
-        """See `app.backends.base.Backend`. Raises TooMuch, too, for a person who had their share."""
+        """See `Backend`. Raises LimitReached, too, if the person has used up their share."""
         return self.submit_all([job])[0]
 
     def submit_all(self, jobs: Sequence[Job]) -> list[Handle]:
-        """See `submit`."""
-        person, request = self._asking(jobs)
-        guess = all(job.kind == "speculative" for job in jobs)
+        """See `Backend`. Raises LimitReached, too, if the person has used up their share."""
+        person, request_id = self._asking(jobs)
+        speculative = all(job.kind == "speculative" for job in jobs)
         try:
             if self._stopping:
                 raise Busy(STOPPING)
-            if self._limits and not guess:
-                self._limits.take(person, 0)  # what is refused for other reasons costs nothing
+            if self.limits and not speculative:
+                self.limits.take(person, 0)  # a request that is refused below costs nothing
             handles = self._backend.submit_all(jobs)
         except RequestError as error:
-            self._refused(error, jobs, request)
+            if not speculative:
+                self._count_refusal(error, len(jobs), request_id)
             raise
         for handle in handles:
-            self._watch(handle, person, request)
-        if self._limits and not guess:
-            self._limits.charge(person, sum(job.steps for job in jobs))
+            with self._changed:
+                self._open.add(handle)
+            handle.listen(_Meter(self, handle, person, request_id))
+        if self.limits and not speculative:
+            self.limits.charge(person, sum(job.steps for job in jobs))
         return handles
 
     def cancel(self, owner: str) -> None:
-        """Cancel all jobs of an owner, running or waiting."""
+        """See `Backend`."""
         self._backend.cancel(owner)
 
     def drain(self, grace_s: float) -> bool:
-        """Accept nothing more, give what somebody waits for `grace_s` seconds, and hand back what is left.
+        """Accept nothing more, let what somebody waits for finish within `grace_s` seconds, and fail the rest.
 
-        Whoever asked for what is left is told so. Returns whether everything was finished.
+        Returns whether everything was finished.
         """
         self._stopping = True
         with self._changed:
-            finished = self._changed.wait_for(lambda: not any(map(_awaited, self._open)), grace_s)
+            finished = self._changed.wait_for(lambda: not any(map(_is_awaited, self._open)), grace_s)
             left = list(self._open)
         for handle in left:
-            if _awaited(handle):
+            if _is_awaited(handle):
                 handle.tell(Failed(HANDED_BACK))
             handle.cancel()
         return finished
 
     def close(self) -> None:
-        """Cancel everything, and end."""
+        """See `Backend`."""
         self._stopping = True
         self._backend.close()
 
-    def _asking(self, jobs: Sequence[Job]) -> tuple[str, str]:
-        """Who asks, by name or address, and the id of the HTTP request, while Gradio runs an event.
+    def forget(self, handle: Handle) -> None:
+        """Count a handle as ended."""
+        with self._changed:
+            self._open.discard(handle)
+            self._changed.notify_all()
 
-        Guesses are made outside of events, for whoever had the owner's last request.
+    def _asking(self, jobs: Sequence[Job]) -> tuple[str, str]:
+        """The person who asks, by login or address, and the id of the HTTP request.
+
+        Speculative jobs are submitted outside of Gradio's events, for the person of the owner's last request.
         """
-        owner = jobs[0].owner if jobs else ""
-        asking = LocalContext.request.get(None)
-        if asking is None:
+        owner = jobs[0].owner
+        request: Any = current_request()
+        if request is None:
             return self._people.get(owner, ""), ""
-        client, request = getattr(asking, "client", None), getattr(asking, "request", None)
-        person = asking.username or (address_of(client.host) if client else "")
+        client, http_request = getattr(request, "client", None), getattr(request, "request", None)
+        person = request.username or (network_of(client.host) if client else "")
         with self._changed:
             self._people.pop(owner, None)
             self._people[owner] = person
             if len(self._people) > MAX_PEOPLE:
                 del self._people[next(iter(self._people))]
-        return person, str(request.scope.get("request_id", "")) if request else ""
+        return person, str(http_request.scope.get("request_id", "")) if http_request else ""
 
-    def _watch(self, handle: Handle, person: str, request: str) -> None:
-        with self._changed:
-            self._open.add(handle)
-        handle.listen(_Watch(self, handle, person, request))
-
-    def _ended(self, handle: Handle) -> None:
-        with self._changed:
-            self._open.discard(handle)
-            self._changed.notify_all()
-
-    def _refused(self, error: RequestError, jobs: Sequence[Job], request: str) -> None:
-        if jobs and jobs[0].kind == "speculative":
-            return  # nobody asked, and nobody is told
+    def _count_refusal(self, error: RequestError, pictures: int, request_id: str) -> None:
         reason = "invalid"
         if isinstance(error, Busy):
-            reason = "stopping" if self._stopping else "limit" if isinstance(error, TooMuch) else "busy"
+            reason = "stopping" if self._stopping else "limit" if isinstance(error, LimitReached) else "busy"
         self.metrics.refusals.labels(reason).inc()
-        log.info("refused", extra={"reason": reason, "pictures": len(jobs), "request": request})
+        log.info("refused", extra={"reason": reason, "pictures": pictures, "request": request_id})
 
 
-class _Watch:
-    """Listens to one handle, for the figures and the log. It is called by whoever makes the picture."""
+class _Meter:
+    """Listens to one handle, for metrics, limits and log. The thread that makes the picture calls it."""
 
-    def __init__(self, front: Front, handle: Handle, person: str, request: str) -> None:
-        self._front, self._metrics = front, front.metrics
-        self._person, self._request = person, request
+    def __init__(self, backend: MeteredBackend, handle: Handle, person: str, request_id: str) -> None:
+        self._backend, self._metrics = backend, backend.metrics
+        self._person, self._request_id = person, request_id
         self._job = handle.job
-        self._asked = time.monotonic()
+        self._submitted = time.monotonic()
         self._waited: float | None = None
-        self._guessed = 0  # steps that were made before anybody wanted the picture
+        self._speculated = 0  # steps made before anybody asked for the picture
         self._gauge = self._metrics.open.labels(self._job.kind, "waiting")
         self._gauge.inc()
 
@@ -170,12 +170,12 @@ class _Watch:
         if self._waited is None and not isinstance(event, Failed | Cancelled):
             self._begin()
         if self._job.kind == "speculative" and handle.promoted is None:
-            self._guessed = getattr(event, "step", self._guessed)
+            self._speculated = getattr(event, "step", self._speculated)
         if isinstance(event, LAST_EVENTS):
             self._end(handle, event)
 
     def _begin(self) -> None:
-        self._waited = time.monotonic() - self._asked
+        self._waited = time.monotonic() - self._submitted
         self._gauge.dec()
         self._gauge = self._metrics.open.labels(self._job.kind, "running")
         self._gauge.inc()
@@ -184,18 +184,18 @@ class _Watch:
 
     def _end(self, handle: Handle, event: Event) -> None:
         self._gauge.dec()
-        self._front._ended(handle)
-        asked, kind = self._asked, self._job.kind
+        self._backend.forget(handle)
+        since, kind = self._submitted, self._job.kind
         if kind == "speculative":
             fate = "wasted" if handle.promoted is None else "used"
             self._metrics.guesses.labels(fate).inc()
-            self._metrics.guess_steps.labels(fate).inc(self._guessed)
+            self._metrics.guess_steps.labels(fate).inc(self._speculated)
             if handle.promoted is None:
                 return
-            asked, kind = handle.promoted, "refine"
-            if self._front._limits:
-                self._front._limits.charge(self._person, self._job.steps)
-        outcome, seconds = OUTCOMES[type(event)], time.monotonic() - asked
+            since, kind = handle.promoted, "refine"
+            if self._backend.limits:
+                self._backend.limits.charge(self._person, self._job.steps)
+        outcome, seconds = OUTCOMES[type(event)], time.monotonic() - since
         self._metrics.pictures.labels(kind, outcome).inc()
         if isinstance(event, Done):
             self._metrics.seconds.labels(kind).observe(seconds)
@@ -204,17 +204,17 @@ class _Watch:
             kind,
             outcome,
             extra={
-                "request": self._request,
+                "request": self._request_id,
                 "kind": kind,
                 "outcome": outcome,
                 "steps": self._job.steps,
                 "seconds": round(seconds, 3),
                 "waited": None if self._waited is None else round(self._waited, 3),
-                "guessed": self._guessed or None,
+                "guessed": self._speculated or None,
             },
         )
 
 
-def _awaited(handle: Handle) -> bool:
-    """Whether somebody waits for it: it is no guess, or was one."""
+def _is_awaited(handle: Handle) -> bool:
+    """Whether somebody waits for it: it was asked for, or speculative and then promoted."""
     return handle.job.kind != "speculative" or handle.promoted is not None

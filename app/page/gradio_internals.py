@@ -1,0 +1,141 @@
+"""All that leans on private parts of Gradio, each with the reason. Nothing else in the app touches them.
+
+`tests/app/page/test_gradio_internals.py` holds each against the installed Gradio: after an update, look there first.
+"""
+
+import re
+from collections.abc import Callable, Mapping
+from functools import partial
+from typing import Any
+
+import gradio as gr
+from gradio.context import LocalContext
+from gradio.route_utils import get_root_url
+from gradio.routes import INTERNAL_ROUTES
+from gradio.utils import get_upload_folder
+from gradio_client.utils import encode_file_path, is_file_obj_with_meta, traverse
+from starlette.requests import Request
+from starlette.types import Scope
+
+__all__ = [
+    "INTERNAL_ROUTES",
+    "Blocks",
+    "encode_file_path",
+    "get_upload_folder",
+    "is_file_obj_with_meta",
+    "traverse",
+]
+
+# The addresses of Gradio's events, which the app checks before Gradio sees them.
+EVENT = re.compile(r"/gradio_api/(queue/join|(call(/v2)?|run|api)/[^/]+)/?")
+UNQUEUED_EVENT = re.compile(r"/gradio_api/(run|api)/")
+EVENT_BY_NAME = "/gradio_api/call/v2/"
+ANSWER = re.compile(r"/gradio_api/(queue/data|call/(v2/)?[^/]+/[^/]+)/?")
+# Gradio fetches from other servers at the first, and calls what no component of ours has at the second.
+UNUSED = re.compile(r"/(gradio_api/)?(proxy=.*|component_server/?)", re.DOTALL)
+# Options of `launch`. After the server has answered once, Gradio opens the whole page and gives up after three
+# seconds, which a busy machine may need. There is no public option against that.
+LAUNCH: Mapping[str, Any] = {"_frontend": False}
+
+
+class Blocks(gr.Blocks):
+    """Blocks that refuse a value that no control of the page can send, instead of logging a traceback."""
+
+    async def preprocess_data(self, *arguments: Any, **options: Any) -> list[Any]:
+        """See `gr.Blocks`."""
+        try:
+            return await super().preprocess_data(*arguments, **options)
+        except Exception as error:
+            message = "A setting has a value that it can't have. Please load the page again."
+            raise gr.Error(message, print_exception=False) from error
+
+
+def accept_any_value(component: gr.components.Component) -> None:
+    """Skip Gradio's check of a component's value.
+
+    A page that stayed open through a restart has the choices and limits that the app set for its model then;
+    the new process knows only those of the layout.
+    """
+    component.preprocess = lambda payload: payload  # type: ignore[method-assign]
+
+
+def event_data(event: gr.EventData) -> Mapping[str, Any]:
+    """Return what a script passed to `trigger`, which EventData has publicly only name by name; untrusted."""
+    return event._data if isinstance(event._data, Mapping) else {}
+
+
+def current_request() -> Any:
+    """Return the gr.Request of the event that runs in this context; None outside of events.
+
+    Backends are called deep below the event's function, and learn from it whose limit counts.
+    """
+    return LocalContext.request.get(None)
+
+
+def page_of(scope: Scope) -> Any:
+    """Return the Blocks that a request is for: middleware is made before them."""
+    return scope["app"].get_blocks()
+
+
+def asks_for_login(scope: Scope) -> bool:
+    """Whether the app that a request is for was launched with `auth`."""
+    return getattr(scope.get("app"), "auth", None) is not None
+
+
+def login_of(request: Request) -> str:
+    """Return the name that a request's sender has logged in with; "" without a login.
+
+    Gradio tells it to events alone, and the app has routes of its own.
+    """
+    if not asks_for_login(request.scope):
+        return ""
+    app = request.app
+    cookies = (f"access-token-{app.cookie_id}", f"access-token-unsecure-{app.cookie_id}")
+    return next(filter(None, (app.tokens.get(request.cookies.get(each)) for each in cookies)), "")
+
+
+def root_of(scope: Scope) -> str:
+    """Return the app's address as the sender of a request sees it, also behind a proxy; no slash at the end."""
+    return get_root_url(Request(scope), "/", scope["app"].root_path or scope.get("root_path"))
+
+
+def find_event(page: gr.Blocks, number: int | None, name: str) -> Any:
+    """Return the event of a number (Gradio's fn_index) or else of an endpoint's name; None if there is none.
+
+    Its `inputs` are the components that values must be sent for, its `fn` is None where only scripts run.
+    """
+    if number is not None:
+        return page.fns.get(number)
+    return next((each for each in page.fns.values() if each.api_name == name), None)
+
+
+def drop_messages_for_lost_tabs(page: gr.Blocks) -> None:
+    """Have the queue drop messages for a tab that is gone: Gradio raises, and from then on refuses everybody."""
+    queue = page._queue
+    send = queue.send_message
+
+    def send_if_open(event: Any, message: Any) -> None:
+        if event.session_hash in queue.pending_messages_per_session:
+            send(event, message)
+
+    queue.send_message = send_if_open  # type: ignore[assignment, method-assign]
+
+
+def is_answer_lost(page: Any, path: str, tab: str | None) -> bool:
+    """Whether the queue has no answer for a request to an address of ANSWER: Gradio would break off in the middle."""
+    queue = page._queue
+    if path.startswith("/gradio_api/queue/data"):
+        return tab is not None and tab not in queue.pending_messages_per_session
+    event = path.rstrip("/").rpartition("/")[2]
+    waiting = any(event in events for events in queue.pending_event_ids_session.values())
+    return not (waiting or event in queue.event_ids_to_events or event in queue.pending_messages_per_session)
+
+
+def set_tool_answers(page: gr.Blocks, answer: Callable[[Any, Any, str], list[Any]]) -> None:
+    """Have the agents' tools of a launched page, if it has any, answer as `answer(types, outputs, root_url)` does.
+
+    types: the module `mcp.types`. Gradio sends a picture itself only where it is the whole output.
+    """
+    server = page.mcp_server_obj
+    if server:
+        server.postprocess_output_data = partial(answer, server.types)  # type: ignore[method-assign]
