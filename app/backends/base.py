@@ -39,7 +39,7 @@ class Backend(Protocol):
         """Queue several jobs that start together, such as a grid; all or none are accepted, see `submit`."""
         ...
 
-    def cancel(self, owner: str) -> None:
+    def cancel_owner(self, owner: str) -> None:
         """Cancel all jobs of an owner, running or waiting."""
         ...
 

@@ -55,9 +55,9 @@ class Loading:
         """See `submit`."""
         return self._there().submit_all(jobs)
 
-    def cancel(self, owner: str) -> None:
+    def cancel_owner(self, owner: str) -> None:
         if self._backend:
-            self._backend.cancel(owner)
+            self._backend.cancel_owner(owner)
 
     def close(self) -> None:
         """See `Backend`; what is still loading is closed as soon as it is there."""

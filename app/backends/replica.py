@@ -9,7 +9,7 @@ from collections.abc import AsyncGenerator, AsyncIterator, Iterator, Mapping, Se
 from contextlib import suppress
 from dataclasses import dataclass, fields
 from pathlib import Path
-from typing import TypeVar
+from typing import Literal, TypeVar
 
 from pydantic import BaseModel, Field
 from ray import serve
@@ -39,6 +39,8 @@ STARTS = 3
 # Keeps the requests of one owner on one replica, where their guesses and embeddings are.
 ROUTER = "ray.serve.experimental.consistent_hash_router.ConsistentHashRouter"
 
+# A method of `Handle`, as it is sent to replicas.
+Action = Literal["cancel", "promote", "favour"]
 # What a stream says: first None for "accepted", or why not; then keys of jobs, and their events.
 Said = None | RequestError | tuple[str, Event]
 
@@ -125,12 +127,12 @@ class Replica:
                 handle.cancel()  # does nothing to those that have ended
                 self._handles.pop(key, None)
 
-    def hear(self, page: str, wishes: Sequence[tuple[str, str]]) -> None:
-        """A sign of life, with what is wished for jobs by their keys, where they are here; see `Handle`."""
+    def hear(self, page: str, actions: Sequence[tuple[str, Action]]) -> None:
+        """Take a heartbeat of a page, and apply actions to those of its jobs that are here, by their keys."""
         self._heard[page] = time.monotonic()
-        for key, wish in wishes:
+        for key, action in actions:
             if key in self._handles:
-                self._worker.wish(self._handles[key][1], wish)
+                getattr(self._handles[key][1], action)()
 
     def _forget_the_silent(self) -> None:
         now = time.monotonic()

@@ -16,7 +16,7 @@ from typing import Any
 from ray.serve.exceptions import BackPressureError
 from ray.serve.handle import DeploymentHandle
 
-from app.backends.replica import POLICY
+from app.backends.replica import POLICY, Action
 from app.jobs.handle import Handle
 from app.jobs.job import Busy, Cancelled, Failed, Job, RequestError
 from app.models import ModelFacts
@@ -29,19 +29,19 @@ PAUSES_S = (0.2, 1, 2, 4, 8, 15)
 ACCEPT_S = 15.0
 # Replicas hear of this page so often.
 BEAT_S = 10.0
-# Nothing that goes wrong may hold up wishes, or the end, for longer.
-WISH_S = CLOSING_S = 10.0
+# The longest that sending an action, or closing, may be held up.
+SEND_S = CLOSING_S = 10.0
 
 _GONE = "What makes the pictures is being restarted. Please try again in a minute."
 
 
 @dataclass(eq=False)
 class _Task:
-    """A job on its way: the key under which replicas know it, and what was wished for it."""
+    """A job on its way: the key under which replicas know it, and what was done to it."""
 
     handle: Handle
     key: str = field(default_factory=lambda: secrets.token_hex(8))
-    wishes: list[str] = field(default_factory=list)
+    actions: list[Action] = field(default_factory=list)
 
 
 class Replicas:
@@ -63,7 +63,7 @@ class Replicas:
         # From here on, only what runs in the loop touches these.
         self._tasks: dict[Handle, _Task] = {}
         self._running: set[asyncio.Task[None]] = set()
-        self._unsent: list[tuple[str, str]] = []
+        self._unsent: list[tuple[str, Action]] = []
         self._page = secrets.token_hex(8)
         self._loop.call_soon_threadsafe(self._begin, self._beat())
         threading.Thread(target=self._loop.run_forever, name="replicas", daemon=True).start()
@@ -88,11 +88,19 @@ class Replicas:
         accepted.result()
         return handles
 
-    def wish(self, handle: Handle, wish: str) -> None:
-        """See `Handle`: cancel, promote or favour. Does nothing for a job that has ended."""
-        self._loop.call_soon_threadsafe(self._note, handle, wish)
+    def cancel(self, handle: Handle) -> None:
+        """Give a job up. Does nothing for one that has ended, as all of these."""
+        self._loop.call_soon_threadsafe(self._note, handle, "cancel")
 
-    def cancel(self, owner: str) -> None:
+    def promote(self, handle: Handle) -> None:
+        """Turn a speculative job into a refinement."""
+        self._loop.call_soon_threadsafe(self._note, handle, "promote")
+
+    def favour(self, handle: Handle) -> None:
+        """Serve a speculative job before the others of its kind, and to the end."""
+        self._loop.call_soon_threadsafe(self._note, handle, "favour")
+
+    def cancel_owner(self, owner: str) -> None:
         """Cancel all jobs of an owner, running or waiting."""
 
         def cancel() -> None:
@@ -124,38 +132,38 @@ class Replicas:
         if running:
             await asyncio.wait(running, timeout=CLOSING_S / 2)
 
-    def _note(self, handle: Handle, wish: str) -> None:
+    def _note(self, handle: Handle, action: Action) -> None:
         task = self._tasks.get(handle)
-        if task and not handle.ended and wish not in task.wishes:
-            task.wishes.append(wish)
-            self._send([(task.key, wish)])
-            if wish == "cancel":  # told at once, since just now there may be no replica that has it
+        if task and not handle.ended and action not in task.actions:
+            task.actions.append(action)
+            self._send([(task.key, action)])
+            if action == "cancel":  # told at once, since just now there may be no replica that has it
                 handle.tell(Cancelled())
 
-    def _send(self, wishes: list[tuple[str, str]]) -> None:
-        self._unsent += wishes
+    def _send(self, actions: list[tuple[str, Action]]) -> None:
+        self._unsent += actions
         self._begin(self._send_unsent())
 
     async def _send_unsent(self) -> None:
-        wishes, self._unsent = self._unsent, []
-        if wishes:
-            await self._tell_all(wishes)
+        actions, self._unsent = self._unsent, []
+        if actions:
+            await self._tell_all(actions)
 
     async def _beat(self) -> None:
         while True:
             await self._tell_all([])
             await asyncio.sleep(BEAT_S)
 
-    async def _tell_all(self, wishes: list[tuple[str, str]]) -> None:
-        """Tell all replicas that this page lives, and what it wishes.
+    async def _tell_all(self, actions: list[tuple[str, Action]]) -> None:
+        """Send a heartbeat and these actions to all replicas.
 
         All, because which of them has a job is known to the router alone, and changes with their number.
         """
         try:
-            await self._calls.broadcast("hear", self._page, wishes).results_async(
-                timeout_s=WISH_S, return_exceptions=True
+            await self._calls.broadcast("hear", self._page, actions).results_async(
+                timeout_s=SEND_S, return_exceptions=True
             )
-        except Exception as error:  # where a replica is gone, wishes are said again to the next
+        except Exception as error:  # where a replica is gone, the actions are sent again to the next
             log.info("The replicas could not be told: %s", first_line(error))
 
     async def _see_through(self, handles: Sequence[Handle], accepted: Future[None]) -> None:
@@ -218,7 +226,7 @@ class Replicas:
                 match said:
                     case None:
                         accept()
-                        self._send([(key, wish) for key, task in left.items() for wish in task.wishes])
+                        self._send([(key, action) for key, task in left.items() for action in task.actions])
                     case RequestError():
                         raise said
                     case key, event:

@@ -43,7 +43,7 @@ ROW_S = 0.035  # one row of a denoiser call
 PICTURE_S = 0.25  # decoding, and sending the picture back
 LONGEST_S = 120.0  # asking for more is refused to most visitors
 
-# Jobs in the making at once whose wishes are told apart.
+# Jobs in the making at once that can be cancelled one by one.
 SLOTS = 2**16
 # How long closing waits for what runs.
 CLOSING_S = 10.0
@@ -137,7 +137,7 @@ class ZeroGpu:
             thread.start()
         return handles
 
-    def cancel(self, owner: str) -> None:
+    def cancel_owner(self, owner: str) -> None:
         """Cancel all jobs of an owner, running or waiting."""
         with self._lock:
             handles = [handle for handle in self._running if handle.job.owner == owner]
@@ -154,14 +154,19 @@ class ZeroGpu:
         for thread in threads:
             thread.join(CLOSING_S)
 
-    def wish(self, handle: Handle, wish: str) -> None:
-        """See `Handle`: told at once of being cancelled; the GPU function stops it at its next event."""
+    def cancel(self, handle: Handle) -> None:
+        """Report the job as cancelled at once; the GPU function stops it at its next event."""
         with self._lock:
             number = self._running.get(handle)
-            if wish != "cancel" or number is None:
+            if number is None:
                 return
             self._cancelled[number] = 1
         handle.tell(Cancelled())
+
+    def promote(self, handle: Handle) -> None:
+        """Do nothing: there are no speculative jobs here."""
+
+    favour = promote
 
     def duration(self, jobs: Sequence[Job], numbers: Sequence[int] = ()) -> float:
         """Seconds to ask ZeroGPU for, at most LONGEST_S; takes the arguments of the GPU function."""

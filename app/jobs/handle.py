@@ -11,10 +11,18 @@ from app.jobs.job import LAST_EVENTS, Event, Job, Step
 
 
 class Maker(Protocol):
-    """Whoever makes the pictures, as handles see it."""
+    """The backend behind a handle; its methods may be called from any thread."""
 
-    def wish(self, handle: "Handle", wish: str) -> None:
-        """Somebody called `cancel`, `promote` or `favour` (the wish) on the handle, in any thread."""
+    def cancel(self, handle: "Handle") -> None:
+        """Give the job up."""
+        ...
+
+    def promote(self, handle: "Handle") -> None:
+        """Turn a speculative job into a refinement."""
+        ...
+
+    def favour(self, handle: "Handle") -> None:
+        """Serve a speculative job before the others of its kind, and to the end."""
         ...
 
 
@@ -53,16 +61,16 @@ class Handle:
 
     def cancel(self) -> None:
         """Give up; takes effect at the next step. Does nothing once the job has ended."""
-        self._maker.wish(self, "cancel")
+        self._maker.cancel(self)
 
     def promote(self) -> None:
         """Turn a speculative refinement into one that somebody waits for."""
         self.promoted = self.promoted or time.monotonic()
-        self._maker.wish(self, "promote")
+        self._maker.promote(self)
 
     def favour(self) -> None:
         """Say that this guess is the likely one: it goes first among its like, and to the end."""
-        self._maker.wish(self, "favour")
+        self._maker.favour(self)
 
     def listen(self, inbox: Inbox) -> None:
         """Have all events, those so far included, put into `inbox` as (handle, event)."""

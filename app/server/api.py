@@ -102,7 +102,7 @@ def add_endpoints(worker: Backend, pictures: Path) -> None:
     def cancel(request: gr.Request) -> None:
         """End whatever this client has asked for and still waits for."""
         if request.session_hash:
-            worker.cancel(_owner(request))
+            worker.cancel_owner(_owner(request))
 
     gr.api(preview, api_name="preview", concurrency_limit=None)
     gr.api(refine, api_name="refine", concurrency_limit=None)

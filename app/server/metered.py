@@ -94,9 +94,9 @@ class MeteredBackend:
             self.limits.charge(person, sum(job.steps for job in jobs))
         return handles
 
-    def cancel(self, owner: str) -> None:
+    def cancel_owner(self, owner: str) -> None:
         """See `Backend`."""
-        self._backend.cancel(owner)
+        self._backend.cancel_owner(owner)
 
     def drain(self, grace_s: float) -> bool:
         """Accept nothing more, let what somebody waits for finish within `grace_s` seconds, and fail the rest.

@@ -12,6 +12,7 @@ import time
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from typing import Any
 
 import torch
 from PIL import Image
@@ -178,7 +179,7 @@ class Worker:
             self._changed.notify_all()
         return handles
 
-    def cancel(self, owner: str) -> None:
+    def cancel_owner(self, owner: str) -> None:
         """Cancel all jobs of an owner, running or waiting."""
         with self._changed:
             for sample in self._samples.values():
@@ -195,20 +196,24 @@ class Worker:
         self._thread.join()
         self._outbox.close()
 
-    def wish(self, handle: Handle, wish: str) -> None:
-        """See `Handle`: cancel, promote or favour. Does nothing for a job that has ended."""
+    def cancel(self, handle: Handle) -> None:
+        """Give a job up at the next tick. Does nothing for one that has ended, as all of these."""
+        self._change(handle, cancelled=True)
+
+    def promote(self, handle: Handle) -> None:
+        """Turn a speculative job into a refinement."""
+        if handle.job.kind == "speculative":
+            self._change(handle, kind="refine")
+
+    def favour(self, handle: Handle) -> None:
+        """Serve a speculative job before the others of its kind, and to the end."""
+        self._change(handle, favoured=True)
+
+    def _change(self, handle: Handle, **values: Any) -> None:
         with self._changed:
-            sample = self._samples.get(handle)
-            if sample is None:
-                return
-            match wish:
-                case "cancel":
-                    sample.cancelled = True
-                case "promote" if sample.kind == "speculative":
-                    sample.kind = "refine"
-                case "favour":
-                    sample.favoured = True
-            self._changed.notify_all()
+            if sample := self._samples.get(handle):
+                vars(sample).update(values)
+                self._changed.notify_all()
 
     def _admit(self, handles: Sequence[Handle]) -> None:
         """Raise Busy where these, already among the samples, would wait for too long."""

@@ -177,5 +177,5 @@ def _follow(worker: Worker, rng: random.Random, owner: str, tally: _Tally, handl
             for handle in handles:
                 handle.cancel()
         elif fate < CANCELLING + LEAVING:
-            worker.cancel(owner)
+            worker.cancel_owner(owner)
     return done

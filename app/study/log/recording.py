@@ -136,9 +136,9 @@ class Recording:
                 handle.cancel()
             raise
 
-    def cancel(self, owner: str) -> None:
+    def cancel_owner(self, owner: str) -> None:
         """See `app.backends.base.Backend`."""
-        self._backend.cancel(owner)
+        self._backend.cancel_owner(owner)
 
     def close(self) -> None:
         """See `app.backends.base.Backend`."""

@@ -127,7 +127,7 @@ def assert_stops(before: int, all_of_it: int) -> None:
 def test_all_jobs_of_an_owner_end_together(replicas: Replicas, model: ImageModel) -> None:
     mine = replicas.submit_all(refinements(model, 3, owner="me"))
     other = replicas.submit(make_job(model, steps=30, owner="you"))
-    replicas.cancel("me")
+    replicas.cancel_owner("me")
     assert [last(handle) for handle in mine] == [Cancelled()] * 3
     assert isinstance(last(other), Done)
 
@@ -283,7 +283,7 @@ class Script:
     def __init__(self, *streams: Callable[[dict[str, Job]], AsyncIterator[Said]]) -> None:
         self.streams = iter(streams)
         self.asked: list[list[Job]] = []
-        self.wishes: list[tuple[str, str]] = []
+        self.actions: list[tuple[str, str]] = []
         self.stream = self
 
     def options(self, stream: bool, session_id: str) -> "Script":
@@ -293,9 +293,9 @@ class Script:
         self.asked.append(list(jobs.values()))
         return Played(next(self.streams)(jobs))
 
-    def broadcast(self, method: str, page: str, wishes: list[tuple[str, str]]) -> Any:
+    def broadcast(self, method: str, page: str, actions: list[tuple[str, str]]) -> Any:
         assert method == "hear"
-        self.wishes += wishes
+        self.actions += actions
 
         async def results_async(**options: Any) -> list:
             return []
@@ -378,16 +378,16 @@ def test_a_stream_that_ends_early_is_a_loss_too(scripted: Callable[..., Any], mo
     assert len(script.asked) == 2
 
 
-def test_wishes_outlive_a_replica(scripted: Callable[..., Any], model: ImageModel) -> None:
+def test_actions_outlive_a_replica(scripted: Callable[..., Any], model: ImageModel) -> None:
     async def dies(jobs: dict[str, Job]) -> AsyncIterator[Said]:
         yield None
-        while len(script.wishes) < 2:
+        while len(script.actions) < 2:
             await asyncio.sleep(0.01)
         raise DEATH
 
     async def lives(jobs: dict[str, Job]) -> AsyncIterator[Said]:
         yield None
-        while len(script.wishes) < 3:
+        while len(script.actions) < 3:
             await asyncio.sleep(0.01)
         for key in jobs:
             yield key, finished(jobs[key])
@@ -401,7 +401,7 @@ def test_wishes_outlive_a_replica(scripted: Callable[..., Any], model: ImageMode
     assert isinstance(last(promoted), Done)
     assert isinstance(last(other), Done)
     assert script.asked == [jobs, jobs[1:]], "what was cancelled is not made again"
-    assert [wish for _, wish in script.wishes] == ["cancel", "promote", "promote"], "and it is promoted again"
+    assert [action for _, action in script.actions] == ["cancel", "promote", "promote"], "and it is promoted again"
 
 
 def test_in_the_end_it_fails_in_words(scripted: Callable[..., Any], model: ImageModel) -> None:

@@ -255,7 +255,7 @@ def test_all_jobs_of_an_owner_end_together(held: HeldModel, held_backend: ZeroGp
     other = held_backend.submit(make_job(held, owner="you"))
     wait_until(lambda: len(space.pids) == before + 2)
     assert space.pids[-1] != space.pids[-2], "two requests at once are in two processes"
-    held_backend.cancel("me")
+    held_backend.cancel_owner("me")
     assert [last(handle) for handle in mine] == [Cancelled()] * 2
     held.let_go()
     assert isinstance(last(other), Done)

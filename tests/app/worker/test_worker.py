@@ -181,7 +181,7 @@ def test_what_is_queued_can_be_cancelled(held: Worker, watched: WatchedModel) ->
 def test_all_jobs_of_an_owner_end_together(held: Worker, watched: WatchedModel) -> None:
     mine = held.submit_all([make_job(watched, owner="me", seed=i) for i in range(3)])
     other = held.submit(make_job(watched, owner="you"))
-    held.cancel("me")
+    held.cancel_owner("me")
     watched.gate.set()
     assert [last(handle) for handle in mine] == [Cancelled()] * 3
     assert isinstance(last(other), Done)
