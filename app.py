@@ -88,7 +88,7 @@ def main() -> int:
     from app.backends.loading import Loading
     from app.models import Choice, ModelError
     from app.server import service
-    from app.study import service as study_service
+    from app.study.serving import open_page
 
     options = {}
     if settings.backend == "ray":
@@ -111,7 +111,7 @@ def main() -> int:
     stop = service.Stop()
     front = service.meter(settings, backend)
     try:
-        kept = study_service.open_page(settings, front)
+        kept = open_page(settings, front)
         if not isinstance(backend, Loading):
             kept.check(front)
     except ValueError as error:

@@ -147,7 +147,7 @@ def simulate(options: argparse.Namespace) -> dict[str, Any]:
 
 def participants(options: argparse.Namespace) -> dict[str, Any]:
     """Let programs take part through the running app, and report how long they took. No person takes part."""
-    from app.study.report.participants import MAX_UNSAID, run
+    from app.study.report.simulated_participants import MAX_UNSAID, run
 
     if options.prompts < 1 or options.participants < 1 or options.look < 0:
         raise CommandError("--participants and --prompts take numbers from 1, and --look from 0.")

@@ -14,7 +14,7 @@ import pytest
 from app.server.service import launch_page
 from app.study.__main__ import main
 from app.study.log.events import (
-    Event,
+    LogEvent,
     Painted,
     RatingGiven,
     Satisfied,
@@ -24,11 +24,11 @@ from app.study.log.events import (
 )
 from app.study.log.pictures import folder_of
 from app.study.log.reading import read_log
-from app.study.log.recording import Writer
 from app.study.log.store import open_store
+from app.study.log.writer import Writer
 from app.study.page.layout import build_study_page
 from app.study.plan.definition import Study, read_study
-from app.study.report.outcomes import trial_table
+from app.study.report.trial_table import trial_table
 from tests.app.study.conftest import TEXT
 from tests.browser.conftest import PATIENCE_MS
 from tests.conftest import GRACE_S, Served, free_port
@@ -50,7 +50,7 @@ class Running:
     page: Any
 
     @property
-    def events(self) -> list[Event]:
+    def events(self) -> list[LogEvent]:
         return list(read_log(self.log).events)
 
     def bodies(self, kind: type) -> list[Any]:
@@ -83,7 +83,7 @@ def pass_time(monkeypatch: pytest.MonkeyPatch) -> Callable[[float], None]:
         ahead += seconds
 
     clock = SimpleNamespace(monotonic=lambda: time.monotonic() + ahead)
-    monkeypatch.setattr("app.study.page.visit.time", clock)
+    monkeypatch.setattr("app.study.page.participation.time", clock)
     return pass_time
 
 

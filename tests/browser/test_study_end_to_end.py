@@ -11,7 +11,7 @@ import pytest
 
 from app.study.__main__ import main
 from app.study.log.reading import read_log
-from app.study.report.outcomes import trial_table
+from app.study.report.trial_table import trial_table
 from tests.app.server.test_service import running
 from tests.app.study.conftest import TEXT
 from tests.app.study.log.postgres import postgres

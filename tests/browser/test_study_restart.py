@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from app.study.log.reading import read_log
-from app.study.report.outcomes import trial_table
+from app.study.report.trial_table import trial_table
 from tests.app.server.test_service import running
 from tests.app.study.conftest import TEXT
 from tests.browser.conftest import PATIENCE_MS

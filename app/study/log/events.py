@@ -83,7 +83,7 @@ class Submit(Body):
 
 
 @dataclass(frozen=True)
-class Queued(Body):
+class RequestQueued(Body):
     """They wait; so many pictures go first."""
 
     kind = "queued"
@@ -227,7 +227,7 @@ KINDS = _kinds(Body)
 
 
 @dataclass(frozen=True)
-class Event:
+class LogEvent:
     """One event. utc: seconds since 1970 of the server's clock; monotonic: of its clock that never jumps,
     within one `process`; browser_ms: `performance.now()` of the page, where the browser told of it."""
 
@@ -253,7 +253,7 @@ class Event:
         return json.dumps(values, ensure_ascii=False, separators=(",", ":"))
 
 
-def read(line: str) -> tuple[Event, int]:
+def read_event(line: str) -> tuple[LogEvent, int]:
     """The event of a line, and the schema version that it was written in, at most VERSION.
 
     Raises EventError, in words, for what is no event.
@@ -271,7 +271,7 @@ def read(line: str) -> tuple[Event, int]:
         raw = MIGRATIONS[each](raw)
     body = body_of(str(raw.get("kind")), raw.get("body"))
     header = {name: value for name, value in raw.items() if name not in ("version", "kind", "body")}
-    return Event(body=body, **_typed(Event, header, without="body")), version
+    return LogEvent(body=body, **_typed(LogEvent, header, without="body")), version
 
 
 def body_of(kind: str, values: Any) -> Body:
@@ -300,8 +300,8 @@ def _typed(kind: type, values: Any, without: str = "") -> dict[str, Any]:
 
 
 def _needed(kind: type, without: str) -> list[str]:
-    if kind is Event:  # a read event has all of its header; defaults are for new ones
-        return [each.name for each in fields(Event) if each.name != without]
+    if kind is LogEvent:  # a read event has all of its header; defaults are for new ones
+        return [each.name for each in fields(LogEvent) if each.name != without]
     return [each.name for each in fields(kind) if each.default is MISSING and each.default_factory is MISSING]
 
 

@@ -14,7 +14,7 @@ from typing import Any
 
 from huggingface_hub import CommitScheduler, HfApi
 
-from app.study.log.events import Event, read
+from app.study.log.events import LogEvent, read_event
 from app.study.log.reading import read_log, write_parquet
 from app.study.log.store import Store, append_all
 
@@ -43,12 +43,12 @@ class HubStore:
             append_all(store, known)
             self._told |= {event.id for event in known}
 
-    def append(self, event: Event) -> None:
+    def append(self, event: LogEvent) -> None:
         """See `Store`."""
         self._store.append(event)
         self._wake()
 
-    def join(self, choose: Callable[[list[str]], Event]) -> Event:
+    def join(self, choose: Callable[[list[str]], LogEvent]) -> LogEvent:
         """See `Store`."""
         event = self._store.join(choose)
         self._wake()
@@ -73,7 +73,7 @@ class HubStore:
     def push(self) -> str | None:
         """Upload what is new, if anything is; gives the file's name."""
         with self._lock:
-            new = [event for event, _ in map(read, self._store.lines()) if event.id not in self._told]
+            new = [event for event, _ in map(read_event, self._store.lines()) if event.id not in self._told]
             if not new:
                 return None
             self._check_private()
@@ -101,7 +101,7 @@ class HubStore:
     def _keep_only_ours(self) -> None:
         """Take out of the dataset what the store no longer has."""
         with self._lock:
-            ours = {read(line)[0].id for line in self._store.lines()}
+            ours = {read_event(line)[0].id for line in self._store.lines()}
             changed = False
             for name in self._files():
                 there = self._fetch(name)
@@ -119,7 +119,7 @@ class HubStore:
         names = self.api.list_repo_files(self.dataset, repo_type="dataset")
         return sorted(name for name in names if name.startswith(FOLDER) and name.endswith(".parquet"))
 
-    def _fetch(self, name: str) -> tuple[Event, ...]:
+    def _fetch(self, name: str) -> tuple[LogEvent, ...]:
         options: dict[str, Any] = {
             "repo_type": "dataset",
             "local_dir": self._folder.name,

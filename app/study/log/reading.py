@@ -8,7 +8,7 @@ from pathlib import Path
 import pyarrow
 import pyarrow.parquet as parquet
 
-from app.study.log.events import VERSION, Event, EventError, TooNew, read
+from app.study.log.events import VERSION, EventError, LogEvent, TooNew, read_event
 from app.study.log.store import StoreError, open_store
 
 # A server's clock that was put right by less than this is not worth a word.
@@ -40,7 +40,7 @@ class Faults:
 class Log:
     """The events of a log, each once, in the order of writing."""
 
-    events: tuple[Event, ...]
+    events: tuple[LogEvent, ...]
     faults: Faults
 
 
@@ -71,12 +71,12 @@ def read_log(source: str) -> Log:
 
 def clean(lines: Iterable[str], torn: bool = False) -> Log:
     """The log in these lines; torn: the last one lacks its end, and may be half an event."""
-    events: dict[str, Event] = {}
+    events: dict[str, LogEvent] = {}
     counts = dict.fromkeys(asdict(Faults()), 0)
     lines = list(lines)
     for number, line in enumerate(lines, 1):
         try:
-            event, version = read(line)
+            event, version = read_event(line)
         except TooNew:
             counts["newer"] += 1
             continue
@@ -90,14 +90,14 @@ def clean(lines: Iterable[str], torn: bool = False) -> Log:
     return Log(tuple(events.values()), Faults(**counts))
 
 
-def write_jsonl(events: Iterable[Event], path: Path) -> int:
+def write_jsonl(events: Iterable[LogEvent], path: Path) -> int:
     """Write events as JSON lines; gives how many."""
     lines = [event.write() + "\n" for event in events]
     path.write_text("".join(lines), encoding="utf-8")
     return len(lines)
 
 
-def write_parquet(events: Iterable[Event], path: Path) -> int:
+def write_parquet(events: Iterable[LogEvent], path: Path) -> int:
     """Write events as parquet, one row each: the header as columns, the whole as JSON in `line`."""
     rows = [
         {name: event.write() if name == "line" else getattr(event, name) for name in _SCHEMA.names}
@@ -114,7 +114,7 @@ def _parquet_lines(file: Path) -> Iterator[str]:
         raise StoreError(f"{file} is no parquet file of events ({str(error).splitlines()[0]}).") from error
 
 
-def _jumps(events: Iterable[Event]) -> int:
+def _jumps(events: Iterable[LogEvent]) -> int:
     clocks: dict[str, list[tuple[float, float]]] = {}
     for event in events:
         if event.process:

@@ -1,89 +1,23 @@
 """Writes down what happens: events to the log in the order in which they happened, and a backend's doings."""
 
-import logging
 import secrets
 import threading
-from collections.abc import Callable, Sequence
-from concurrent.futures import Future
+from collections.abc import Sequence
 from dataclasses import replace
-from queue import SimpleQueue
 
 from app.backends.base import Backend
 from app.jobs import job as jobs_
 from app.jobs.handle import Handle
-from app.jobs.job import LAST_EVENTS, Job, RequestError
+from app.jobs.job import LAST_EVENTS, Job
 from app.models import ModelFacts
-from app.study.log.events import Body, ComputeEnd, ComputeStart, Event, Queued, Submit
-from app.study.log.store import Store
+from app.study.log.events import ComputeEnd, ComputeStart, RequestQueued, Submit
+from app.study.log.writer import Note, NotRecorded, wait_for
 from app.worker.scheduling import Policy
-
-log = logging.getLogger("app.study")
 
 OUTCOMES = {jobs_.Failed: "failed", jobs_.Cancelled: "cancelled", jobs_.Done: "done"}
 
 
-class NotRecorded(RequestError):
-    """The log could not be written, and so what was asked for is not done."""
-
-
-class Writer:
-    """Appends events to a store in a thread of its own, one after the other.
-
-    Whoever makes pictures posts, and never waits; whoever answers a person writes, and goes on once the event
-    is on the disk. A process that is killed so loses at most what was posted a moment ago.
-    """
-
-    def __init__(self, store: Store) -> None:
-        self.store = store
-        self._posted: SimpleQueue[tuple[Event, Future[None]] | None] = SimpleQueue()
-        self._thread = threading.Thread(target=self._run, name="study-log", daemon=True)
-        self._lock = threading.Lock()
-        self._closed = False
-        self._thread.start()
-
-    def post(self, event: Event) -> "Future[None]":
-        """Have the event written next; the future says when it is, or why it can't be."""
-        written: Future[None] = Future()
-        with self._lock:
-            if self._closed:  # nobody would ever come to write it
-                written.set_exception(RuntimeError("the log is closed"))
-            else:
-                self._posted.put((event, written))
-        return written
-
-    def close(self) -> None:
-        """Write what was posted, and close the store."""
-        with self._lock:
-            self._closed = True
-            self._posted.put(None)
-        self._thread.join()
-        self.store.close()
-
-    def _run(self) -> None:
-        while posted := self._posted.get():
-            event, written = posted
-            try:
-                self.store.append(event)
-            except Exception as error:
-                log.exception("An event of the kind %s could not be written", event.kind)
-                written.set_exception(error)
-            else:
-                written.set_result(None)
-
-
-Note = Callable[[Body], "Future[None]"]
-"""Has an event with this body written, as happening now."""
-
-
-def wait_for(written: "Future[None]") -> None:
-    """Go on once the event is on the disk. Raises NotRecorded where it can't be."""
-    try:
-        written.result()
-    except Exception as error:
-        raise NotRecorded("This could not be recorded. Please try again in a minute.") from error
-
-
-class Recording:
+class RecordingBackend:
     """A backend that passes everything on to another one, and notes what is asked for and what becomes of it.
 
     speculate: whether guesses may be made, where the backend's own policy is to make them.
@@ -160,7 +94,7 @@ class _Watch:
         with self._lock:
             if isinstance(event, jobs_.Queued) and not self._queued:
                 self._queued = True
-                self._note(Queued(self._request, event.place, float(event.estimate_s)))
+                self._note(RequestQueued(self._request, event.place, float(event.estimate_s)))
             if isinstance(event, jobs_.Started) and not self._begun:
                 self._begun = True
                 self._note(ComputeStart(self._request, self._device, event.batch))

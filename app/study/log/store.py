@@ -13,7 +13,7 @@ from typing import Protocol
 import sqlalchemy as sql
 from sqlalchemy.exc import SQLAlchemyError
 
-from app.study.log.events import Event
+from app.study.log.events import LogEvent
 
 DAY_S = 86_400.0
 _BUSY_MS = 30_000
@@ -38,11 +38,11 @@ class StoreError(ValueError):
 class Store(Protocol):
     """What the study needs of a log."""
 
-    def append(self, event: Event) -> None:
+    def append(self, event: LogEvent) -> None:
         """Write an event durably; one that is there already (by its id) is left as it is."""
         ...
 
-    def join(self, choose: Callable[[list[str]], Event]) -> Event:
+    def join(self, choose: Callable[[list[str]], LogEvent]) -> LogEvent:
         """Append the event that `choose` makes of the lines of all sessions' beginnings and ends so far.
 
         Nobody else joins in between, in whatever process.
@@ -51,7 +51,7 @@ class Store(Protocol):
 
     def lines(self, participant: str | None = None) -> Iterator[str]:
         """All events, or one participant's, in the order in which they came, as lines of JSON (see
-        `app.study.log.events.read`)."""
+        `app.study.log.events.read_event`)."""
         ...
 
     def withdraw(self, participant: str) -> int:
@@ -100,12 +100,12 @@ class SqlStore:
         if not ours:
             raise StoreError(f"{shown} belongs to another program: it is no log of a study. Choose another.")
 
-    def append(self, event: Event) -> None:
+    def append(self, event: LogEvent) -> None:
         """See `Store`."""
         with self._engine.begin() as connection:
             _insert(connection, event)
 
-    def join(self, choose: Callable[[list[str]], Event]) -> Event:
+    def join(self, choose: Callable[[list[str]], LogEvent]) -> LogEvent:
         """See `Store`."""
         with self._engine.begin() as connection:
             if not self._sqlite:
@@ -179,7 +179,7 @@ def closing(store: Store) -> Iterator[Store]:
         store.close()
 
 
-def append_all(store: Store, events: Iterable[Event]) -> int:
+def append_all(store: Store, events: Iterable[LogEvent]) -> int:
     """Append several events; gives how many."""
     count = 0
     for event in events:
@@ -188,7 +188,7 @@ def append_all(store: Store, events: Iterable[Event]) -> int:
     return count
 
 
-def _insert(connection: sql.Connection, event: Event) -> None:
+def _insert(connection: sql.Connection, event: LogEvent) -> None:
     row = {
         "id": event.id, "participant": event.participant, "kind": event.kind, "utc": event.utc,
         "line": event.write(),

@@ -25,10 +25,10 @@ from app.page.gradio_internals import event_data
 from app.page.layout import QUEUED, SILENT, STATIC, Page, make_studio
 from app.page.live import Sketches, live_routes, refusal, session_of
 from app.page.session import GRACE_S, Session, Sessions
-from app.study.log.recording import Writer
-from app.study.page.enrolment import DROPPED_OUT_S
+from app.study.log.enrolment import DROPPED_OUT_S
+from app.study.log.writer import Writer
+from app.study.page.participation import Lab, Participations
 from app.study.page.views import own_words, study_views
-from app.study.page.visit import Lab, Visits
 from app.study.plan.definition import Study
 
 log = logging.getLogger("app.study")
@@ -69,7 +69,7 @@ def build_study_page(
     _forget_left(data / FOLDER)
     sessions = Sessions(TabHistory(data / FOLDER, shelves=PlainShelf), grace_s)
     sketches = Sketches()
-    visits = Visits(Lab(study, writer, where, backend, sketches))
+    visits = Participations(Lab(study, writer, where, backend, sketches))
     with Page(title=study.title, analytics_enabled=False) as page:
         page.sessions, page.head_html = sessions, HEAD
         page.styles = (*Page.styles, STATIC / "study.css")
@@ -118,7 +118,7 @@ def _forget_left(folder: Path) -> None:
             shutil.rmtree(each, ignore_errors=True)
 
 
-async def _report(sessions: Sessions, visits: Visits, request: Request) -> Response:
+async def _report(sessions: Sessions, visits: Participations, request: Request) -> Response:
     """The browser tells what it painted, and whether somebody can see it."""
     try:
         session, told = await session_of(request, sessions)

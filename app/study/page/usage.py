@@ -9,7 +9,8 @@ from functools import partial
 from app.page.handlers import Studio, Wish
 from app.page.session import Session
 from app.study.log import events
-from app.study.log.recording import Recording, Writer
+from app.study.log.recording import RecordingBackend
+from app.study.log.writer import Writer
 
 FOOT = "What is clicked here, and when, is written down, without names, words and pictures."
 _NOBODY_WAITS: "Future[None]" = Future()
@@ -36,7 +37,7 @@ class Usage:
         body = _body(session, wish)
         if body:
             note(body)
-        recording = Recording(studio.backend, note)
+        recording = RecordingBackend(studio.backend, note)
         before = session.refinement
         yield replace(studio, backend=recording)
         handle = session.refinement
@@ -44,7 +45,7 @@ class Usage:
             recording.follow([handle], "refine")
 
     def _note(self, name: str, body: events.Body) -> "Future[None]":
-        self._writer.post(events.Event(name, name, body))
+        self._writer.post(events.LogEvent(name, name, body))
         return _NOBODY_WAITS
 
 

@@ -9,7 +9,7 @@ from typing import Any
 from app.backends.base import Backend
 from app.page.session import Session
 from app.page.views import View, picture_address, status_view, tile_picture
-from app.study.page.visit import Visit, Visits, questions_of
+from app.study.page.participation import Participation, Participations, questions_of
 from app.study.plan.definition import Study
 from app.study.plan.labels import fill
 
@@ -17,7 +17,7 @@ from app.study.plan.labels import fill
 PARTS = 4
 
 
-def study_views(visits: Visits, backend: Backend, session: Session) -> dict[str, Any]:
+def study_views(visits: Participations, backend: Backend, session: Session) -> dict[str, Any]:
     """All that a page of the study shows."""
     visit = visits.of(session)
     with session.lock:
@@ -41,7 +41,7 @@ def own_words(study: Study, told: str, instead: str = "problem") -> str:
     return told if told in study.labels.values() else study.labels[instead]
 
 
-def page_view(visit: Visit) -> View:
+def page_view(visit: Participation) -> View:
     """The page that the participant is on."""
     study, words = visit.lab.study, visit.lab.study.labels
     view: View = {
@@ -78,7 +78,7 @@ def page_view(visit: Visit) -> View:
     return view
 
 
-def clock_view(visit: Visit) -> View:
+def clock_view(visit: Participation) -> View:
     """Whole seconds until the trial's time is over, and until giving it up is offered."""
     study = visit.lab.study
     return {

@@ -14,7 +14,7 @@ from typing import Any, get_args, get_origin, get_type_hints
 
 from app.jobs.job import LIMITS
 from app.study.plan.labels import LABELS, faults_of, words_in
-from app.study.plan.lines import KEY, line_of, lines_of, parse
+from app.study.plan.toml import KEY, line_of, lines_of, parse
 from solver import SOLVERS
 
 EXAMPLE = Path(__file__).with_name("study.toml")
@@ -39,7 +39,7 @@ def _entry(default: Any = MISSING, words: str = "", **more: Any) -> Any:
 
 
 @dataclass(frozen=True)
-class Task:
+class StudyTask:
     """What to make a picture of: a fixed `prompt`, or a `goal` in whose service people write their own."""
 
     id: str = _entry(words="its name in the log", identifier=True)
@@ -67,7 +67,7 @@ class Condition:
 
 
 @dataclass(frozen=True)
-class Rating:
+class RatingQuestion:
     """A question after every trial, answered from 1 to `points`."""
 
     id: str = _entry(words="its name in the log", identifier=True)
@@ -78,7 +78,7 @@ class Rating:
 
 
 @dataclass(frozen=True)
-class Closing:
+class ClosingQuestion:
     """A question at the end, optional for the participant: choices, or, without any, free text."""
 
     id: str = _entry(words="its name in the log", identifier=True)
@@ -107,11 +107,11 @@ class Study:
 
     title: str = _entry(words="the title of the consent page")
     consent: str = _entry(words="the consent page's text, in the participant's words")
-    tasks: tuple[Task, ...] = _entry(words="what is to be made", least=1)
+    tasks: tuple[StudyTask, ...] = _entry(words="what is to be made", least=1)
     conditions: tuple[Condition, ...] = _entry(words="the ways to make it", least=2)
-    ratings: tuple[Rating, ...] = _entry(words="questions after each trial", least=1)
+    ratings: tuple[RatingQuestion, ...] = _entry(words="questions after each trial", least=1)
     analysis: Analysis = _entry(words="what is compared")
-    closing: tuple[Closing, ...] = _entry((), "questions at the end", least=0)
+    closing: tuple[ClosingQuestion, ...] = _entry((), "questions at the end", least=0)
     practice: str = _entry("", "the prompt of the practice trial; without one there is none")
     thanks: str = _entry("", "the last page's text, below its thanks")
     time_cap_s: float = _entry(180.0, "seconds after which a trial ends", low=10, high=3600)

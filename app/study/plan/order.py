@@ -5,7 +5,7 @@ from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass
 
-from app.study.plan.definition import Condition, Study, Task
+from app.study.plan.definition import Condition, Study, StudyTask
 
 
 @dataclass(frozen=True)
@@ -13,7 +13,7 @@ class Trial:
     """One picture to make; position counts from 0, and the practice trial is before it, at −1."""
 
     condition: Condition
-    task: Task
+    task: StudyTask
     position: int
 
     @property
@@ -59,13 +59,13 @@ def trials(study: Study, place: int) -> list[Trial]:
     """
     place %= places(study)
     shift, conditions = place // len(williams(len(study.conditions))), len(study.conditions)
-    planned: list[tuple[Condition, Task]] = []
+    planned: list[tuple[Condition, StudyTask]] = []
     for condition in order_of(study, place):
         number = study.conditions.index(condition)
         group = list(study.tasks[(number + shift) % conditions :: conditions])
         random.Random(f"{place} {number}").shuffle(group)
         planned += [(condition, task) for task in group]
-    practice = Task("practice", study.practice)
+    practice = StudyTask("practice", study.practice)
     first = [Trial(planned[0][0], practice, -1)] if study.practice else []
     return [*first, *(Trial(condition, task, i) for i, (condition, task) in enumerate(planned))]
 

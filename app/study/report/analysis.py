@@ -31,7 +31,7 @@ class LeftOut(ValueError):
 
 
 @dataclass(frozen=True)
-class Interval:
+class Estimate:
     """An estimate and its interval."""
 
     value: float
@@ -51,9 +51,9 @@ class Ratio:
     of: str
     over: str
     participants: int
-    paired: Interval
-    mixed: Interval | None
-    bootstrap: Interval
+    paired: Estimate
+    mixed: Estimate | None
+    bootstrap: Estimate
     p: float
     d: float
     p_holm: float = math.nan
@@ -72,7 +72,7 @@ class RatingChange:
     of: str
     over: str
     participants: int
-    mean: Interval
+    mean: Estimate
     effect: float
     p: float
     margin: float
@@ -92,7 +92,7 @@ class OddsRatio:
     of: str
     over: str
     participants: int
-    odds: Interval
+    odds: Estimate
     p: float
     p_holm: float = math.nan
 
@@ -130,19 +130,19 @@ def log_means(table: pd.DataFrame) -> pd.DataFrame:
     return seconds.groupby([table["participant"], table["condition"]]).mean().unstack()
 
 
-def geometric_mean(table: pd.DataFrame, condition: str, level: float) -> Interval:
+def geometric_mean(table: pd.DataFrame, condition: str, level: float) -> Estimate:
     """Of the seconds of a condition, with Student's interval over participants; NaN where it has none."""
     values = log_means(table)[condition].dropna().to_numpy()
     return _exp(mean_interval(values, level))
 
 
-def mean_interval(values: np.ndarray, level: float) -> Interval:
+def mean_interval(values: np.ndarray, level: float) -> Estimate:
     """The mean with Student's t interval; infinite with fewer than two values."""
     mean = float(np.mean(values)) if len(values) else math.nan
     if len(values) < 2:
-        return Interval(mean, -math.inf, math.inf)
+        return Estimate(mean, -math.inf, math.inf)
     half = stats.t.ppf((1 + level) / 2, len(values) - 1) * np.std(values, ddof=1) / math.sqrt(len(values))
-    return Interval(mean, mean - float(half), mean + float(half))
+    return Estimate(mean, mean - float(half), mean + float(half))
 
 
 def differences(what: str, means: pd.DataFrame, of: str, over: str) -> np.ndarray:
@@ -164,7 +164,7 @@ def time_ratio(table: pd.DataFrame, of: str, over: str, level: float = 0.95, ful
     d = differences("the ratio of times", log_means(table), of, over)
     spread = float(np.std(d, ddof=1))
     p = float(stats.ttest_1samp(d, 0).pvalue) if spread > 0 else math.nan
-    none = Interval(math.nan, math.nan, math.nan)
+    none = Estimate(math.nan, math.nan, math.nan)
     return Ratio(
         of,
         over,
@@ -177,17 +177,17 @@ def time_ratio(table: pd.DataFrame, of: str, over: str, level: float = 0.95, ful
     )
 
 
-def bootstrap_mean(values: np.ndarray, level: float) -> Interval:
+def bootstrap_mean(values: np.ndarray, level: float) -> Estimate:
     """The mean with its bias-corrected and accelerated interval over resampled participants (Efron 1987)."""
     if np.ptp(values) == 0:
-        return Interval(float(values[0]), float(values[0]), float(values[0]))
+        return Estimate(float(values[0]), float(values[0]), float(values[0]))
     result = stats.bootstrap(
         (values,), np.mean, n_resamples=RESAMPLES, confidence_level=level, rng=np.random.default_rng(SEED)
     ).confidence_interval
-    return Interval(float(np.mean(values)), float(result.low), float(result.high))
+    return Estimate(float(np.mean(values)), float(result.low), float(result.high))
 
 
-def _mixed_ratio(table: pd.DataFrame, of: str, over: str, level: float) -> Interval | None:
+def _mixed_ratio(table: pd.DataFrame, of: str, over: str, level: float) -> Estimate | None:
     """log seconds ~ condition + position, with random intercepts of participants and of tasks (crossed)."""
     both = table[table["condition"].isin([of, over])]
     treated = (both["condition"] == of).astype(float)
@@ -196,7 +196,7 @@ def _mixed_ratio(table: pd.DataFrame, of: str, over: str, level: float) -> Inter
     if found is None:
         return None
     half = float(stats.norm.ppf((1 + level) / 2)) * found[1]
-    return _exp(Interval(found[0], found[0] - half, found[0] + half))
+    return _exp(Estimate(found[0], found[0] - half, found[0] + half))
 
 
 def mixed_effect(values: pd.Series, fixed: pd.DataFrame, random: pd.DataFrame) -> tuple[float, float] | None:
@@ -265,7 +265,7 @@ def odds_ratio(table: pd.DataFrame, question: str, of: str, over: str, level: fl
     value, error = float(values[0]), float(errors[0])
     half = float(stats.t.ppf((1 + level) / 2, people - 1)) * error
     p = float(2 * stats.t.sf(abs(value) / error, people - 1))
-    return OddsRatio(question, of, over, people, _exp(Interval(value, value - half, value + half)), p)
+    return OddsRatio(question, of, over, people, _exp(Estimate(value, value - half, value + half)), p)
 
 
 def proportional_odds(
@@ -331,7 +331,7 @@ def survival(table: pd.DataFrame, condition: str) -> tuple[Any, float]:
     return fitter, float(fitter.median_survival_time_)
 
 
-def hazard_ratio(table: pd.DataFrame, of: str, over: str, level: float) -> tuple[Interval, float]:
+def hazard_ratio(table: pd.DataFrame, of: str, over: str, level: float) -> tuple[Estimate, float]:
     """How much sooner trials end satisfied (Cox; above 1: sooner with `of`), and its p value.
 
     Errors are clustered by participant. Raises LeftOut where too few ended, or all at once.
@@ -361,11 +361,11 @@ def hazard_ratio(table: pd.DataFrame, of: str, over: str, level: float) -> tuple
     value = float(fit.hazard_ratios_["treated"])
     if not 1e-3 < value < 1e3:
         raise LeftOut(*about, "its model did not converge")
-    return Interval(value, float(low), float(high)), float(fit.summary.loc["treated", "p"])
+    return Estimate(value, float(low), float(high)), float(fit.summary.loc["treated", "p"])
 
 
-def _exp(interval: Interval) -> Interval:
+def _exp(interval: Estimate) -> Estimate:
     values = []
     for each in (interval.value, interval.low, interval.high):
         values.append(math.exp(each) if each < 700 else math.inf)
-    return Interval(*values)
+    return Estimate(*values)

@@ -15,7 +15,7 @@ from app.study.log.reading import Faults, Log
 from app.study.plan.definition import Study
 from app.study.report import plots
 from app.study.report.analysis import (
-    Interval,
+    Estimate,
     LeftOut,
     OddsRatio,
     RatingChange,
@@ -30,7 +30,7 @@ from app.study.report.analysis import (
     survival,
     time_ratio,
 )
-from app.study.report.outcomes import trial_table
+from app.study.report.trial_table import trial_table
 
 TEMPLATE = Path(__file__).with_name("report.html.jinja")
 
@@ -50,7 +50,7 @@ class ConditionRow:
     satisfied: int
     gave_up: int
     timed_out: int
-    seconds: Interval
+    seconds: Estimate
     median: float
     tries: float
     first_try: float
@@ -66,7 +66,7 @@ class Hazard:
 
     of: str
     over: str
-    ratio: Interval
+    ratio: Estimate
     p: float
     p_holm: float = math.nan
 
@@ -340,7 +340,7 @@ def _share(value: float) -> str:
     return f"{value:.0%}".replace("%", " %") if math.isfinite(value) else "–"
 
 
-def _interval(interval: Interval | None, digits: int = 2) -> str:
+def _interval(interval: Estimate | None, digits: int = 2) -> str:
     if interval is None or not math.isfinite(interval.value):
         return "–"
     low, high = (

@@ -11,7 +11,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter
 
-from app.study.report.analysis import Interval, Ratio, log_means, survival
+from app.study.report.analysis import Estimate, Ratio, log_means, survival
 
 matplotlib.rcParams.update({"svg.fonttype": "none", "font.family": "sans-serif", "font.size": 10})
 # An axis that goes from one value to so many times it is labelled with powers of ten alone.
@@ -19,7 +19,7 @@ WIDE = 100
 COLOURS = ("#4c6a92", "#c4713b", "#5a8f5c", "#8a5a8f", "#a8903a", "#3f8f94", "#9c4a55", "#6b6b6b")
 
 
-def times_plot(table: pd.DataFrame, conditions: Sequence[str], means: Mapping[str, Interval]) -> str:
+def times_plot(table: pd.DataFrame, conditions: Sequence[str], means: Mapping[str, Estimate]) -> str:
     """Each participant's geometric mean in each condition, joined, and all of them with intervals."""
     figure, axes = _axes(1.4 + 1.3 * len(conditions), 3.8)
     each = np.exp(log_means(table).reindex(columns=list(conditions)))

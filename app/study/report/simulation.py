@@ -10,7 +10,7 @@ import pandas as pd
 from app.study.plan.definition import Study
 from app.study.plan.order import trials
 from app.study.report.analysis import time_ratio
-from app.study.report.outcomes import COLUMNS
+from app.study.report.trial_table import COLUMNS
 
 
 @dataclass(frozen=True)
@@ -44,7 +44,7 @@ class Coverage:
 
 
 def simulated_trials(study: Study, participants: int, truth: Truth, rng: np.random.Generator) -> pd.DataFrame:
-    """A table of trials (see `app.study.report.outcomes`) of people who are drawn, in the study's own design."""
+    """A table of trials (see `app.study.report.trial_table`) of people who are drawn, in the study's own design."""
     tasks = {task.id: rng.normal(0, truth.task) for task in study.tasks}
     rows = []
     for person in range(participants):

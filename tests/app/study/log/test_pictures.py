@@ -2,9 +2,9 @@
 
 from pathlib import Path
 
+from app.study.log.enrolment import enrol
 from app.study.log.pictures import delete_orphans, delete_pictures, folder_of, keep_picture
 from app.study.log.store import closing, open_store
-from app.study.page.enrolment import enrol
 from app.study.plan.definition import Study
 
 

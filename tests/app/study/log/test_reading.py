@@ -11,15 +11,15 @@ import pytest
 from huggingface_hub import HfApi
 
 from app.study.log import events
-from app.study.log.events import Event, Hover
+from app.study.log.events import Hover, LogEvent
 from app.study.log.hub import HubStore
 from app.study.log.reading import clean, read_log, write_jsonl, write_parquet
 from app.study.log.store import StoreError, append_all, open_store
 from tests.app.study.log.hub import REPO, Hub, serve_hub
 
 
-def some(count: int = 4) -> list[Event]:
-    return [Event("p", "s", Hover(n), trial="t", browser_ms=0.5) for n in range(count)]
+def some(count: int = 4) -> list[LogEvent]:
+    return [LogEvent("p", "s", Hover(n), trial="t", browser_ms=0.5) for n in range(count)]
 
 
 def test_all_forms_read_back_the_same(tmp_path: Path) -> None:
@@ -54,7 +54,8 @@ def test_every_shortening_of_a_line_is_torn_and_never_an_event(tmp_path: Path) -
 def test_clock_jumps_are_counted_and_times_do_not_follow_them() -> None:
     now, base = time.time(), 100.0
     made = [
-        Event("p", "s", Hover(n), utc=now + n + (3600 if n == 2 else 0), monotonic=base + n) for n in range(5)
+        LogEvent("p", "s", Hover(n), utc=now + n + (3600 if n == 2 else 0), monotonic=base + n)
+        for n in range(5)
     ]
     assert clean(event.write() for event in made).faults.jumps == 2  # there and back
     assert clean(event.write() for event in made[:2]).faults.jumps == 0
@@ -98,7 +99,7 @@ def open_mirrored(path: Path, hub: Hub, every_min: float = 60) -> HubStore:
     return HubStore(open_store(str(path)), REPO, HfApi(hub.url, token="hf_stand_in"), every_min)
 
 
-def events_of(hub: Hub, folder: Path) -> list[Event]:
+def events_of(hub: Hub, folder: Path) -> list[LogEvent]:
     """The events in the dataset's files."""
     folder.mkdir()
     for number, data in enumerate(hub.files.values()):
@@ -119,9 +120,9 @@ def test_a_dataset_on_the_hub_is_made_lazily_flushed_at_the_end_and_comes_back(
     first.close()
     assert len(set(hub.uploads)) == len(hub.uploads) >= 2
     again = open_mirrored(tmp_path / "b.sqlite", hub)
-    assert {events.read(line)[0].id for line in again.lines("p")} == {event.id for event in made}
+    assert {events.read_event(line)[0].id for line in again.lines("p")} == {event.id for event in made}
     assert list(again.lines("nobody")) == [] and again.push() is None
-    other = Event("other", "s", Hover(9))
+    other = LogEvent("other", "s", Hover(9))
     again.append(other)
     again.push()
     assert again.withdraw("p") == 4 and hub.squashed == 1
@@ -168,7 +169,7 @@ def test_a_public_dataset_is_refused(hub: Hub, tmp_path: Path) -> None:
 
 
 def test_the_second_version_is_read_as_it_is() -> None:
-    raw = json.loads(Event("p", "s", events.TrialStart("full", "one", 0), trial="t").write())
+    raw = json.loads(LogEvent("p", "s", events.TrialStart("full", "one", 0), trial="t").write())
     del raw["body"]["again"]
     log = clean([json.dumps(raw | {"version": 2})])
     assert log.faults.migrated == 1 and log.events[0].body == events.TrialStart("full", "one", 0)

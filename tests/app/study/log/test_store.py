@@ -15,8 +15,8 @@ from pathlib import Path
 import pytest
 
 from app.study.log import events
+from app.study.log.enrolment import enrol
 from app.study.log.store import SqlStore, StoreError, open_store
-from app.study.page.enrolment import enrol
 from app.study.plan.definition import Study
 from app.study.plan.order import places
 from tests.app.study.log.postgres import postgres
@@ -24,18 +24,18 @@ from tests.app.study.log.postgres import postgres
 ROOT = Path(__file__).parents[4]
 WRITER = """
 import sys
-from app.study.log.events import Event, Hover
+from app.study.log.events import LogEvent, Hover
 from app.study.log.store import open_store
 store = open_store(sys.argv[1])
 for number in range(int(sys.argv[2])):
-    store.append(Event(sys.argv[3], "s", Hover(number)))
+    store.append(LogEvent(sys.argv[3], "s", Hover(number)))
     print(number, flush=True)
 """
 JOINER = """
 import sys
 from pathlib import Path
 from app.study.plan.definition import read_study
-from app.study.page.enrolment import enrol
+from app.study.log.enrolment import enrol
 from app.study.log.store import open_store
 store = open_store(sys.argv[1])
 study = read_study(Path(sys.argv[2]))
@@ -74,10 +74,10 @@ def store(log: str) -> Iterator[SqlStore]:
 
 
 def test_what_is_appended_is_read_back_once(store: SqlStore) -> None:
-    made = [events.Event("p", "s", events.Hover(n), trial="t", browser_ms=n / 3) for n in range(5)]
+    made = [events.LogEvent("p", "s", events.Hover(n), trial="t", browser_ms=n / 3) for n in range(5)]
     for event in [*made, made[2]]:
         store.append(event)
-    assert [events.read(line) for line in store.lines()] == [(event, events.VERSION) for event in made]
+    assert [events.read_event(line) for line in store.lines()] == [(event, events.VERSION) for event in made]
 
 
 def test_two_processes_write_and_a_killed_one_loses_at_most_the_event_in_flight(
@@ -89,13 +89,13 @@ def test_two_processes_write_and_a_killed_one_loses_at_most_the_event_in_flight(
     killed.kill()
     told += killed.stdout.readlines()
     assert killed.wait() == -signal.SIGKILL and other.wait() == 0
-    found = [events.read(line)[0] for line in store.lines()]
+    found = [events.read_event(line)[0] for line in store.lines()]
     seeds = [event.body.seed for event in found if event.participant == "a"]  # type: ignore[attr-defined]
     whole = [int(line) for line in told if line.endswith("\n")]
     assert seeds == list(range(len(seeds)))
     assert len(whole) <= len(seeds) <= len(whole) + 1
     assert sum(event.participant == "b" for event in found) == 40
-    store.append(events.Event("a", "s", events.Cancel()))
+    store.append(events.LogEvent("a", "s", events.Cancel()))
 
 
 def test_places_are_given_once_to_processes_that_join_together(
@@ -104,7 +104,7 @@ def test_places_are_given_once_to_processes_that_join_together(
     each = 2 * places(study)
     joining = [start(JOINER, log, str(study_file), str(each)) for _ in range(2)]
     assert [process.wait() for process in joining] == [0, 0]
-    held = Counter(events.read(line)[0].body.place for line in store.lines())  # type: ignore[attr-defined]
+    held = Counter(events.read_event(line)[0].body.place for line in store.lines())  # type: ignore[attr-defined]
     assert set(held.values()) == {4} and len(held) == places(study)
 
 
@@ -124,7 +124,7 @@ def test_who_drops_out_gives_their_place_away(store: SqlStore, study: Study) -> 
 
 def test_who_has_finished_keeps_their_place(store: SqlStore, study: Study) -> None:
     first = enrol(store, study, now=1_000_000.0)
-    store.append(events.Event(first.participant, first.session, events.SessionEnded(), study=study.digest))
+    store.append(events.LogEvent(first.participant, first.session, events.SessionEnded(), study=study.digest))
     later = [enrol(store, study, now=1_900_000.0).place for _ in range(places(study) - 1)]
     assert first.place not in later
 
@@ -135,7 +135,7 @@ def test_withdrawal_by_code_deletes_that_participant_alone(store: SqlStore, stud
     written = mine.code.upper().replace("-", " ")
     assert store.withdraw(events.participant_of("wrong")) == 0
     assert store.withdraw(events.participant_of(written)) == 1
-    assert [events.read(line)[0].participant for line in store.lines()] == [other.participant]
+    assert [events.read_event(line)[0].participant for line in store.lines()] == [other.participant]
 
 
 def test_nothing_of_a_withdrawn_participant_is_left_in_the_file(tmp_path: Path, study: Study) -> None:
@@ -149,12 +149,12 @@ def test_nothing_of_a_withdrawn_participant_is_left_in_the_file(tmp_path: Path, 
 
 
 def test_pruning_deletes_whole_participants_by_their_last_event(store: SqlStore) -> None:
-    old = events.Event("old", "s", events.Cancel(), utc=time.time() - 40 * 86_400)
+    old = events.LogEvent("old", "s", events.Cancel(), utc=time.time() - 40 * 86_400)
     back = replace(old, participant="back", id="1" * 32)
-    for event in (old, back, events.Event("back", "s", events.Cancel())):
+    for event in (old, back, events.LogEvent("back", "s", events.Cancel())):
         store.append(event)
     assert store.prune(30) == 1
-    assert {events.read(line)[0].participant for line in store.lines()} == {"back"}
+    assert {events.read_event(line)[0].participant for line in store.lines()} == {"back"}
 
 
 def test_a_log_that_cannot_be_opened_says_so_without_its_password(tmp_path: Path) -> None:

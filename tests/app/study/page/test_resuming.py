@@ -14,22 +14,22 @@ from app.history.shelf import History
 from app.jobs.job import RequestError
 from app.page.live import Sketches
 from app.page.session import Sessions
-from app.study.log.events import Event, participant_of
+from app.study.log.events import LogEvent, participant_of
 from app.study.log.reading import read_log
-from app.study.log.recording import Writer
 from app.study.log.store import SqlStore, open_store
+from app.study.log.writer import Writer
 from app.study.page.layout import PlainShelf
+from app.study.page.participation import Lab, Participation, Participations
 from app.study.page.views import page_view
-from app.study.page.visit import Lab, Visit, Visits
 from app.study.plan.definition import Study
 from app.study.report.analysis import exclude
-from app.study.report.outcomes import trial_table
+from app.study.report.trial_table import trial_table
 from app.worker import Worker
-from tests.app.study.page.test_visit import do, kinds, open_first
+from tests.app.study.page.test_participation import do, kinds, open_first
 
 ID, OTHER = "0" * 64, "1" * 64
 GOOD = {"satisfaction": 3, "match": 3}
-Start = Callable[..., Visit]
+Start = Callable[..., Participation]
 
 
 @pytest.fixture
@@ -37,23 +37,23 @@ def start(worker: Worker, study: Study, tmp_path: Path) -> Iterator[Start]:
     """Starts the app anew, as after a kill, and gives the visit of a tab."""
     writers = []
 
-    def start(tab: str = ID, study: Study = study, backend: Backend = worker) -> Visit:
+    def start(tab: str = ID, study: Study = study, backend: Backend = worker) -> Participation:
         log = str(tmp_path / "log.sqlite")
         writers.append(Writer(open_store(log)))
         lab = Lab(study, writers[-1], log, backend, Sketches())
         sessions = Sessions(History(tmp_path / "now", shelves=PlainShelf))
-        return Visits(lab).of(sessions.of(tab, tab))
+        return Participations(lab).of(sessions.of(tab, tab))
 
     yield start
     for writer in writers:
         writer.close()
 
 
-def refuse(monkeypatch: pytest.MonkeyPatch, which: Callable[[Event], bool]) -> None:
+def refuse(monkeypatch: pytest.MonkeyPatch, which: Callable[[LogEvent], bool]) -> None:
     """Have the disk be full for such events."""
     append = SqlStore.append
 
-    def full(self: SqlStore, event: Event) -> None:
+    def full(self: SqlStore, event: LogEvent) -> None:
         if which(event):
             raise OSError("the disk is full")
         append(self, event)
@@ -187,7 +187,7 @@ def test_a_trial_that_could_not_be_noted_when_the_model_came_begins_the_next_tim
     assert page_of(visit) == ("trial", 0)
 
 
-def page_of(visit: Visit) -> tuple[str, int]:
+def page_of(visit: Participation) -> tuple[str, int]:
     """Where the visit is once a page has asked."""
     visit.catch_up()
     return visit.phase, visit.number

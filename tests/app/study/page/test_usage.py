@@ -12,8 +12,8 @@ from app.page.handlers import Form, Studio
 from app.page.live import Sketches
 from app.page.session import Session, Sessions
 from app.study.log.reading import read_log
-from app.study.log.recording import Writer
 from app.study.log.store import SqlStore, open_store
+from app.study.log.writer import Writer
 from app.study.page.usage import Usage
 from app.worker import Worker
 

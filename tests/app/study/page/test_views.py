@@ -11,20 +11,21 @@ from app.backends.base import Backend
 from app.jobs.job import RequestError
 from app.page.live import Sketches
 from app.page.session import Sessions
-from app.study.log.recording import Recording, Writer
+from app.study.log.recording import RecordingBackend
 from app.study.log.store import open_store
+from app.study.log.writer import Writer
 from app.study.page.layout import PlainShelf, TabHistory
+from app.study.page.participation import Lab, Participations
 from app.study.page.views import study_views
-from app.study.page.visit import Lab, Visits
 from app.study.plan.definition import Study
 from app.worker import Worker
-from tests.app.study.page.test_visit import do
+from tests.app.study.page.test_participation import do
 
 TABS = ("0" * 64, "1" * 64)
 Join = Callable[..., tuple[Any, ...]]
 
 
-class Broken(Recording):
+class Broken(RecordingBackend):
     """A backend that can't make pictures any more."""
 
     healthy = False
@@ -37,7 +38,7 @@ def join(worker: Worker, study: Study, tmp_path: Path) -> Any:
 
     def join(backend: Backend = worker) -> tuple[Any, ...]:
         german = replace(study, language="de")
-        visits = Visits(Lab(german, writer, str(tmp_path / "log"), backend, Sketches()))
+        visits = Participations(Lab(german, writer, str(tmp_path / "log"), backend, Sketches()))
         sessions = Sessions(TabHistory(tmp_path / "now", shelves=PlainShelf))
         return visits, *(visits.of(sessions.of(tab, tab, "lab")) for tab in TABS)
 

@@ -12,18 +12,18 @@ from scipy import stats
 
 from app.study.__main__ import main
 from app.study.log import events
-from app.study.log.events import Event
+from app.study.log.enrolment import enrol
+from app.study.log.events import LogEvent
 from app.study.log.reading import clean
 from app.study.log.store import open_store
-from app.study.page.enrolment import enrol
 from app.study.plan.definition import EXAMPLE, Study, read_study
 from app.study.report import analysis
 from app.study.report import document as report
 from app.study.report.analysis import holm, mean_interval, rank_biserial, time_ratio
 from app.study.report.document import ReportError, find
-from app.study.report.outcomes import trial_table
 from app.study.report.power import needed, power_of, simulate_power
 from app.study.report.simulation import Truth, coverage, simulated_trials
+from app.study.report.trial_table import trial_table
 
 # Student (1908), The probable error of a mean: extra hours of sleep of ten patients with two drugs.
 SLEEP = (
@@ -202,7 +202,7 @@ def timeline(study: Study, store, spans: dict[str, float], finish: bool = True) 
 
     def note(body: events.Body, trial: str, after: float) -> None:
         clock[0] += after
-        event = Event(who.participant, who.session, body, trial, study=study.digest, monotonic=clock[0])
+        event = LogEvent(who.participant, who.session, body, trial, study=study.digest, monotonic=clock[0])
         store.append(event)
 
     for number, trial in enumerate(trials(study, who.place)):

@@ -10,10 +10,10 @@ from app.study.log.events import (
     ComputeEnd,
     ComputeStart,
     ErrorShown,
-    Event,
     GiveUp,
     Hover,
     Interrupted,
+    LogEvent,
     RatingGiven,
     Refine,
     Satisfied,
@@ -35,9 +35,9 @@ COLUMNS = (
 class _Clock:
     """Seconds since the trial began: by the clock that never jumps where the process is the same."""
 
-    first: Event
+    first: LogEvent
 
-    def at(self, event: Event) -> float:
+    def at(self, event: LogEvent) -> float:
         if event.process and event.process == self.first.process:
             return event.monotonic - self.first.monotonic
         return event.utc - self.first.utc
@@ -58,7 +58,7 @@ class _Spans:
         return seconds
 
 
-def trial_table(events: Iterable[Event]) -> pd.DataFrame:
+def trial_table(events: Iterable[LogEvent]) -> pd.DataFrame:
     """One row per trial that was begun, with COLUMNS and a column `rating_…` for each question.
 
     outcome: satisfied, gave_up, timed_out, interrupted by the app's end, or left where the log has no end of
@@ -67,7 +67,7 @@ def trial_table(events: Iterable[Event]) -> pd.DataFrame:
     time. tries: how often pictures were asked for; refinements: of these, finals. looked: at how many
     pictures the pointer rested; picked: how often one was opened.
     """
-    by_trial: dict[tuple[str, str], list[Event]] = {}
+    by_trial: dict[tuple[str, str], list[LogEvent]] = {}
     sessions: dict[str, SessionBegan] = {}
     finished: set[str] = set()
     for event in events:
@@ -92,7 +92,7 @@ def trial_table(events: Iterable[Event]) -> pd.DataFrame:
     return table.sort_values(["session", "position"]).reset_index(drop=True)
 
 
-def _row(start: Event, happened: Sequence[Event]) -> dict[str, object]:
+def _row(start: LogEvent, happened: Sequence[LogEvent]) -> dict[str, object]:
     body, clock = start.body, _Clock(start)
     assert isinstance(body, TrialStart)
     interrupted = [event for event in happened if isinstance(event.body, Interrupted)]
@@ -136,11 +136,11 @@ def _row(start: Event, happened: Sequence[Event]) -> dict[str, object]:
     return row
 
 
-def _is_preview(event: Event) -> bool:
+def _is_preview(event: LogEvent) -> bool:
     return isinstance(event.body, Submit) and event.body.purpose == "preview"
 
 
-def _outcome(ends: Sequence[Event]) -> str:
+def _outcome(ends: Sequence[LogEvent]) -> str:
     if not ends:
         return "left"
     body = ends[0].body
@@ -151,7 +151,7 @@ def _outcome(ends: Sequence[Event]) -> str:
     return "satisfied"
 
 
-def _waiting(happened: Sequence[Event], clock: _Clock, end: float) -> tuple[_Spans, _Spans]:
+def _waiting(happened: Sequence[LogEvent], clock: _Clock, end: float) -> tuple[_Spans, _Spans]:
     """When requests that somebody waited for were queued, and computed; guesses are waited for by nobody."""
     asked: dict[str, float] = {}
     begun: dict[str, float] = {}
@@ -171,7 +171,7 @@ def _waiting(happened: Sequence[Event], clock: _Clock, end: float) -> tuple[_Spa
     return queue, compute
 
 
-def _hidden(happened: Sequence[Event], clock: _Clock, end: float) -> float:
+def _hidden(happened: Sequence[LogEvent], clock: _Clock, end: float) -> float:
     hidden, since = 0.0, None
     for event in happened:
         if isinstance(event.body, VisibilityChange):

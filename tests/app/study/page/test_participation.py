@@ -13,14 +13,14 @@ from app.jobs.job import Job, RequestError
 from app.models import ModelFacts
 from app.page.live import Sketches
 from app.page.session import Sessions
-from app.study.log.events import Event
+from app.study.log.events import LogEvent
 from app.study.log.reading import read_log
-from app.study.log.recording import Writer
 from app.study.log.store import SqlStore, open_store
-from app.study.page.visit import Lab, Visit, Visits
-from app.study.plan.conditions import check_conditions
+from app.study.log.writer import Writer
+from app.study.page.conditions import check_conditions
+from app.study.page.participation import Lab, Participation, Participations
 from app.study.plan.definition import Study, StudyError
-from app.study.report.outcomes import trial_table
+from app.study.report.trial_table import trial_table
 from app.worker import Worker
 
 ID = "0" * 64
@@ -35,11 +35,11 @@ def lab(worker: Worker, study: Study, tmp_path: Path) -> Iterator[Lab]:
 
 
 @pytest.fixture
-def visit(lab: Lab, tmp_path: Path) -> Visit:
-    return Visits(lab).of(Sessions(History(tmp_path / "now")).of(ID, ID))
+def visit(lab: Lab, tmp_path: Path) -> Participation:
+    return Participations(lab).of(Sessions(History(tmp_path / "now")).of(ID, ID))
 
 
-def do(visit: Visit, what: str, **more: Any) -> None:
+def do(visit: Participation, what: str, **more: Any) -> None:
     session = visit.session
     about = {"trial": visit.trial, "grid": session.grid.id if session.grid else None}
     about["stage"] = session.stage.id if session.stage else None
@@ -47,17 +47,17 @@ def do(visit: Visit, what: str, **more: Any) -> None:
     session.settle()
 
 
-def kinds(visit: Visit) -> list[str]:
+def kinds(visit: Participation) -> list[str]:
     return [event.kind for event in read_log(visit.lab.log).events]
 
 
-def open_first(visit: Visit) -> None:
+def open_first(visit: Participation) -> None:
     do(visit, "preview", prompt="a lake")
     assert visit.session.grid
     do(visit, "refine", seed=visit.session.grid.tiles[0].seed)
 
 
-def through(visit: Visit, until: str) -> None:
+def through(visit: Participation, until: str) -> None:
     """Go on until a trial of a condition is on."""
     do(visit, "agree", agree=True)
     while visit.now.condition.id != until or visit.now.practice:
@@ -66,7 +66,7 @@ def through(visit: Visit, until: str) -> None:
         do(visit, "rate", answers={"satisfaction": 3, "match": 3})
 
 
-def test_what_is_waited_for_can_be_told_apart(visit: Visit) -> None:
+def test_what_is_waited_for_can_be_told_apart(visit: Participation) -> None:
     through(visit, "quick")
     open_first(visit)
     do(visit, "satisfied")
@@ -86,7 +86,7 @@ def test_what_is_waited_for_can_be_told_apart(visit: Visit) -> None:
 def test_a_guess_that_is_opened_is_waited_for_from_then_on(lab: Lab, tmp_path: Path) -> None:
     conditions = tuple(replace(each, speculate=each.id == "quick") for each in lab.study.conditions)
     lab = replace(lab, study=replace(lab.study, conditions=conditions))
-    visit = Visits(lab).of(Sessions(History(tmp_path / "now")).of(ID, ID))
+    visit = Participations(lab).of(Sessions(History(tmp_path / "now")).of(ID, ID))
     through(visit, "quick")
     open_first(visit)
     submits = [event.body for event in read_log(lab.log).events if event.trial == visit.trial]
@@ -95,7 +95,7 @@ def test_a_guess_that_is_opened_is_waited_for_from_then_on(lab: Lab, tmp_path: P
     ]  # fmt: skip
 
 
-def test_full_step_pictures_are_finals_and_nothing_is_refined(visit: Visit) -> None:
+def test_full_step_pictures_are_finals_and_nothing_is_refined(visit: Participation) -> None:
     through(visit, "full")
     open_first(visit)
     grid, stage = visit.session.grid, visit.session.stage
@@ -106,7 +106,7 @@ def test_full_step_pictures_are_finals_and_nothing_is_refined(visit: Visit) -> N
     assert "refine" not in trial and trial.count("submit") == 1
 
 
-def test_a_cancel_that_overtakes_a_wish_calls_it_off(visit: Visit) -> None:
+def test_a_cancel_that_overtakes_a_wish_calls_it_off(visit: Participation) -> None:
     through(visit, "quick")
     do(visit, "cancel", calls=["1-1"])
     do(visit, "preview", prompt="a lake", call="1-1")
@@ -118,7 +118,7 @@ def test_a_cancel_that_overtakes_a_wish_calls_it_off(visit: Visit) -> None:
     assert visit.session.grid
 
 
-def test_junk_is_refused_or_told_and_changes_nothing(visit: Visit) -> None:
+def test_junk_is_refused_or_told_and_changes_nothing(visit: Participation) -> None:
     do(visit, "agree")
     do(visit, "agree", agree="yes")
     assert visit.phase == "consent" and kinds(visit) == []
@@ -145,7 +145,7 @@ def test_junk_is_refused_or_told_and_changes_nothing(visit: Visit) -> None:
     }
 
 
-def test_ratings_need_all_answers_within_their_points(visit: Visit) -> None:
+def test_ratings_need_all_answers_within_their_points(visit: Participation) -> None:
     do(visit, "agree", agree=True)
     open_first(visit)
     do(visit, "satisfied")
@@ -157,11 +157,11 @@ def test_ratings_need_all_answers_within_their_points(visit: Visit) -> None:
     assert kinds(visit).count("rating") == 2 and visit.number == 1
 
 
-def test_what_cannot_be_recorded_is_not_done(visit: Visit, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_what_cannot_be_recorded_is_not_done(visit: Participation, monkeypatch: pytest.MonkeyPatch) -> None:
     do(visit, "agree", agree=True)
     append = SqlStore.append
 
-    def fail(self: SqlStore, event: Event) -> None:
+    def fail(self: SqlStore, event: LogEvent) -> None:
         if event.kind != "error":
             raise OSError("the disk is full")
         append(self, event)
@@ -176,11 +176,11 @@ def test_what_cannot_be_recorded_is_not_done(visit: Visit, monkeypatch: pytest.M
     assert visit.phase == "rating" and kinds(visit).count("give_up") == 1
 
 
-def test_the_worker_never_waits_for_the_log(visit: Visit, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_worker_never_waits_for_the_log(visit: Participation, monkeypatch: pytest.MonkeyPatch) -> None:
     do(visit, "agree", agree=True)
     append, released = SqlStore.append, threading.Event()
 
-    def stuck(self: SqlStore, event: Event) -> None:
+    def stuck(self: SqlStore, event: LogEvent) -> None:
         if event.kind in ("queued", "compute_start", "compute_end"):
             assert released.wait(60)
         append(self, event)
@@ -193,7 +193,7 @@ def test_the_worker_never_waits_for_the_log(visit: Visit, monkeypatch: pytest.Mo
     assert kinds(visit)[-3:] == ["queued", "compute_start", "compute_end"]
 
 
-def test_after_the_end_of_the_log_nothing_is_done_and_nobody_waits(visit: Visit) -> None:
+def test_after_the_end_of_the_log_nothing_is_done_and_nobody_waits(visit: Participation) -> None:
     do(visit, "agree", agree=True)
     visit.lab.writer.close()
     before = kinds(visit)

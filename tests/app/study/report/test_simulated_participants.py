@@ -16,8 +16,16 @@ from app.study.__main__ import main
 from app.study.log.reading import read_log
 from app.study.log.store import SqlStore, closing, open_store
 from app.study.report.document import write_report
-from app.study.report.outcomes import trial_table
-from app.study.report.participants import CONDITIONS, Goal, Participant, make_study, plan, read_goals, summary
+from app.study.report.simulated_participants import (
+    CONDITIONS,
+    Goal,
+    Participant,
+    make_study,
+    plan,
+    read_goals,
+    summary,
+)
+from app.study.report.trial_table import trial_table
 from app.worker import Worker
 from checkpoints.recipe.scenes import ATTRIBUTES
 from tests.conftest import Served

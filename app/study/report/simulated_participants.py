@@ -27,12 +27,13 @@ from gradio_client.exceptions import AppError
 from PIL import Image
 from tqdm import tqdm
 
+from app.study.log.enrolment import enrol
 from app.study.log.events import (
     Body,
     ComputeEnd,
-    Event,
     GiveUp,
     Hover,
+    LogEvent,
     RatingGiven,
     Refine,
     Reroll,
@@ -43,16 +44,15 @@ from app.study.log.events import (
     TrialStart,
     code_of,
     participant_of,
-    read,
+    read_event,
 )
 from app.study.log.reading import read_log
 from app.study.log.store import Store, closing, open_store
-from app.study.page.enrolment import enrol
-from app.study.plan.definition import Analysis, Condition, Rating, Study, Task
+from app.study.plan.definition import Analysis, Condition, RatingQuestion, Study, StudyTask
 from app.study.plan.order import order_of
 from app.study.report.analysis import exclude, time_ratio
 from app.study.report.document import write_report
-from app.study.report.outcomes import trial_table
+from app.study.report.trial_table import trial_table
 from checkpoints.recipe.scenes import ATTRIBUTES, sample_scene
 from solver.evaluation.measures import faithfulness, load_judge
 
@@ -71,7 +71,7 @@ CONDITIONS = (
     Condition("consistency", "preview"),
     Condition("speculative", "preview", speculate=True),
 )
-QUALITY = Rating("quality", "Share of what was wanted that is in the picture", "none", "all", 11)
+QUALITY = RatingQuestion("quality", "Share of what was wanted that is in the picture", "none", "all", 11)
 # Prompts that name so many things are taken.
 NAMED = range(2, 5)
 MAX_UNSAID = len(ATTRIBUTES) - NAMED[-1]
@@ -146,20 +146,20 @@ class Participant:
             name = secrets.token_hex(8)
 
             def note(body: Body, name: str = name) -> None:
-                self.store.append(Event(participant, session, body, name, study=self.study.digest))
+                self.store.append(LogEvent(participant, session, body, name, study=self.study.digest))
 
             start = (turn.condition.id, turn.task, turn.position, False, False, self.study.time_cap_s)
             note(TrialStart(*start))
             self._do(turn, goals[turn.task], note)
             yield
-        self.store.append(Event(participant, session, SessionEnded(), study=self.study.digest))
+        self.store.append(LogEvent(participant, session, SessionEnded(), study=self.study.digest))
 
     def _secret(self, number: int) -> str:
         return f"{self.study.digest} {number}"
 
-    def _known(self, number: int) -> list[Event]:
+    def _known(self, number: int) -> list[LogEvent]:
         lines = self.store.lines(participant_of(code_of(self._secret(number))))
-        return [event for event, _ in map(read, lines)]
+        return [event for event, _ in map(read_event, lines)]
 
     def _do(self, turn: Turn, goal: Goal, note: Callable[[Body], None]) -> None:
         condition, seed, end = turn.condition, turn.seed, time.monotonic() + self.study.time_cap_s
@@ -270,7 +270,7 @@ def make_study(
     study = Study(
         title="Simulated participants: no person took part",
         consent="",
-        tasks=tuple(Task(name, goal.prompt) for name, goal in goals.items()),
+        tasks=tuple(StudyTask(name, goal.prompt) for name, goal in goals.items()),
         conditions=tuple(conditions),
         ratings=(QUALITY,),
         analysis=Analysis("full", "consistency", QUALITY.id, 0.5),

@@ -12,7 +12,7 @@ from app.server.settings import Settings
 from app.study.plan.definition import Study, read_study
 
 if TYPE_CHECKING:  # what writes logs is needed where there is one
-    from app.study.log.recording import Writer
+    from app.study.log.writer import Writer
 
 logger = logging.getLogger("app.study")
 
@@ -43,9 +43,9 @@ def open_page(settings: Settings, backend: Backend) -> Opened:
     study = read_study(settings.study) if settings.study else None
     where = settings.log or settings.study_log or str(data / "study.sqlite")
     try:
+        from app.study.page.conditions import check_conditions
         from app.study.page.layout import build_study_page
         from app.study.page.usage import FOOT, Usage
-        from app.study.plan.conditions import check_conditions
     except ImportError as error:
         raise ValueError(f"{NEEDS} ({error.name} is missing).") from error
     writer = _open_writer(settings, where, study)
@@ -59,8 +59,8 @@ def open_page(settings: Settings, backend: Backend) -> Opened:
 def _open_writer(settings: Settings, where: str, study: Study | None) -> "Writer":
     """The log, opened; of a study, what is older than its retention_days is deleted first."""
     from app.study.log.pictures import delete_orphans
-    from app.study.log.recording import Writer
     from app.study.log.store import Store, open_store
+    from app.study.log.writer import Writer
 
     store: Store = open_store(where)
     if settings.study_dataset:

@@ -2,9 +2,10 @@
 
 from dataclasses import dataclass
 
+from app.study.log.enrolment import Enrolled
 from app.study.log.events import (
-    Event,
     GiveUp,
+    LogEvent,
     RatingGiven,
     Satisfied,
     SessionBegan,
@@ -14,7 +15,6 @@ from app.study.log.events import (
 )
 from app.study.log.reading import clean
 from app.study.log.store import Store
-from app.study.page.enrolment import Enrolled
 from app.study.plan.definition import Study
 from app.study.plan.order import trials
 
@@ -65,6 +65,6 @@ def reached(store: Store, study: Study, secret: str) -> Reached | None:
     return Reached(who, "closing", number, trial, "satisfied", end.seed)
 
 
-def _is_rated(within: list[Event], study: Study) -> bool:
+def _is_rated(within: list[LogEvent], study: Study) -> bool:
     answered = {event.body.question for event in within if isinstance(event.body, RatingGiven)}
     return answered >= {question.id for question in study.ratings}

@@ -23,11 +23,12 @@ from app.page.handlers import Studio
 from app.page.live import Sketches
 from app.page.session import Session, Tile
 from app.study.log import events
+from app.study.log.enrolment import Enrolled, enrol
 from app.study.log.pictures import keep_picture
-from app.study.log.recording import NotRecorded, Recording, Writer, wait_for
-from app.study.page.enrolment import Enrolled, enrol
-from app.study.page.resuming import reached
-from app.study.plan.conditions import form_of
+from app.study.log.recording import RecordingBackend
+from app.study.log.resuming import reached
+from app.study.log.writer import NotRecorded, Writer, wait_for
+from app.study.page.conditions import form_of
 from app.study.plan.definition import Study
 from app.study.plan.order import Trial, trials
 
@@ -54,7 +55,7 @@ class Told(RequestError):
     """What a participant is told by one of the study's own labels."""
 
 
-class Visit:
+class Participation:
     """A participant's place in the study, and all that leads on from there; under the session's lock.
 
     phase: consent, before (a trial, for pictures can't be made yet), trial, rating, closing or thanks. trial:
@@ -75,7 +76,7 @@ class Visit:
         self._names: set[str] = set()
         self._reports = 0
         self._timer: threading.Timer | None = None
-        self._recording: Recording | None = None
+        self._recording: RecordingBackend | None = None
         self._studio: Studio | None = None
 
     @property
@@ -294,7 +295,7 @@ class Visit:
         self.session.grid = self.session.stage = self.session.refinement = None
         self.session.previews = []
         note = partial(self._note, trial=name)
-        self._recording = Recording(self.lab.backend, note, condition.speculate)
+        self._recording = RecordingBackend(self.lab.backend, note, condition.speculate)
         self._studio = Studio(self._recording, self.lab.sketches, condition.full_solver)
         self.number, self.trial, self.phase, self._began = number, name, "trial", time.monotonic()
         self._names.add(name)
@@ -332,7 +333,7 @@ class Visit:
     def _note(self, body: events.Body, at: float | None = None, trial: str | None = None) -> "Future[None]":
         assert self.who
         return self.lab.writer.post(
-            events.Event(
+            events.LogEvent(
                 self.who.participant,
                 self.who.session,
                 body,
@@ -361,39 +362,39 @@ class Visit:
         return tile
 
 
-_ACTIONS: Mapping[str, tuple[str, Callable[[Visit, Wish], None]]] = {
-    "agree": ("consent", Visit._agree),
-    "preview": ("trial", Visit._preview),
-    "reroll": ("trial", Visit._reroll),
-    "keep": ("trial", Visit._keep),
-    "point_at": ("trial", Visit._look),
-    "refine": ("trial", Visit._open),
-    "cancel": ("trial", Visit._cancel),
-    "satisfied": ("trial", Visit._satisfied),
-    "give_up": ("trial", Visit._give_up),
-    "rate": ("rating", Visit._rate),
-    "close": ("closing", Visit._close),
+_ACTIONS: Mapping[str, tuple[str, Callable[[Participation, Wish], None]]] = {
+    "agree": ("consent", Participation._agree),
+    "preview": ("trial", Participation._preview),
+    "reroll": ("trial", Participation._reroll),
+    "keep": ("trial", Participation._keep),
+    "point_at": ("trial", Participation._look),
+    "refine": ("trial", Participation._open),
+    "cancel": ("trial", Participation._cancel),
+    "satisfied": ("trial", Participation._satisfied),
+    "give_up": ("trial", Participation._give_up),
+    "rate": ("rating", Participation._rate),
+    "close": ("closing", Participation._close),
 }
 
 
-class Visits:
+class Participations:
     """All visits of a study, by the session that each happens in."""
 
     def __init__(self, lab: Lab) -> None:
         self.lab = lab
         self._lock = threading.Lock()
-        self._visits: dict[str, Visit] = {}
+        self._visits: dict[str, Participation] = {}
 
-    def of(self, session: Session) -> Visit:
+    def of(self, session: Session) -> Participation:
         """The visit of a session, which begins with its first question. Raises RequestError as `find`."""
         with self._lock:
-            visit = self._visits.setdefault(session.shelf.name, Visit(self.lab, session))
+            visit = self._visits.setdefault(session.shelf.name, Participation(self.lab, session))
             visit.session = session
         visit.find()
         return visit
 
 
-def questions_of(visit: Visit) -> list[Any]:
+def questions_of(visit: Participation) -> list[Any]:
     """The closing questions for this participant: for free text only where they agreed that it is kept."""
     keeps = visit.who is not None and visit.who.free_text
     return [question for question in visit.lab.study.closing if question.choices or keeps]

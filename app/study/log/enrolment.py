@@ -5,7 +5,7 @@ import time
 from dataclasses import dataclass
 
 from app.study.log import events
-from app.study.log.events import Event, SessionBegan
+from app.study.log.events import LogEvent, SessionBegan
 from app.study.log.store import Store
 from app.study.plan.definition import Study
 from app.study.plan.order import next_place, order_of
@@ -42,8 +42,8 @@ def enrol(
     code, session = events.code_of(secret or secrets.token_hex(32)), secrets.token_hex(8)
     participant = events.participant_of(code)
 
-    def choose(lines: list[str]) -> Event:
-        known = [event for event, _ in map(events.read, lines) if event.study == study.digest]
+    def choose(lines: list[str]) -> LogEvent:
+        known = [event for event, _ in map(events.read_event, lines) if event.study == study.digest]
         finished = {event.session for event in known if event.kind == "session_end"}
         taken = [
             event.body.place
@@ -54,7 +54,7 @@ def enrol(
         place = next_place(study, taken)
         order = [each.id for each in order_of(study, place)]
         body = SessionBegan(place, order, study.digest, free_text, simulated)
-        return Event(participant, session, body, study=study.digest, utc=now)
+        return LogEvent(participant, session, body, study=study.digest, utc=now)
 
     body = store.join(choose).body
     assert isinstance(body, SessionBegan)
