@@ -25,10 +25,9 @@ from app.jobs.job import (
     Record,
     RequestError,
     Step,
-    Variation,
-    check_number,
 )
-from app.jobs.seeds import following_seeds, fresh_seeds
+from app.jobs.request import build_jobs, refinement_of, reseeded, variations_of
+from app.jobs.seeds import fresh_seeds
 from app.page.form import check_size, from_link, from_record
 from app.page.likeness import compare
 from app.page.live import Sketches
@@ -90,31 +89,25 @@ def preview(studio: Studio, session: Session, form: Form, strength: object = Non
 
     strength: of the picture that the session starts from, if it has changed.
     """
-    count = int(check_number("count", form.count))
-    if form.random_seeds:
-        seeds = fresh_seeds(count)
-    else:
-        seeds = following_seeds(int(check_number("seed", form.seed)), count)
     facts = studio.backend.facts
     width, height = check_size(form.size, facts)
-    start = session.start
-    if start and (facts.edits or strength is not None):
-        start = replace(start, strength=1.0 if facts.edits else check_number("strength", strength))
-    first = Job(
-        kind="preview",
+    jobs = build_jobs(
+        "preview",
+        facts,
         prompt=form.prompt,
         negative_prompt=form.negative_prompt,
-        seed=seeds[0],
-        steps=int(check_number("steps", form.steps)),
+        count=form.count,
+        seed=None if form.random_seeds else form.seed,
+        steps=form.steps,
         guidance=form.guidance,
         solver=form.solver,
-        model=facts.name,
         width=width,
         height=height,
+        start=session.start,
+        strength=strength,
         owner=session.owner,
-        start=start,
     )
-    jobs = [replace(first, seed=seed) for seed in seeds]
+    start = jobs[0].start
     with session.lock:
         if session.grid and session.grid.busy and session.grid.asks_the_same(jobs):
             raise RequestError("These previews are already on their way.")
@@ -152,10 +145,7 @@ def vary(studio: Studio, session: Session, wish: Wish, full_steps: float) -> Non
             raise RequestError(
                 f"This is a variation already. Refine it, or vary the one it came from, #{tile.job.seed}."
             )
-        near = [
-            Tile(replace(tile.job, variation=Variation(seed, VARIATION_AMOUNT)))
-            for seed in fresh_seeds(VARIATIONS, taken=[tile.job.seed])
-        ]
+        near = [Tile(job) for job in variations_of(tile.job, VARIATIONS, VARIATION_AMOUNT)]
         _paint(studio, session, [replace(tile, kept=False), *near], full_steps)
 
 
@@ -173,7 +163,7 @@ def refine(studio: Studio, session: Session, wish: Wish, full_steps: float) -> N
     """Refine the preview of wish["seed"] from its own noise, onto the stage."""
     with session.lock:
         tile = _tile_of(session, wish)
-        job = _refinement(studio, tile, full_steps)
+        job = refinement_of(tile.job, full_steps, studio.final_solver)
         if session.grid and all(entry.id != session.grid.id for entry in session.shelf.entries):
             _record(session, session.grid)  # it was deleted, and yet somebody wants it, with its final
         if session.refinement and not session.refinement.ended:
@@ -265,13 +255,6 @@ def wanted_of(session: Session, wish: Wish) -> dict[str, Any]:
     return from_record(Record(tile.job, tile.revision, 0, 0))
 
 
-def reseeded(job: Job, seed: int) -> Job:
-    """The job with another seed; of a variation, with another seed that it is turned to."""
-    if job.variation:
-        return replace(job, variation=replace(job.variation, seed=seed))
-    return replace(job, seed=seed)
-
-
 def _grid_of(session: Session, wish: Wish) -> Grid:
     if session.grid is None or wish.get("grid") != session.grid.id:
         raise RequestError("These previews have been replaced. Please pick from those that you see now.")
@@ -283,11 +266,6 @@ def _tile_of(session: Session, wish: Wish) -> Tile:
     if tile is None or not tile.name:
         raise RequestError("That preview is not there. Pick one that you see.")
     return tile
-
-
-def _refinement(studio: Studio, tile: Tile, full_steps: float) -> Job:
-    steps = int(check_number("steps", full_steps))
-    return replace(tile.job, kind="refine", steps=steps, solver=studio.final_solver)
 
 
 def _record(session: Session, grid: Grid) -> None:
@@ -303,7 +281,7 @@ def _record(session: Session, grid: Grid) -> None:
 
 def _paint(studio: Studio, session: Session, tiles: list[Tile], full_steps: float) -> None:
     """Show `tiles` as the session's grid, and have the pictures made that are missing."""
-    refinements = [_refinement(studio, tile, full_steps) for tile in tiles]
+    refinements = [refinement_of(tile.job, full_steps, studio.final_solver) for tile in tiles]
     missing = [tile for tile in tiles if not tile.name]
     handles = studio.backend.submit_all([tile.job for tile in missing])
     for handle in session.previews:

@@ -5,7 +5,6 @@ import shutil
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -15,8 +14,8 @@ from gradio import FileData
 from app.backends.base import Backend
 from app.disk import cannot_keep
 from app.jobs.handle import merge
-from app.jobs.job import Done, Failed, Job, RequestError, Start, check_number
-from app.jobs.seeds import following_seeds, fresh_seeds
+from app.jobs.job import Done, Failed, Job, RequestError, Start
+from app.jobs.request import build_jobs
 from app.jobs.uploads import start_from
 from app.page.gradio_internals import get_upload_folder
 
@@ -57,12 +56,23 @@ def add_endpoints(worker: Backend, pictures: Path) -> None:
             height: in pixels; 0 is the model's own
         """
         with _errors_in_words():
-            seeds = _seeds(seed, int(check_number("count", count)))
-            start = _start(worker, picture, strength)
-            words = (prompt, negative_prompt, guidance)
-            shared = _shared(worker, words, start, width, height, request)
-            first = Job(kind="preview", seed=seeds[0], steps=steps, solver=solver, **shared)
-            return _make(worker, [replace(first, seed=seed) for seed in seeds], pictures)
+            jobs = build_jobs(
+                "preview",
+                worker.facts,
+                prompt=prompt,
+                negative_prompt=negative_prompt,
+                count=count,
+                steps=steps,
+                guidance=guidance,
+                seed=seed,
+                solver=solver,
+                width=width,
+                height=height,
+                start=_start(picture),
+                strength=strength,
+                owner=_owner(request),
+            )
+            return _make(worker, jobs, pictures)
 
     def refine(
         prompt: str,
@@ -92,11 +102,22 @@ def add_endpoints(worker: Backend, pictures: Path) -> None:
             height: in pixels; 0 is the model's own
         """
         with _errors_in_words():
-            start = _start(worker, picture, strength)
-            words = (prompt, negative_prompt, guidance)
-            shared = _shared(worker, words, start, width, height, request)
-            job = Job(kind="refine", seed=_seeds(seed, 1)[0], steps=steps, solver=solver, **shared)
-            files, records = _make(worker, [job], pictures)
+            jobs = build_jobs(
+                "refine",
+                worker.facts,
+                prompt=prompt,
+                negative_prompt=negative_prompt,
+                steps=steps,
+                guidance=guidance,
+                seed=seed,
+                solver=solver,
+                width=width,
+                height=height,
+                start=_start(picture),
+                strength=strength,
+                owner=_owner(request),
+            )
+            files, records = _make(worker, jobs, pictures)
             return files[0], records[0]
 
     def cancel(request: gr.Request) -> None:
@@ -119,35 +140,8 @@ def _errors_in_words() -> Iterator[None]:
         raise gr.Error(str(error), print_exception=False) from error
 
 
-def _shared(
-    worker: Backend,
-    words: tuple[str, str, float],
-    start: Start | None,
-    width: int,
-    height: int,
-    request: gr.Request | None,
-) -> dict[str, Any]:
-    """What all jobs of a request have in common, as arguments of `Job`; `words` are the prompt, the negative
-    prompt and the guidance scale."""
-    facts = worker.facts
-    prompt, negative_prompt, guidance = words
-    return {
-        "prompt": prompt,
-        "negative_prompt": negative_prompt,
-        "guidance": guidance,
-        "model": facts.name,
-        "width": width or facts.width,
-        "height": height or facts.height,
-        "owner": _owner(request),
-        "start": start,
-    }
-
-
-def _start(worker: Backend, picture: Any, strength: float) -> Start | None:
-    """The picture to start from, as the page has it: with a model that edits its strength is always 1."""
-    if not picture:
-        return None
-    return start_from(_content(picture), 1.0 if worker.facts.edits else strength)
+def _start(picture: Any) -> Start | None:
+    return start_from(_content(picture)) if picture else None
 
 
 def _content(picture: Any) -> bytes:
@@ -165,12 +159,6 @@ def _content(picture: Any) -> bytes:
 def _owner(request: gr.Request | None) -> str:
     """Whoever asks, by a name that no browser's shelf has."""
     return f"program-{request.session_hash}" if request else ""
-
-
-def _seeds(seed: object, count: int) -> list[int]:
-    if seed == -1:
-        return fresh_seeds(count)
-    return following_seeds(int(check_number("seed", seed)), count)
 
 
 def _make(worker: Backend, jobs: Sequence[Job], pictures: Path) -> tuple[list[Any], list[dict[str, Any]]]:

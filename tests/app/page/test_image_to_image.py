@@ -12,6 +12,7 @@ import torch
 from PIL import Image
 
 from app.jobs.job import Done, Job, Start, Variation
+from app.jobs.request import build_jobs
 from app.models import ImageModel, load
 from app.server import api
 from app.worker import Worker
@@ -123,9 +124,18 @@ def test_programs_are_told_of_a_strength_where_there_is_one(
     family: ImageModel, families_worker: Worker, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(api, "_content", lambda _: png())
-    start = api._start(families_worker, "a file", 0.3)
-    assert start and start.strength == (1 if family.facts.edits else 0.3)
-    _, (record,) = api._make(families_worker, [make_job(family, start=start)], tmp_path)
+    jobs = build_jobs(
+        "preview",
+        family.facts,
+        prompt="a lake",
+        steps=4,
+        guidance=1,
+        solver=make_job(family).solver,
+        start=api._start("a file"),
+        strength=0.3,
+    )
+    assert [job.start and job.start.strength for job in jobs] == [1 if family.facts.edits else 0.3]
+    _, (record,) = api._make(families_worker, jobs, tmp_path)
     assert record["strength"] == (None if family.facts.edits else 0.3)
 
 

@@ -1,0 +1,97 @@
+"""Build jobs from the plain values of a request: the one way for the page and for programs."""
+
+from dataclasses import replace
+from typing import Protocol
+
+from app.jobs.job import Job, Kind, Start, Variation, check_number
+from app.jobs.seeds import following_seeds, fresh_seeds
+
+# Asks for fresh seeds, as None does.
+FRESH = -1
+
+
+class Defaults(Protocol):
+    """The part of `app.models.ModelFacts` that fills what a request leaves open."""
+
+    @property
+    def name(self) -> str: ...
+    @property
+    def width(self) -> int: ...
+    @property
+    def height(self) -> int: ...
+    @property
+    def edits(self) -> bool: ...
+
+
+def build_jobs(
+    kind: Kind,
+    model: Defaults,
+    *,
+    prompt: str,
+    steps: float,
+    guidance: float,
+    solver: str,
+    negative_prompt: str = "",
+    count: float = 1,
+    seed: float | None = None,
+    width: int = 0,
+    height: int = 0,
+    start: Start | None = None,
+    strength: object = None,
+    owner: str = "",
+) -> list[Job]:
+    """Make one job for each of `count` consecutive seeds.
+
+    Args:
+        seed: of the first job; None or FRESH draws different fresh ones.
+        width, height: in pixels; 0 is the model's own.
+        strength: in place of that of `start`. A model that edits has no use for it: there it is always 1.
+
+    Raises:
+        RequestError: a value is of the wrong type or out of range.
+    """
+    count = int(check_number("count", count))
+    if seed in (None, FRESH):
+        seeds = fresh_seeds(count)
+    else:
+        seeds = following_seeds(int(check_number("seed", seed)), count)
+    if start and model.edits:
+        start = replace(start, strength=1.0)
+    elif start and strength is not None:
+        start = replace(start, strength=check_number("strength", strength))
+    first = Job(
+        kind=kind,
+        prompt=prompt,
+        negative_prompt=negative_prompt,
+        seed=seeds[0],
+        steps=steps,  # type: ignore[arg-type]  # checked and made whole by Job
+        guidance=guidance,
+        solver=solver,
+        model=model.name,
+        width=width or model.width,
+        height=height or model.height,
+        owner=owner,
+        start=start,
+    )
+    return [replace(first, seed=seed) for seed in seeds]
+
+
+def refinement_of(preview: Job, steps: float, solver: str) -> Job:
+    """The refinement of a preview: the same noise, with another solver and more steps.
+
+    Raises RequestError where `steps` is out of range.
+    """
+    return replace(preview, kind="refine", steps=int(check_number("steps", steps)), solver=solver)
+
+
+def reseeded(job: Job, seed: int) -> Job:
+    """The job with another seed; for a variation, the seed that its noise is turned towards."""
+    if job.variation:
+        return replace(job, variation=replace(job.variation, seed=seed))
+    return replace(job, seed=seed)
+
+
+def variations_of(job: Job, count: int, amount: float) -> list[Job]:
+    """Variations of the job towards `count` fresh seeds, each turned by `amount`, 0 to 1."""
+    seeds = fresh_seeds(count, taken=[job.seed])
+    return [replace(job, variation=Variation(seed, amount)) for seed in seeds]
