@@ -10,7 +10,7 @@ from app.catalogue import is_local
 from app.server import auth
 from app.server.logs import start_logging
 from app.server.settings import Settings, describe, read
-from app.study.plan.definition import read_study
+from app.study.plan import read_study
 
 
 def prepare_environment(

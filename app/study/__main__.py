@@ -16,9 +16,9 @@ from typing import Any
 from tqdm import tqdm
 
 from app.study.log.store import StoreError, append_all, open_store
-from app.study.plan.definition import EXAMPLE, StudyError, read_study
 from app.study.plan.labels import LABELS
 from app.study.plan.order import trials
+from app.study.plan.study_file import EXAMPLE, StudyError, read_study
 
 
 class CommandError(ValueError):

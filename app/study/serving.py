@@ -9,7 +9,8 @@ from app.backends.base import Backend
 from app.page.layout import Page
 from app.server.service import build_app
 from app.server.settings import Settings
-from app.study.plan.definition import Study, read_study
+from app.study.plan.definition import Study
+from app.study.plan.study_file import read_study
 
 if TYPE_CHECKING:  # what writes logs is needed where there is one
     from app.study.log.writer import Writer

@@ -27,7 +27,8 @@ from app.study.log.reading import read_log
 from app.study.log.store import open_store
 from app.study.log.writer import Writer
 from app.study.page.layout import build_study_page
-from app.study.plan.definition import Study, read_study
+from app.study.plan.definition import Study
+from app.study.plan.study_file import read_study
 from app.study.report.trial_table import trial_table
 from tests.app.study.conftest import TEXT
 from tests.browser.conftest import PATIENCE_MS

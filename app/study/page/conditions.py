@@ -3,7 +3,8 @@
 from app.backends.base import Backend
 from app.jobs.job import Job, RequestError
 from app.page.handlers import Form
-from app.study.plan.definition import Condition, Study, StudyError
+from app.study.plan.definition import Condition, Study
+from app.study.plan.study_file import StudyError
 
 
 def form_of(condition: Condition, prompt: str, backend: Backend) -> Form:

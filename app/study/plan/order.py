@@ -1,4 +1,4 @@
-"""Who does what in which order: balanced Latin squares, with the tasks rotated over the conditions."""
+"""Draw the order of a study: balanced Latin squares of conditions, with the tasks rotated over them."""
 
 import random
 from collections import Counter
@@ -10,7 +10,11 @@ from app.study.plan.definition import Condition, Study, StudyTask
 
 @dataclass(frozen=True)
 class Trial:
-    """One picture to make; position counts from 0, and the practice trial is before it, at −1."""
+    """One picture to make.
+
+    Attributes:
+        position: counts from 0; the practice trial comes before it, at −1.
+    """
 
     condition: Condition
     task: StudyTask
@@ -22,8 +26,10 @@ class Trial:
 
 
 def williams(conditions: int) -> list[list[int]]:
-    """Orders of `conditions` numbers in which each stands at each place, and comes right before each other,
-    equally often: one square for an even number, the square and its mirror for an odd one.
+    """Return orders of `conditions` numbers, balanced for position and for what comes right before.
+
+    Each number stands at each position equally often, and right before each other number equally often. An
+    even count takes one square, an odd one the square and its mirror image.
 
     Williams (1949), Australian Journal of Scientific Research A 2, 149.
     """
@@ -39,25 +45,26 @@ def williams(conditions: int) -> list[list[int]]:
     return square + [row[::-1] for row in square] if conditions % 2 else square
 
 
-def places(study: Study) -> int:
-    """How many different plans there are: so many participants make the design complete."""
+def count_places(study: Study) -> int:
+    """Return how many different plans there are: with that many participants the design is complete."""
     return len(williams(len(study.conditions))) * len(study.conditions)
 
 
 def order_of(study: Study, place: int) -> list[Condition]:
-    """The conditions in the order in which the participant at `place`, from 0, meets them."""
+    """Return the conditions in the order in which the participant at `place`, from 0, meets them."""
     orders = williams(len(study.conditions))
-    return [study.conditions[number] for number in orders[place % places(study) % len(orders)]]
+    return [study.conditions[number] for number in orders[place % count_places(study) % len(orders)]]
 
 
 def trials(study: Study, place: int) -> list[Trial]:
-    """The trials of the participant at `place`, from 0, in their order, practice first.
+    """Return the trials of the participant at `place`, from 0, in their order, practice first.
 
-    Every condition comes as a block, in a row of the square; its tasks are those of one of as many groups of
-    tasks as there are conditions. Over all places each task meets each condition equally often. Within a
-    block the order of tasks is drawn, the same draw for the same place. Practice is in the first condition.
+    The conditions come in blocks, in the order of a row of the square. The tasks are split into as many
+    groups as there are conditions, and each block has one group; over all places, each task meets each
+    condition equally often. The order of tasks within a block is random, with the place as the seed. The
+    practice trial uses the first condition.
     """
-    place %= places(study)
+    place %= count_places(study)
     shift, conditions = place // len(williams(len(study.conditions))), len(study.conditions)
     planned: list[tuple[Condition, StudyTask]] = []
     for condition in order_of(study, place):
@@ -71,10 +78,11 @@ def trials(study: Study, place: int) -> list[Trial]:
 
 
 def next_place(study: Study, taken: Iterable[int]) -> int:
-    """The place that the fewest hold; of several, the first.
+    """Return the place that the fewest participants hold; the first of several.
 
-    taken: the places of all who have finished or are still at it. Who has dropped out is not among them, and
-    so their place is given away again.
+    Args:
+        taken: the places of all participants who have finished or still take part. Those who dropped out are
+            left out, so that their places are given to others.
     """
-    held = Counter(place % places(study) for place in taken)
-    return min(range(places(study)), key=lambda place: (held[place], place))
+    held = Counter(place % count_places(study) for place in taken)
+    return min(range(count_places(study)), key=lambda place: (held[place], place))

@@ -1,21 +1,23 @@
-"""A TOML file with all of its errors of syntax at once, and the lines of what is in it."""
+"""Read TOML with all of its syntax errors at once, and with the line of each key."""
 
 import re
 import tomllib
 from collections.abc import Collection, Mapping
 from typing import Any
 
-# A file with more errors of syntax than this is something else.
+# A file with more syntax errors than this is not TOML at all.
 MAX_REPAIRS = 10
 KEY = re.compile(r"\s*[\"']?([\w-]+)[\"']?\s*=")
 HEADER = re.compile(r"\s*(\[\[?)\s*([\w.-]+)\s*\]")
 
 
 def parse(text: str, lists: Collection[str]) -> tuple[dict[str, Any] | None, list[tuple[int, str]]]:
-    """The file's values and its errors of syntax, by line; no values where it can't be read beyond them.
+    """Return the file's values, or None if it can't be repaired, and its syntax errors with their lines.
 
-    A line that is no TOML is left out, so that what is wrong elsewhere can be told too; one that was to begin
-    a table begins it. lists: the names of tables that are there several times.
+    A wrong line is left out, so that errors elsewhere are found too; a broken header still begins its table.
+
+    Args:
+        lists: the names of tables that may be there several times.
     """
     lines = text.split("\n")
     faults: list[tuple[int, str]] = []
@@ -25,16 +27,16 @@ def parse(text: str, lists: Collection[str]) -> tuple[dict[str, Any] | None, lis
         except tomllib.TOMLDecodeError as error:
             place = re.search(r"at line (\d+)", str(error))
             line = int(place[1]) if place else len(lines)
-            words = re.sub(r" \(at .*\)", "", str(error))
+            reason = re.sub(r" \(at .*\)", "", str(error))
             if line not in dict(faults):
-                faults.append((line, f"this is not TOML ({words})."))
+                faults.append((line, f"this is not valid TOML ({reason})."))
             if not lines[line - 1].strip():
                 break
-            lines[line - 1] = _repaired(lines[line - 1], lists)
+            lines[line - 1] = _repair(lines[line - 1], lists)
     return None, faults[:1]
 
 
-def _repaired(line: str, lists: Collection[str]) -> str:
+def _repair(line: str, lists: Collection[str]) -> str:
     header = re.match(r"\s*\[+\s*([\w-]+)", line)
     if not header:
         return ""
@@ -42,8 +44,14 @@ def _repaired(line: str, lists: Collection[str]) -> str:
     return "" if repaired == line else repaired
 
 
+def key_of(line: str) -> str:
+    """Return the key that a line sets, or "" if it sets none."""
+    key = KEY.match(line)
+    return key[1] if key else ""
+
+
 def lines_of(text: str) -> dict[str, int]:
-    """The line of every table and key, by a path such as `conditions.1.steps`."""
+    """Return the line of every table and key, by a path such as `conditions.1.steps`."""
     found: dict[str, int] = {"": 1}
     counts: dict[str, int] = {}
     prefix, inside = "", ""
@@ -58,8 +66,8 @@ def lines_of(text: str) -> dict[str, int]:
                 found.setdefault(prefix, number)
                 prefix = f"{prefix}.{counts[prefix]}"
             found.setdefault(prefix, number)
-        elif key := KEY.match(line):
-            found.setdefault(f"{prefix}.{key[1]}".lstrip("."), number)
+        elif key := key_of(line):
+            found.setdefault(f"{prefix}.{key}".lstrip("."), number)
         for quotes in ('"""', "'''"):
             if line.count(quotes) == 1:
                 inside = quotes
@@ -67,7 +75,7 @@ def lines_of(text: str) -> dict[str, int]:
 
 
 def line_of(where: str, lines: Mapping[str, int]) -> int:
-    """The line of a path, or of what it is in."""
+    """Return the line of a path, or of the nearest table around it."""
     while where not in lines:
         where = where.rpartition(".")[0]
     return lines[where]

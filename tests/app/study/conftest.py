@@ -4,7 +4,8 @@ from pathlib import Path
 
 import pytest
 
-from app.study.plan.definition import Study, read_study
+from app.study.plan.definition import Study
+from app.study.plan.study_file import read_study
 
 TEXT = """
 title = "Small"

@@ -18,7 +18,7 @@ from app.study.log import events
 from app.study.log.enrolment import enrol
 from app.study.log.store import SqlStore, StoreError, open_store
 from app.study.plan.definition import Study
-from app.study.plan.order import places
+from app.study.plan.order import count_places
 from tests.app.study.log.postgres import postgres
 
 ROOT = Path(__file__).parents[4]
@@ -34,7 +34,7 @@ for number in range(int(sys.argv[2])):
 JOINER = """
 import sys
 from pathlib import Path
-from app.study.plan.definition import read_study
+from app.study.plan.study_file import read_study
 from app.study.log.enrolment import enrol
 from app.study.log.store import open_store
 store = open_store(sys.argv[1])
@@ -101,16 +101,16 @@ def test_two_processes_write_and_a_killed_one_loses_at_most_the_event_in_flight(
 def test_places_are_given_once_to_processes_that_join_together(
     log: str, store: SqlStore, study: Study, study_file: Path
 ) -> None:
-    each = 2 * places(study)
+    each = 2 * count_places(study)
     joining = [start(JOINER, log, str(study_file), str(each)) for _ in range(2)]
     assert [process.wait() for process in joining] == [0, 0]
     held = Counter(events.read_event(line)[0].body.place for line in store.lines())  # type: ignore[attr-defined]
-    assert set(held.values()) == {4} and len(held) == places(study)
+    assert set(held.values()) == {4} and len(held) == count_places(study)
 
 
 def test_threads_join_together(store: SqlStore, study: Study) -> None:
     with ThreadPoolExecutor(8) as pool:
-        joined = list(pool.map(lambda _: enrol(store, study), range(2 * places(study))))
+        joined = list(pool.map(lambda _: enrol(store, study), range(2 * count_places(study))))
     assert set(Counter(each.place for each in joined).values()) == {2}
     assert len({each.participant for each in joined}) == len({each.session for each in joined}) == len(joined)
 
@@ -118,14 +118,14 @@ def test_threads_join_together(store: SqlStore, study: Study) -> None:
 def test_who_drops_out_gives_their_place_away(store: SqlStore, study: Study) -> None:
     first = enrol(store, study, now=1_000_000.0)
     assert enrol(store, study, now=1_000_010.0).place != first.place
-    later = [enrol(store, study, now=1_900_000.0).place for _ in range(places(study))]
-    assert first.place in later and len(set(later)) == places(study)
+    later = [enrol(store, study, now=1_900_000.0).place for _ in range(count_places(study))]
+    assert first.place in later and len(set(later)) == count_places(study)
 
 
 def test_who_has_finished_keeps_their_place(store: SqlStore, study: Study) -> None:
     first = enrol(store, study, now=1_000_000.0)
     store.append(events.LogEvent(first.participant, first.session, events.SessionEnded(), study=study.digest))
-    later = [enrol(store, study, now=1_900_000.0).place for _ in range(places(study) - 1)]
+    later = [enrol(store, study, now=1_900_000.0).place for _ in range(count_places(study) - 1)]
     assert first.place not in later
 
 

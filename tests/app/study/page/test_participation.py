@@ -19,7 +19,8 @@ from app.study.log.store import SqlStore, open_store
 from app.study.log.writer import Writer
 from app.study.page.conditions import check_conditions
 from app.study.page.participation import Lab, Participation, Participations
-from app.study.plan.definition import Study, StudyError
+from app.study.plan.definition import Study
+from app.study.plan.study_file import StudyError
 from app.study.report.trial_table import trial_table
 from app.worker import Worker
 

@@ -7,7 +7,7 @@ from itertools import pairwise, permutations
 import pytest
 
 from app.study.plan.definition import Study
-from app.study.plan.order import next_place, places, trials, williams
+from app.study.plan.order import count_places, next_place, trials, williams
 
 
 def with_conditions(study: Study, count: int, tasks_each: int) -> Study:
@@ -37,7 +37,7 @@ def test_the_square_of_four_is_bradleys() -> None:
 @pytest.mark.parametrize("tasks_each", [1, 2])
 def test_each_task_meets_each_condition_equally_often(study: Study, count: int, tasks_each: int) -> None:
     study = with_conditions(study, count, tasks_each)
-    plans = [trials(study, place)[1:] for place in range(places(study))]
+    plans = [trials(study, place)[1:] for place in range(count_places(study))]
     met = Counter((each.condition.id, each.task.id) for plan in plans for each in plan)
     assert len(met) == count * len(study.tasks) and len(set(met.values())) == 1
     before = Counter(
@@ -52,14 +52,14 @@ def test_each_task_meets_each_condition_equally_often(study: Study, count: int, 
 def test_a_place_always_means_the_same_and_practice_comes_first(study: Study) -> None:
     study = with_conditions(study, 3, 3)
     planned = trials(study, 4)
-    assert planned == trials(study, 4) == trials(study, 4 + places(study))
+    assert planned == trials(study, 4) == trials(study, 4 + count_places(study))
     assert [each.position for each in planned] == list(range(-1, 9))
     assert planned[0].practice and not planned[1].practice
     assert not trials(replace(study, practice=""), 4)[0].practice
 
 
 def test_places_fill_up_evenly_and_are_given_away_again(study: Study) -> None:
-    count = places(study)
+    count = count_places(study)
     taken: list[int] = []
     for _ in range(2 * count):
         taken.append(next_place(study, taken))

@@ -16,7 +16,8 @@ from app.study.log.enrolment import enrol
 from app.study.log.events import LogEvent
 from app.study.log.reading import clean
 from app.study.log.store import open_store
-from app.study.plan.definition import EXAMPLE, Study, read_study
+from app.study.plan.definition import Study
+from app.study.plan.study_file import EXAMPLE, read_study
 from app.study.report import analysis
 from app.study.report import document as report
 from app.study.report.analysis import holm, mean_interval, rank_biserial, time_ratio

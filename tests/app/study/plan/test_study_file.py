@@ -4,8 +4,8 @@ from pathlib import Path
 
 import pytest
 
-from app.study.plan.definition import EXAMPLE, StudyError, read_study
-from app.study.plan.labels import LABELS, faults_of
+from app.study.plan.labels import LABELS, check_places
+from app.study.plan.study_file import EXAMPLE, StudyError, read_study
 
 
 def faults(tmp_path: Path, text: str) -> dict[int, str]:
@@ -63,7 +63,7 @@ def test_all_faults_are_told_at_once_with_their_lines(tmp_path: Path) -> None:
     assert "from 1 to 3650" in said[1]
     assert "twice" in said[2]
     assert "a whole number" in said[3] and "'one'" in said[3]
-    assert "did you mean 'dpm++2m'?" in said[4]
+    assert "Did you mean 'dpm++2m'?" in said[4]
     assert "from 2 to 11" in said[5]
     assert "Did you mean 'full'?" in said[6]
 
@@ -90,14 +90,18 @@ def test_a_string_that_never_ends_is_one_fault(tmp_path: Path) -> None:
     ("old", "new", "words"),
     [
         ('goal = "A picture to calm somebody down."', "", "either a prompt or a goal"),
-        ('[[tasks]]\nid = "book"\ngoal = "A picture for the cover of an adventure book."\n', "", "share out"),
+        (
+            '[[tasks]]\nid = "book"\ngoal = "A picture for the cover of an adventure book."\n',
+            "",
+            "shared out",
+        ),
         ('id = "one"\nmode = "full"', 'id = "one"\nmode = "full"\nsteps = 4', "full_steps"),
         ('treatment = "consistency"', 'treatment = "full"', "with itself"),
         ("give_up_after_s = 20", "give_up_after_s = 200", "time cap"),
         ('id = "snow"', 'id = "Snow and Ice"', "small letters"),
         ('quality = "satisfaction"\n', "", "'analysis.quality' is missing"),
         ("keep_pictures = false", "keep_pictures = 0", "true or false"),
-        ('choices = ["never before", ', 'choices = [3, "never before", ', "list of text"),
+        ('choices = ["never before", ', 'choices = [3, "never before", ', "must be text"),
         ('choices = ["never before", ', 'choices = ["every day", ', "twice among the choices"),
         ("margin = 0.5", "margin = 6", "less than 6"),
     ],
@@ -133,7 +137,7 @@ def test_words_of_ones_own_stand_in_place_of_the_studys(tmp_path: Path) -> None:
 def test_all_languages_have_the_same_words_with_the_same_places() -> None:
     for words in LABELS.values():
         assert words.keys() == LABELS["en"].keys()
-        assert not list(faults_of("en", words))
+        assert check_places(words) == {}
 
 
 def test_another_language_needs_all_words(tmp_path: Path) -> None:
