@@ -6,15 +6,14 @@ from typing import Protocol
 from app.jobs.handle import Handle
 from app.jobs.job import Job
 from app.models import ModelFacts
-from app.worker.scheduling import Policy
 
 
 class Backend(Protocol):
     """Makes pictures: `app.worker.Worker` in this process, or one of app/backends elsewhere."""
 
     @property
-    def policy(self) -> Policy:
-        """Who goes first in its queue."""
+    def speculates(self) -> bool:
+        """Whether it takes speculative jobs."""
         ...
 
     @property

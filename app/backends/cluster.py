@@ -9,7 +9,7 @@ from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
-from app.catalogue import is_local, name_of, row_of
+from app.catalogue import entry_for, is_local, name_of
 from app.models import Choice, ModelError
 from app.models.opening import find_chosen
 from app.models.preview_decoder import AUTO, OFF
@@ -24,7 +24,7 @@ except ImportError as error:
         f"Ray Serve can't be imported ({error}). Install it: pip install -r requirements-ray.txt"
     ) from error
 
-from app.backends.replica import Settings, application
+from app.backends.replica import ReplicaSettings, application
 from app.backends.replicas import Replicas, first_line
 
 # The application's name within Serve.
@@ -126,7 +126,7 @@ def _deploy(choice: Choice, replicas: int | None) -> DeploymentHandle:
     if is_local(choice.model):
         # Says here and now what replicas would find out in a minute; theirs are not where we are.
         found = find_chosen(choice)
-        choice = choice if row_of(choice.model) else replace(choice, model=str(found.path.resolve()))
+        choice = choice if entry_for(choice.model) else replace(choice, model=str(found.path.resolve()))
     solver, configs = (path and path.resolve() for path in (choice.solver, choice.configs))
     decoder = choice.preview_decoder
     decoder = decoder if decoder in (AUTO, OFF) else str(Path(decoder).expanduser().resolve())
@@ -136,7 +136,7 @@ def _deploy(choice: Choice, replicas: int | None) -> DeploymentHandle:
     replicas = replicas or gpus or 1
     if gpus and replicas > gpus:
         raise ModelError(f"{replicas} replicas need a GPU each, and there are {gpus}. Lower --replicas.")
-    settings = Settings(
+    settings = ReplicaSettings(
         **asdict(choice),
         fewest=replicas,
         most=replicas,

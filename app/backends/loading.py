@@ -7,7 +7,6 @@ from app.backends.base import Backend
 from app.jobs.handle import Handle
 from app.jobs.job import Busy, Job
 from app.models import ModelFacts
-from app.worker.scheduling import POLICIES, Policy
 
 LOADING = "The model is still loading. Type what you would like to see; it can be made in a moment."
 
@@ -35,8 +34,8 @@ class Loading:
         return self._backend
 
     @property
-    def policy(self) -> Policy:
-        return self._backend.policy if self._backend else POLICIES["step-priority"]
+    def speculates(self) -> bool:
+        return self._backend is not None and self._backend.speculates
 
     @property
     def facts(self) -> ModelFacts:

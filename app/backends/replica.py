@@ -21,11 +21,9 @@ from app.jobs.handle import Handle, merge
 from app.jobs.job import Event, Job, RequestError
 from app.models import Choice, ModelFacts, open_model
 from app.worker.loop import MAX_PICTURES, Worker
-from app.worker.scheduling import POLICIES
 
 T = TypeVar("T")
 
-POLICY = POLICIES["speculative"]
 # The worker orders everything and refuses what is too much, so Serve is to hold nothing back before it does.
 MAX_REQUESTS = 2 * MAX_PICTURES
 HEALTH_CHECK_PERIOD_S = 5.0
@@ -45,7 +43,7 @@ Action = Literal["cancel", "promote", "favour"]
 Said = None | RequestError | tuple[str, Event]
 
 
-class Settings(BaseModel, extra="forbid"):
+class ReplicaSettings(BaseModel, extra="forbid"):
     """How many replicas of what.
 
     model to preview_decoder: as `python app.py` takes them, see `Choice`. fewest, most: the number of
@@ -84,7 +82,7 @@ class Replica:
     """A worker with its model, in a process that Ray Serve starts, watches and restarts."""
 
     def __init__(self, choice: Choice) -> None:
-        self._worker = Worker(open_model(choice), POLICY)
+        self._worker = Worker(open_model(choice))
         self._handles: dict[str, tuple[str, Handle]] = {}  # by the jobs' keys, with whose they are
         self._heard: dict[str, float] = {}  # when each page last was
 
@@ -142,7 +140,7 @@ class Replica:
                 handle.cancel()
 
 
-def application(settings: Settings) -> serve.Application:
+def application(settings: ReplicaSettings) -> serve.Application:
     """The replicas as an application, for `serve run app.backends.replica:application` and the like."""
     if settings.fewest == settings.most:
         number: dict = {"num_replicas": settings.most}

@@ -16,7 +16,7 @@ from typing import Any
 from ray.serve.exceptions import BackPressureError
 from ray.serve.handle import DeploymentHandle
 
-from app.backends.replica import POLICY, Action
+from app.backends.replica import Action
 from app.jobs.handle import Handle
 from app.jobs.job import Busy, Cancelled, Failed, Job, RequestError
 from app.models import ModelFacts
@@ -36,7 +36,7 @@ _GONE = "What makes the pictures is being restarted. Please try again in a minut
 
 
 @dataclass(eq=False)
-class _Task:
+class _OpenJob:
     """A job on its way: the key under which replicas know it, and what was done to it."""
 
     handle: Handle
@@ -54,14 +54,14 @@ class Replicas:
 
     def __init__(self, facts: ModelFacts, calls: DeploymentHandle, stop: Callable[[], None]) -> None:
         self.facts = facts
-        self.policy = POLICY
+        self.speculates = True
         self.healthy = True
         self._calls = calls
         self._stop = stop
         self._closed = False
         self._loop = asyncio.new_event_loop()
         # From here on, only what runs in the loop touches these.
-        self._tasks: dict[Handle, _Task] = {}
+        self._tasks: dict[Handle, _OpenJob] = {}
         self._running: set[asyncio.Task[None]] = set()
         self._unsent: list[tuple[str, Action]] = []
         self._page = secrets.token_hex(8)
@@ -171,7 +171,7 @@ class Replicas:
 
         accepted: set once a replica has them; holds the RequestError where none is willing.
         """
-        tasks = [_Task(handle) for handle in handles]
+        tasks = [_OpenJob(handle) for handle in handles]
         self._tasks |= {task.handle: task for task in tasks}
         why: RequestError = Busy(_GONE)
         try:
@@ -213,7 +213,7 @@ class Replicas:
             if not accepted.done():
                 accepted.set_exception(why)
 
-    async def _try(self, left: Mapping[str, _Task], accept: Callable[[], None]) -> None:
+    async def _try(self, left: Mapping[str, _OpenJob], accept: Callable[[], None]) -> None:
         """Have these jobs made by one replica; raises whatever comes between, such as its death.
 
         accept: called when it has them.

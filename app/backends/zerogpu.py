@@ -27,7 +27,6 @@ from app.jobs.job import Cancelled, Event, Failed, Job, RequestError
 from app.models import Choice, ImageModel, ModelFacts, open_model
 from app.worker.costs import Costs
 from app.worker.loop import UNHEALTHY_FAILURES, Worker
-from app.worker.scheduling import POLICIES
 from solver.diffusion import TOKENIZING
 
 log = logging.getLogger(__name__)
@@ -87,7 +86,7 @@ class ZeroGpu:
     """
 
     def __init__(self, model: ImageModel) -> None:
-        self.policy = POLICIES["step-priority"]
+        self.speculates = False
         self.healthy = True
         self._model = model
         self._process = os.getpid()
@@ -198,7 +197,7 @@ class ZeroGpu:
         if os.getpid() != self._process:
             torch.set_num_threads(1)  # the others did not survive the fork, and would be waited for
         with self._alone:  # matters without ZeroGPU: a model is for one thread at a time
-            worker = Worker(self._model, self.policy, COSTS)
+            worker = Worker(self._model, costs=COSTS)
             try:
                 handles = worker.submit_all(jobs)
                 for position, event in merge(handles):

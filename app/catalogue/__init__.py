@@ -5,19 +5,19 @@
 
 from app.catalogue.finding import Found, find, is_local, name_of
 from app.catalogue.fitting import OFFLOADS, check_fits, free_memory, memory_needed
-from app.catalogue.table import ROWS, ModelError, Row, row_of
+from app.catalogue.table import CATALOGUE, CatalogueEntry, ModelError, entry_for
 
 __all__ = [
+    "CATALOGUE",
     "OFFLOADS",
-    "ROWS",
+    "CatalogueEntry",
     "Found",
     "ModelError",
-    "Row",
     "check_fits",
+    "entry_for",
     "find",
     "free_memory",
     "is_local",
     "memory_needed",
     "name_of",
-    "row_of",
 ]

@@ -10,36 +10,36 @@ from typing import Any
 
 from app.catalogue.decoders import FILES
 from app.catalogue.finding import fetch, find
-from app.catalogue.fitting import WEIGHT_BYTES, free_memory, row_needs
+from app.catalogue.fitting import WEIGHT_BYTES, entry_memory, free_memory
 from app.catalogue.solvers import solver_folder
-from app.catalogue.table import ROWS, ModelError, Row
+from app.catalogue.table import CATALOGUE, CatalogueEntry, ModelError
 
 
-def describe(row: Row, device: str, free: int) -> dict[str, Any]:
-    """A row as people and programs want to know it, memory in bytes."""
+def describe(entry: CatalogueEntry, device: str, free: int) -> dict[str, Any]:
+    """An entry as people and programs want to know it, memory in bytes."""
     return {
-        "name": row.name,
-        "source": row.source,
-        "pipeline": row.pipeline,
-        "sizes": row.sizes,
-        "guidance": row.guidance,
-        "guidance_kind": row.guidance_kind,
-        "steps": row.steps,
-        "decoder": row.decoder,
-        "published_solver": row.published_solver,
-        "licence": row.licence,
-        "gated": row.gated,
-        "memory": row_needs(row, device),
-        "memory_offloaded": row_needs(row, device, "model"),
-        "fits": row_needs(row, device) <= free,
-        "here": is_here(row),
+        "name": entry.name,
+        "source": entry.source,
+        "pipeline": entry.pipeline,
+        "sizes": entry.sizes,
+        "guidance": entry.guidance,
+        "guidance_kind": entry.guidance_kind,
+        "steps": entry.steps,
+        "decoder": entry.decoder,
+        "published_solver": entry.published_solver,
+        "licence": entry.licence,
+        "gated": entry.gated,
+        "memory": entry_memory(entry, device),
+        "memory_offloaded": entry_memory(entry, device, "model"),
+        "fits": entry_memory(entry, device) <= free,
+        "here": is_here(entry),
     }
 
 
-def is_here(row: Row) -> bool:
+def is_here(entry: CatalogueEntry) -> bool:
     """Whether the model is on this machine, whole."""
     try:
-        find(row.name, network=False)
+        find(entry.name, network=False)
     except ModelError:
         return False
     return True
@@ -48,8 +48,8 @@ def is_here(row: Row) -> bool:
 def get(name: str) -> Path:
     """Fetch a model, its preview decoder and its solver, as far as they are missing."""
     found = find(name)
-    if found.row and found.row.decoder:
-        fetch(found.row.decoder, network=True, only=FILES)
+    if found.entry and found.entry.decoder:
+        fetch(found.entry.decoder, network=True, only=FILES)
     solver_folder(found)
     return found.path
 
@@ -82,20 +82,20 @@ def main() -> int:
     except (RuntimeError, AssertionError):
         print(f"This machine has no {device} device that PyTorch can use.", file=sys.stderr)
         return 2
-    rows = [describe(row, device, free) for row in ROWS]
+    rows = [describe(entry, device, free) for entry in CATALOGUE]
     if arguments.json:
         print(json.dumps({"device": device, "free": free, "models": rows}, indent=1))
         return 0
     columns = {"memory": "memory"} | ({} if device == "cpu" else {"memory_offloaded": "offloaded"})
     heads = "".join(f"{head:>11}" for head in columns.values())
     print(f"{'name':13}{'pixels':>10}{heads}  {'here':5}{'licence':40}source")
-    for row in rows:
-        needs = "".join(f"{row[key] / 2**30:>7.1f} GiB" for key in columns)
-        licence = row["licence"] + (", gated" if row["gated"] else "")
-        pixels = ", ".join(map(str, row["sizes"]))
+    for entry in rows:
+        needs = "".join(f"{entry[key] / 2**30:>7.1f} GiB" for key in columns)
+        licence = entry["licence"] + (", gated" if entry["gated"] else "")
+        pixels = ", ".join(map(str, entry["sizes"]))
         print(
-            f"{row['name']:13}{pixels:>10}{needs}  "
-            f"{'yes' if row['here'] else 'no':5}{licence:40}{row['source']}"
+            f"{entry['name']:13}{pixels:>10}{needs}  "
+            f"{'yes' if entry['here'] else 'no':5}{licence:40}{entry['source']}"
         )
     print(f"\nMemory is for this machine's {device}, of which {free / 2**30:.1f} GiB are free now.")
     return 0

@@ -20,10 +20,10 @@ def decoder_folder(found: Found) -> Path | None:
     """
     if (found.path / FOLDER).is_dir():
         return found.path / FOLDER
-    if found.row is None or not found.row.decoder:
+    if found.entry is None or not found.entry.decoder:
         return None
     try:
-        folder = fetch(found.row.decoder, network=False, only=FILES)
+        folder = fetch(found.entry.decoder, network=False, only=FILES)
     except ModelError:
         return None
     return folder if all((folder / name).is_file() for name in FILES) else None

@@ -19,7 +19,7 @@ from app.catalogue.files import (
     read_index,
     refuse_pickle,
 )
-from app.catalogue.table import ROWS, ModelError, Row, row_of
+from app.catalogue.table import CATALOGUE, CatalogueEntry, ModelError, entry_for
 from app.disk import free_bytes, is_full
 
 HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
@@ -42,11 +42,11 @@ class Found:
     """A model on this machine, all of whose files are there and whole.
 
     Attributes:
-        name: for people and records: the row's name, the hub id, or the folder's or file's own.
+        name: for people and records: the entry's name, the hub id, or the folder's or file's own.
         path: a folder in the diffusers layout, or a single-file checkpoint.
         pipeline: diffusers' class for it.
         parts: numbers of weights by component; of a single file all under "checkpoint".
-        row: its row, where it has one.
+        entry: its entry, where it has one.
         configs: for a single file the folder with the configs that go with it.
     """
 
@@ -54,76 +54,80 @@ class Found:
     path: Path
     pipeline: str
     parts: dict[str, int]
-    row: Row | None = None
+    entry: CatalogueEntry | None = None
     configs: Path | None = None
 
 
 def is_local(model: str) -> bool:
     """Whether `model` is in the repository or on the disk, so that nobody has to be asked for it."""
-    row = row_of(model)
-    return row.folder is not None if row else Path(model).expanduser().exists() or not HUB_ID.fullmatch(model)
+    entry = entry_for(model)
+    return (
+        entry.folder is not None
+        if entry
+        else Path(model).expanduser().exists() or not HUB_ID.fullmatch(model)
+    )
 
 
 def name_of(model: str) -> str:
     """What the model that `model` means is called, see `Found`."""
-    row, path = row_of(model), Path(model).expanduser()
-    if row:
-        return row.name
+    entry, path = entry_for(model), Path(model).expanduser()
+    if entry:
+        return entry.name
     return path.stem if path.is_file() else path.resolve().name if path.is_dir() else model
 
 
 def find(
     model: str, *, network: bool = True, configs: Path | None = None, without: Sequence[str] = ()
 ) -> Found:
-    """The model that `model` means: a row's name, a folder, a `.safetensors` file, or a hub id.
+    """The model that `model` means: an entry's name, a folder, a `.safetensors` file, or a hub id.
 
     What is in the hub's cache is taken from there; the rest is fetched, where `network` allows it and the
     environment does not say HF_HUB_OFFLINE=1.
 
     Args:
         configs: for a single file, a folder in the diffusers layout whose configs and tokenizers go with it;
-            else those of the same model's row are taken from the hub.
+            else those of the same model's entry are taken from the hub.
         without: parts that are not needed.
 
     Raises ModelError, in words and with the next step, when it can't be had or is not whole.
     """
-    row, path = row_of(model), Path(model).expanduser()
-    if row and row.folder:
-        return _in_folder(row.name, row.folder, row, without)
-    if row is None and path.is_dir():
+    entry, path = entry_for(model), Path(model).expanduser()
+    if entry and entry.folder:
+        return _in_folder(entry.name, entry.folder, entry, without)
+    if entry is None and path.is_dir():
         return _in_folder(path.resolve().name, path, None, without)
-    if row is None and path.is_file():
+    if entry is None and path.is_file():
         return _in_file(path, configs, network)
-    if row is None and not HUB_ID.fullmatch(model):
+    if entry is None and not HUB_ID.fullmatch(model):
         raise ModelError(_unknown(model))
-    source = row.source if row else model
-    name = row.name if row else source
-    folder = fetch(source, network=network, row=row)
+    source = entry.source if entry else model
+    name = entry.name if entry else source
+    folder = fetch(source, network=network, entry=entry)
     try:
-        return _in_folder(name, folder, row, without)
+        return _in_folder(name, folder, entry, without)
     except ModelError as error:
         if not network:
             raise ModelError(f"{error} Where there is a network: {command(source)}") from error
-    folder = fetch(source, network=network, row=row, cached=False)  # the cache may hold but a part
+    folder = fetch(source, network=network, entry=entry, cached=False)  # the cache may hold but a part
     try:
-        return _in_folder(name, folder, row, without)
+        return _in_folder(name, folder, entry, without)
     except ModelError as error:
         raise ModelError(f"{error} Delete {folder.parents[1]} and start again.") from error
 
 
-def _in_folder(name: str, folder: Path, row: Row | None, without: Sequence[str]) -> Found:
+def _in_folder(name: str, folder: Path, entry: CatalogueEntry | None, without: Sequence[str]) -> Found:
     try:
-        return Found(name, folder, read_index(folder)["_class_name"], check_folder(folder, without), row)
+        return Found(name, folder, read_index(folder)["_class_name"], check_folder(folder, without), entry)
     except ModelError as error:
-        if row and row.folder:
+        if entry and entry.folder:
             raise ModelError(
-                f"{error} It ships with the repository: get it back with `git checkout -- {row.source}`."
+                f"{error} It ships with the repository: get it back with `git checkout -- {entry.source}`."
             ) from error
         raise
 
 
 def _unknown(model: str) -> str:
-    names = [row.name for row in ROWS]
+    names = [entry.name for entry in CATALOGUE]
     near = difflib.get_close_matches(model.lower(), names, n=1, cutoff=0.4)
     if os.sep in model or Path(model).suffix:
         return f"There is no {model}. Check the path, or choose one of: {', '.join(names)}."
@@ -137,59 +141,59 @@ def _unknown(model: str) -> str:
 def _in_file(path: Path, configs: Path | None, network: bool) -> Found:
     refuse_pickle(path)
     header = read_header(path)
-    row = _recognized(path, header)
+    entry = _recognized(path, header)
     if configs is None:
         try:
-            configs = fetch(row.source, network=network, row=row, only=CONFIGS)
+            configs = fetch(entry.source, network=network, entry=entry, only=CONFIGS)
         except ModelError as error:
             raise ModelError(
                 f"{path.name} is a single-file checkpoint: its weights are here, but not the configs and "
                 f"tokenizers that go with them. Name a folder that has them with --configs. {error}"
             ) from error
-    elif read_index(configs)["_class_name"] != row.pipeline:
+    elif read_index(configs)["_class_name"] != entry.pipeline:
         raise ModelError(
-            f"{path.name} needs the configs of a {row.pipeline}, and {configs} has those of a "
+            f"{path.name} needs the configs of a {entry.pipeline}, and {configs} has those of a "
             f"{read_index(configs)['_class_name']}. Choose another --configs."
         )
     for name in part_names(read_index(configs)):
         if name.startswith("tokenizer"):
             check_tokenizer(configs / name)
-    return Found(path.stem, path, row.pipeline, {"checkpoint": count(header)}, row, configs)
+    return Found(path.stem, path, entry.pipeline, {"checkpoint": count(header)}, entry, configs)
 
 
-def _recognized(path: Path, header: dict) -> Row:
-    """The row of the model that a single file holds, by the names and shapes of its tensors."""
+def _recognized(path: Path, header: dict) -> CatalogueEntry:
+    """The entry of the model that a single file holds, by the names and shapes of its tensors."""
     import torch
     from diffusers.loaders.single_file_utils import fetch_diffusers_config
 
     tensors = {name: torch.empty(entry["shape"], device="meta") for name, entry in header.items()}
     try:
-        row = row_of(fetch_diffusers_config(tensors)["pretrained_model_name_or_path"])
+        entry = entry_for(fetch_diffusers_config(tensors)["pretrained_model_name_or_path"])
     # The library raises whatever its guess runs into.
     except Exception:
-        row = None
-    if row is None or not any(name.startswith(DENOISER) for name in tensors):
+        entry = None
+    if entry is None or not any(name.startswith(DENOISER) for name in tensors):
         if any(part in name.lower() for name in tensors for part in LORA):
             raise ModelError(
                 f"{path} is a LoRA: it changes a model, and is none. Take a whole model into which it has "
                 "been merged (in diffusers by `load_lora_weights`, `fuse_lora` and `save_pretrained`)."
             )
-        known = ", ".join(row.name for row in ROWS if not row.folder)
+        known = ", ".join(entry.name for entry in CATALOGUE if not entry.folder)
         raise ModelError(f"{path} is no checkpoint of a model that is known here ({known}).")
     for part, names in (("text encoder", TEXT), ("autoencoder", AUTOENCODER)):
         if not any(name.startswith(names) for name in tensors):
             raise ModelError(
                 f"{path} has a denoiser, but no {part}. Take a checkpoint of the whole model, or "
-                f"--model {row.name}"
+                f"--model {entry.name}"
             )
-    return row
+    return entry
 
 
 def fetch(
     source: str,
     *,
     network: bool,
-    row: Row | None = None,
+    entry: CatalogueEntry | None = None,
     only: tuple[str, ...] = INCLUDE,
     cached: bool = True,
 ) -> Path:
@@ -222,7 +226,7 @@ def fetch(
         _check_space(source, needed)
         return Path(snapshot_download(source, **wanted))
     except errors.GatedRepoError as error:
-        raise ModelError(_gated(source, row)) from error
+        raise ModelError(_gated(source, entry)) from error
     except errors.DisabledRepoError as error:
         raise ModelError(f"The hub has disabled {source}. Choose another model.") from error
     except errors.RepositoryNotFoundError as error:
@@ -270,8 +274,8 @@ def _full(source: str, needed: int) -> str:
     )
 
 
-def _gated(source: str, row: Row | None) -> str:
-    licence = f" ({row.licence})" if row else ""
+def _gated(source: str, entry: CatalogueEntry | None) -> str:
+    licence = f" ({entry.licence})" if entry else ""
     return (
         f"{source} is gated: its licence{licence} has to be accepted first. Log in at "
         f"https://huggingface.co/{source} and accept it, then run `hf auth login` here, or set HF_TOKEN."
@@ -279,7 +283,7 @@ def _gated(source: str, row: Row | None) -> str:
 
 
 def _missing(source: str) -> str:
-    near = difflib.get_close_matches(source, [row.source for row in ROWS], n=1, cutoff=0.6)
+    near = difflib.get_close_matches(source, [entry.source for entry in CATALOGUE], n=1, cutoff=0.6)
     meant = f" Do you mean {near[0]}?" if near else ""
     return (
         f"There is no folder {source} here and no such repository on the hub, or it is private.{meant} For a "

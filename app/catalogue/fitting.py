@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Literal
 
-from app.catalogue.table import ROWS, ModelError, Row
+from app.catalogue.table import CATALOGUE, CatalogueEntry, ModelError
 
 Offload = Literal["none", "model"]
 OFFLOADS: tuple[Offload, ...] = ("none", "model")
@@ -70,29 +70,29 @@ def check_fits(
     if offload == "none" and device != "cpu" and memory_needed(parts, size, device, "model") <= free:
         offloaded = _gib(memory_needed(parts, size, device, "model"))
         ways.append(f"With --offload model it would fit, in {offloaded}, and be slower.")
-    if others := [row for row in fitting(device, free) if row.name != name]:
-        ways.append(f"These fit: {', '.join(f'{r.name} ({_gib(row_needs(r, device))})' for r in others)}.")
+    if others := [entry for entry in fitting(device, free) if entry.name != name]:
+        ways.append(f"These fit: {', '.join(f'{r.name} ({_gib(entry_memory(r, device))})' for r in others)}.")
     raise ModelError(
         f"{name} needs {_gib(needed)} of memory on this {device} device, and {_gib(free)} are free. "
         + (" ".join(ways) or "Close other programs, or take a larger machine.")
     )
 
 
-def row_needs(row: Row, device: str, offload: Offload = "none") -> int:
-    """`memory_needed` for a row at its default size."""
-    return memory_needed(row_parts(row), row.sizes[0], device, offload)
+def entry_memory(entry: CatalogueEntry, device: str, offload: Offload = "none") -> int:
+    """`memory_needed` for an entry at its default size."""
+    return memory_needed(entry_parts(entry), entry.sizes[0], device, offload)
 
 
-def row_parts(row: Row) -> Mapping[str, int]:
+def entry_parts(entry: CatalogueEntry) -> Mapping[str, int]:
     """Numbers of weights by component; an embedded model's are counted in its folder."""
     from app.catalogue.files import check_folder
 
-    return check_folder(row.folder) if row.folder else row.parameters
+    return check_folder(entry.folder) if entry.folder else entry.parameters
 
 
-def fitting(device: str, free: int) -> list[Row]:
-    """The rows that fit into so many bytes."""
-    return [row for row in ROWS if row_needs(row, device) <= free]
+def fitting(device: str, free: int) -> list[CatalogueEntry]:
+    """The catalogue entries that fit into so many bytes."""
+    return [entry for entry in CATALOGUE if entry_memory(entry, device) <= free]
 
 
 def _gib(size: int) -> str:

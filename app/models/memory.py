@@ -18,7 +18,7 @@ def is_out_of_memory(error: BaseException) -> bool:
     )
 
 
-def in_halves(work: Callable[[Sequence[Item]], Sequence[Result]], items: Sequence[Item]) -> list[Result]:
+def split_on_oom(work: Callable[[Sequence[Item]], Sequence[Result]], items: Sequence[Item]) -> list[Result]:
     """work(items), one result for each; in halves, and halves of these, where memory is too short for all.
 
     Raises what `work` raises, and that memory ran out only when it did for a single item.
@@ -35,4 +35,4 @@ def in_halves(work: Callable[[Sequence[Item]], Sequence[Result]], items: Sequenc
     if torch.accelerator.is_available():
         torch.accelerator.memory.empty_cache()
     middle = len(items) // 2
-    return in_halves(work, items[:middle]) + in_halves(work, items[middle:])
+    return split_on_oom(work, items[:middle]) + split_on_oom(work, items[middle:])

@@ -11,7 +11,7 @@ from PIL import Image
 
 from app.jobs.uploads import fit_picture
 from app.models.facts import ModelFacts
-from app.models.memory import in_halves
+from app.models.memory import split_on_oom
 from app.models.safety import SafetyChecker
 from solver import NoiseSchedule
 from solver.diffusion import Conditions, LatentDiffusion, decode
@@ -101,7 +101,7 @@ class ImageModel:
         """
         distinct = list(dict.fromkeys(filter(None, files)))
         pictures = [fit_picture(file, width, height) for file in distinct]
-        latents = dict(zip(distinct, in_halves(self._encode_pictures, pictures), strict=True))
+        latents = dict(zip(distinct, split_on_oom(self._encode_pictures, pictures), strict=True))
         return [latents[file] if file else None for file in files]
 
     @torch.inference_mode()

@@ -24,7 +24,7 @@ class Choice:
     """Which model to run, and how; can be pickled.
 
     Attributes:
-        model: a row's name, a folder, a single-file checkpoint or a hub id, see `app.catalogue.find`.
+        model: an entry's name, a folder, a single-file checkpoint or a hub id, see `app.catalogue.find`.
         device: one of `DEVICES`.
         solver: a folder with solver weights, in place of the model's own or those published for it.
         safety_checker: whether the model's checker, where it has one, looks at the pictures.
@@ -63,7 +63,7 @@ def open_model(choice: Choice) -> ImageModel:
         found.configs or found.path,
         device,
         name=found.name,
-        row=found.row,
+        entry=found.entry,
         checkpoint=found.path if found.configs else None,
         solver=choice.solver or solver_folder(found),
         safety_checker=choice.safety_checker,
@@ -75,8 +75,8 @@ def open_model(choice: Choice) -> ImageModel:
 
 def _edge(found: Found) -> int:
     """Of the model's pictures in pixels, as far as it can be told before loading."""
-    if found.row:
-        return found.row.sizes[0]
+    if found.entry:
+        return found.entry.sizes[0]
     family = FAMILIES.get(found.pipeline)
     config = found.path / (family.network_name if family else "") / "config.json"
     try:

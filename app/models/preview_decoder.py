@@ -37,8 +37,8 @@ def with_preview_decoder(model: ImageModel, choice: str, found: Found) -> ImageM
     folder = decoder_folder(found) if choice == AUTO else Path(choice).expanduser()
     if folder is None:
         return model
-    published = choice == AUTO and found.row and not folder.is_relative_to(found.path)
-    name = found.row.decoder if published and found.row else folder.resolve().name
+    published = choice == AUTO and found.entry and not folder.is_relative_to(found.path)
+    name = found.entry.decoder if published and found.entry else folder.resolve().name
     try:
         decoder = load_preview_decoder(folder, name, model.diffusion)
     except ModelError as error:

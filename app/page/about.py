@@ -10,7 +10,7 @@ from starlette.responses import FileResponse, HTMLResponse, Response
 from starlette.routing import BaseRoute, Route
 
 from app.backends.base import Backend
-from app.catalogue.table import row_of
+from app.catalogue.table import entry_for
 from app.jobs.job import RequestError
 
 INTRODUCTION = """
@@ -48,10 +48,10 @@ def about_routes(backend: Backend) -> list[BaseRoute]:
 def _folder(backend: Backend) -> Path | None:
     """Where the model lies, if it is one of the repository's."""
     try:
-        row = row_of(backend.facts.name)
+        entry = entry_for(backend.facts.name)
     except RequestError:  # still loading
         return None
-    return row.folder if row else None
+    return entry.folder if entry else None
 
 
 def _place_pictures(card: str, folder: Path) -> str:

@@ -20,8 +20,8 @@ class Guesses:
 
     @classmethod
     def begin(cls, worker: Backend, refinements: Sequence[Job]) -> "Guesses":
-        """Guess at these refinements; at none where the worker's policy is not to, or has no room."""
-        if not worker.policy.speculate:
+        """Guess at these refinements; at none where the backend does not speculate, or has no room."""
+        if not worker.speculates:
             return cls()
         try:
             handles = worker.submit_all([replace(job, kind="speculative") for job in refinements])

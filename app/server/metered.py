@@ -13,7 +13,6 @@ from app.models import ModelFacts
 from app.page.gradio_internals import current_request
 from app.server.limits import MAX_PEOPLE, LimitReached, Limits, network_of
 from app.server.metrics import Metrics
-from app.worker.scheduling import Policy
 
 log = logging.getLogger("app.jobs")
 
@@ -43,9 +42,9 @@ class MeteredBackend:
         metrics.healthy.set_function(lambda: float(self.healthy))
 
     @property
-    def policy(self) -> Policy:
+    def speculates(self) -> bool:
         """See `Backend`."""
-        return self._backend.policy
+        return self._backend.speculates
 
     @property
     def facts(self) -> ModelFacts:

@@ -33,11 +33,11 @@ from app.jobs.job import (
     Step,
 )
 from app.models import ImageModel, ModelFacts
-from app.models.memory import in_halves, is_out_of_memory
+from app.models.memory import is_out_of_memory, split_on_oom
 from app.models.safety import HELD_BACK
 from app.worker.costs import Costs, measure_costs
 from app.worker.outbox import Letter, Outbox
-from app.worker.scheduling import POLICIES, Forecast, Policy, Ticket, choose, forecast
+from app.worker.scheduling import POLICIES, Forecast, SchedulingPolicy, Ticket, choose, forecast
 from solver import Plan, SampleState, make_plan, noise_for_seed
 from solver.diffusion import Conditions
 from solver.sampling import spherical_interpolation
@@ -117,7 +117,7 @@ class Worker:
     def __init__(
         self,
         model: ImageModel,
-        policy: Policy = POLICIES["speculative"],
+        policy: SchedulingPolicy = POLICIES["speculative"],
         costs: Costs | None = None,
         longest_wait_s: Mapping[Kind, float] = LONGEST_WAIT_S,
     ) -> None:
@@ -140,6 +140,11 @@ class Worker:
         self._outbox = Outbox(model, checker=model.safety)
         self._thread = threading.Thread(target=self._run, name="worker", daemon=True)
         self._thread.start()
+
+    @property
+    def speculates(self) -> bool:
+        """Whether the page is to have likely picks refined ahead."""
+        return self.policy.speculate
 
     @property
     def facts(self) -> ModelFacts:
@@ -344,7 +349,7 @@ class Worker:
             sample.state = SampleState.start(sample.plan, self._noise(job), clean)
 
     def _encode(self, texts: Sequence[str], negative: bool = False) -> list[Conditions]:
-        return in_halves(lambda part: self.model.encode_each(part, negative=negative), texts)
+        return split_on_oom(lambda part: self.model.encode_each(part, negative=negative), texts)
 
     def _noise(self, job: Job) -> torch.Tensor:
         shape = self.model.shape_of(job.width, job.height)
@@ -371,7 +376,7 @@ class Worker:
             fitting = min(fitting, len(part))
             return list(outputs)
 
-        outputs = in_halves(call, batch)
+        outputs = split_on_oom(call, batch)
         if fitting < len(batch):
             self._most_rows = 2 * fitting
             log.warning("Memory ran out at %d pictures; going on with %d at a time", len(batch), fitting)

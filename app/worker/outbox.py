@@ -12,7 +12,7 @@ import torch
 from PIL import Image
 
 from app.models import ImageModel
-from app.models.memory import in_halves
+from app.models.memory import split_on_oom
 from app.models.safety import SafetyChecker
 
 log = logging.getLogger(__name__)
@@ -113,7 +113,7 @@ class Outbox:
         """The pictures of latents, and whether the checker flags them."""
         if not latents:
             return []
-        pictures = in_halves(
+        pictures = split_on_oom(
             lambda part: self._model.pictures(torch.stack(list(part)), preview=preview), latents
         )
         flags = self._checker.flagged(pictures) if self._checker else [False] * len(pictures)

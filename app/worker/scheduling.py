@@ -23,7 +23,7 @@ SPECULATED_SHARE = 0.75
 
 
 @dataclass(frozen=True)
-class Policy:
+class SchedulingPolicy:
     """How the next batch is put together.
 
     every_step: pictures join and leave at every step; otherwise a batch, once begun, runs to its end.
@@ -39,12 +39,12 @@ class Policy:
 
 
 POLICIES = {
-    "fifo": Policy(every_step=False, mixed=False, by_kind=False),
-    "batch": Policy(every_step=False, by_kind=False),
-    "priority": Policy(every_step=False),
-    "step-fifo": Policy(by_kind=False),
-    "step-priority": Policy(),
-    "speculative": Policy(speculate=True),
+    "fifo": SchedulingPolicy(every_step=False, mixed=False, by_kind=False),
+    "batch": SchedulingPolicy(every_step=False, by_kind=False),
+    "priority": SchedulingPolicy(every_step=False),
+    "step-fifo": SchedulingPolicy(by_kind=False),
+    "step-priority": SchedulingPolicy(),
+    "speculative": SchedulingPolicy(speculate=True),
 }
 """The ladder from what everybody does to what the app does, by the names that reports use."""
 
@@ -80,7 +80,9 @@ class Ticket:
         return self.steps - self.steps_left < SPECULATED_SHARE * self.steps
 
 
-def line_up(tickets: Sequence[Ticket], policy: Policy, costs: Costs, pace: float = 1.0) -> list[Ticket]:
+def line_up(
+    tickets: Sequence[Ticket], policy: SchedulingPolicy, costs: Costs, pace: float = 1.0
+) -> list[Ticket]:
     """The tickets in the order in which they are served.
 
     In order of arrival, or previews before refinements before speculation. Previews that need not be LATE go
@@ -109,7 +111,7 @@ def line_up(tickets: Sequence[Ticket], policy: Policy, costs: Costs, pace: float
 
 def choose(
     tickets: Sequence[Ticket],
-    policy: Policy,
+    policy: SchedulingPolicy,
     costs: Costs,
     running: Collection[int] = (),
     most_rows: int | None = None,
@@ -157,7 +159,7 @@ class Forecast:
 
 
 def forecast(
-    tickets: Sequence[Ticket], policy: Policy, costs: Costs, pace: float = 1.0
+    tickets: Sequence[Ticket], policy: SchedulingPolicy, costs: Costs, pace: float = 1.0
 ) -> dict[int, Forecast]:
     """What each ticket, by its number, has to expect if nobody else comes.
 
@@ -187,7 +189,7 @@ def forecast(
     }
 
 
-def _goes_with(t: Ticket, first: Ticket, policy: Policy) -> bool:
+def _goes_with(t: Ticket, first: Ticket, policy: SchedulingPolicy) -> bool:
     """Whether `t` may be in a batch that `first` opens; without joining later, all must end together."""
     return (
         t.shape == first.shape

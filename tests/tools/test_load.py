@@ -14,19 +14,19 @@ from app.models import ROOT, ImageModel
 from app.worker.costs import Costs
 from app.worker.scheduling import POLICIES, SPECULATED_SHARE
 from tools.load import trace
-from tools.load.figures import Row, alone_s, make_row, visits_per_second
+from tools.load.figures import LoadRow, alone_s, make_row, visits_per_second
 from tools.load.plots import draw_rows
 from tools.load.runs import Meter, replay, replay_virtually, saturate, saturate_virtually
 from tools.load.soak import soak
 from tools.load.trace import Visit
 from tools.load.virtual import VirtualClock
-from tools.load.visitors import GRID, Record, Visitor
+from tools.load.visitors import GRID, RequestLog, Visitor
 
 COSTS = Costs((1, 2, 4, 8, 16, 32), (0.06, 0.07, 0.1, 0.14, 0.23, 0.43), decode_s=0.012, encode_s=0.004)
 CALM = Visit(at=0, user=1, seed=0, pick=2, think_s=5)
 
 
-def row_of(policy: str, busy: float, visits: list[Visit]) -> Row:
+def row_of(policy: str, busy: float, visits: list[Visit]) -> LoadRow:
     rate = visits_per_second(visits, busy, COSTS, 1.0)
     outcome = replay_virtually(policy, Meter(COSTS), visits, rate)
     span_s = visits[-1].at / rate
@@ -85,7 +85,7 @@ def test_every_request_ends() -> None:
 
 
 def test_cancelling_takes_effect_at_the_next_tick() -> None:
-    record = Record()
+    record = RequestLog()
     clock = VirtualClock(POLICIES["speculative"], COSTS)
     for number in range(20):
         visit = replace(CALM, seed=1000 * number, cancel_s=0.05 * number)
@@ -117,7 +117,7 @@ def test_batches_make_more_of_a_second() -> None:
 
 
 def test_refusals_and_late_ones_are_misses_and_cancelled_ones_are_not_counted() -> None:
-    record = Record()
+    record = RequestLog()
     for outcome, seconds in (("done", 0.5), ("done", 500.0), ("refused", None), ("cancelled", 0.1)):
         request = record.ask("preview", 0.0)
         request.outcome, request.ended = outcome, seconds  # type: ignore[assignment]
@@ -159,7 +159,16 @@ def test_the_soak_loses_nothing(model: ImageModel, monkeypatch: pytest.MonkeyPat
 @pytest.mark.slow
 def test_the_command_tells_draws_and_refuses(tmp_path: Path, tiny_folder: Path) -> None:
     def run(*options: str) -> subprocess.CompletedProcess[str]:
-        command = [sys.executable, "-m", "tools.load", "--model", str(tiny_folder), "--device", "cpu", *options]
+        command = [
+            sys.executable,
+            "-m",
+            "tools.load",
+            "--model",
+            str(tiny_folder),
+            "--device",
+            "cpu",
+            *options,
+        ]
         return subprocess.run(command, capture_output=True, text=True, cwd=ROOT, timeout=300)
 
     out = tmp_path / "rows.json"

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 import torch
 
-from app.catalogue import ROWS
+from app.catalogue import CATALOGUE
 from tools.speed import __main__ as command
 from tools.speed import measure
 from tools.speed.measure import SWITCHES, Case, build, own, rows, stock, work
@@ -66,7 +66,7 @@ def tiny(name: str) -> Shape:
 def test_configs_have_as_many_weights_as_the_catalogue_says(name: str) -> None:
     import diffusers
 
-    row = next(row for row in ROWS if row.name == NAMES[name])
+    row = next(row for row in CATALOGUE if row.name == NAMES[name])
     shape = SHAPES[name]
     with torch.device("meta"):
         denoiser = getattr(diffusers, shape.denoiser)(**shape.config)

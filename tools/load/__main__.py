@@ -22,7 +22,7 @@ from app.worker import Worker
 from app.worker.costs import Costs
 from app.worker.scheduling import POLICIES
 from tools.load import trace
-from tools.load.figures import Row, make_row, visits_per_second
+from tools.load.figures import LoadRow, make_row, visits_per_second
 from tools.load.runs import Meter, replay, replay_virtually, saturate, saturate_virtually
 from tools.load.soak import soak
 from tools.load.trace import Visit
@@ -49,7 +49,7 @@ TABLE = (
 
 def real_rows(
     model: ImageModel, costs: Costs, options: argparse.Namespace, visits: Sequence[Visit]
-) -> Iterator[Row]:
+) -> Iterator[LoadRow]:
     """Each policy at each load on the worker, and beside it the same visits on the virtual clock."""
     span_s = QUICK_SPAN_S if options.quick else SPAN_S
     saturated_s = QUICK_SATURATED_S if options.quick else SATURATED_S
@@ -68,7 +68,7 @@ def real_rows(
         yield make_row(policy, "virtual", busy, span_s, imagined.record, imagined.made, costs, pace, None)
 
 
-def virtual_rows(costs: Costs, options: argparse.Namespace, visits: Sequence[Visit]) -> Iterator[Row]:
+def virtual_rows(costs: Costs, options: argparse.Namespace, visits: Sequence[Visit]) -> Iterator[LoadRow]:
     """Each policy at each load on the virtual clock."""
     for busy in options.busy:
         rate = visits_per_second(visits, busy, costs, 1.0)
@@ -79,7 +79,7 @@ def virtual_rows(costs: Costs, options: argparse.Namespace, visits: Sequence[Vis
             yield make_row(policy, "virtual", busy, span_s, outcome.record, outcome.made, costs, 1.0, steps)
 
 
-def show(row: Row) -> str:
+def show(row: LoadRow) -> str:
     """One line of the table."""
     values = ((getattr(row, name), form) for name, form in TABLE)
     return " ".join(
@@ -145,7 +145,7 @@ def main() -> None:
     for rows, seconds in zip(costs.rows, costs.seconds, strict=True):
         print(f"{rows:5} rows {1000 * seconds:8.1f} ms{'  (the knee)' if rows == costs.knee else ''}")
     visits = trace.make_trace(options.visits, trace.SEED) if options.visits else trace.load()
-    told: list[Row] = []
+    told: list[LoadRow] = []
     print(" ".join(name for name, _ in TABLE))
     run = (
         virtual_rows(costs, options, visits) if options.virtual else real_rows(model, costs, options, visits)

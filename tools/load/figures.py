@@ -8,14 +8,14 @@ import numpy as np
 
 from app.worker.costs import Costs
 from tools.load.trace import Visit
-from tools.load.visitors import FULL_STEPS, GRID, PREVIEW_STEPS, Record, Request
+from tools.load.visitors import FULL_STEPS, GRID, PREVIEW_STEPS, RequestLog, TimedRequest
 
 ROWS = 2  # of a picture with guidance
 IN_TIME = 3.0  # a request is done in time within so many times what it takes alone
 
 
 @dataclass(frozen=True)
-class Row:
+class LoadRow:
     """One policy at one load, on one clock; times in seconds, None where there was nothing to measure.
 
     fifo_busy: the share of time that the first policy, one grid after the other, is busy at this load.
@@ -64,19 +64,19 @@ def make_row(
     clock: str,
     fifo_busy: float,
     span_s: float,
-    record: Record,
+    record: RequestLog,
     made: Mapping[str, int],
     costs: Costs,
     pace: float,
     image_steps_per_s: float | None,
-) -> Row:
+) -> LoadRow:
     """The row of a run that took requests for `span_s` seconds. Cancelled requests count in no time."""
     grids = [request for request in record.requests if request.kind == "preview"]
     finals = [request for request in record.requests if request.kind == "refine"]
     outcomes = Counter(request.outcome for request in record.requests)
     made_steps = sum(made[kind] for kind in ("preview", "refine", "speculative"))
     waits, picks = _seconds(grids), _seconds(finals)
-    return Row(
+    return LoadRow(
         policy=policy,
         clock=clock,
         fifo_busy=fifo_busy,
@@ -97,7 +97,7 @@ def make_row(
     )
 
 
-def _seconds(requests: Sequence[Request]) -> list[float]:
+def _seconds(requests: Sequence[TimedRequest]) -> list[float]:
     return [request.seconds for request in requests if request.outcome == "done"]
 
 
@@ -110,7 +110,7 @@ def _share(truths: Iterable[bool]) -> float | None:
     return sum(values) / len(values) if values else None
 
 
-def _in_time(requests: Sequence[Request], costs: Costs, pace: float) -> float | None:
+def _in_time(requests: Sequence[TimedRequest], costs: Costs, pace: float) -> float | None:
     return _share(
         request.seconds <= IN_TIME * alone_s(request.kind, costs, pace)
         for request in requests

@@ -7,7 +7,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import NullFormatter
 
 from app.worker.scheduling import POLICIES
-from tools.load.figures import Row
+from tools.load.figures import LoadRow
 
 PANELS = {
     "preview_p95_s": ("Waiting for previews, 95th percentile", "s"),
@@ -18,7 +18,7 @@ PANELS = {
 COLOURS = ("#9a9a9a", "#c9a227", "#c9672a", "#6a9fb5", "#2f6f9f", "#1b4332")
 
 
-def draw_rows(rows: Sequence[Row], path: Path) -> None:
+def draw_rows(rows: Sequence[LoadRow], path: Path) -> None:
     """One panel a measure, one group a load, one bar a policy; times on a logarithmic axis."""
     loads = sorted({row.fifo_busy for row in rows})
     policies = [policy for policy in POLICIES if any(row.policy == policy for row in rows)]

@@ -13,7 +13,7 @@ from tools.load.figures import ROWS
 from tools.load.real import RealClock
 from tools.load.trace import Visit
 from tools.load.virtual import VirtualClock
-from tools.load.visitors import Clock, Record, Regular, Visitor
+from tools.load.visitors import Clock, Regular, RequestLog, Visitor
 
 REGULARS = 8
 # A real run ends so many seconds after the last arrival, whatever is still unfinished.
@@ -54,7 +54,7 @@ class Meter:
 class Outcome:
     """What a run left behind. made: as `Worker.made`. meter: what it measured, on a real clock."""
 
-    record: Record
+    record: RequestLog
     made: Mapping[str, int]
     meter: Meter
 
@@ -100,8 +100,8 @@ def _metered(policy: str, model: ImageModel, costs: Costs) -> tuple[Worker, Mete
 
 def _replay(
     clock: Running, visits: Sequence[Visit], rate: float, speculate: bool, until: float = float("inf")
-) -> Record:
-    record = Record()
+) -> RequestLog:
+    record = RequestLog()
     for visit in visits:
         clock.call_at(visit.at / rate, Visitor(visit, clock, record, speculate).arrive)
     clock.run(until)

@@ -11,7 +11,7 @@ from itertools import count
 from app.jobs.job import KINDS, Kind
 from app.worker.costs import Costs
 from app.worker.loop import LONGEST_WAIT_S, MAX_PICTURES, PICTURE_SHARE
-from app.worker.scheduling import Policy, Ticket, choose, forecast
+from app.worker.scheduling import SchedulingPolicy, Ticket, choose, forecast
 from tools.load.figures import ROWS
 from tools.load.visitors import FULL_STEPS, PREVIEW_STEPS, Ending, Picture
 
@@ -35,7 +35,11 @@ class VirtualClock:
     """
 
     def __init__(
-        self, policy: Policy, costs: Costs, pace: float = 1.0, calls: Mapping[int, float] | None = None
+        self,
+        policy: SchedulingPolicy,
+        costs: Costs,
+        pace: float = 1.0,
+        calls: Mapping[int, float] | None = None,
     ) -> None:
         self.now = 0.0
         self.ticks = 0

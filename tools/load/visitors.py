@@ -47,7 +47,7 @@ class Clock(Protocol):
 
 
 @dataclass
-class Request:
+class TimedRequest:
     """How a grid or a refinement fared: times in seconds, `ended` None while it has not."""
 
     kind: Kind
@@ -63,30 +63,30 @@ class Request:
 
 
 @dataclass
-class Record:
+class RequestLog:
     """All that happened in one run."""
 
-    requests: list[Request] = field(default_factory=list)
+    requests: list[TimedRequest] = field(default_factory=list)
     cancel_ticks: list[int] = field(default_factory=list)
 
-    def ask(self, kind: Kind, now: float) -> Request:
+    def ask(self, kind: Kind, now: float) -> TimedRequest:
         """Note a new request."""
-        self.requests.append(Request(kind, now))
+        self.requests.append(TimedRequest(kind, now))
         return self.requests[-1]
 
 
 class Visitor:
     """One visit. `speculate` refines the likely picks ahead, as the page does."""
 
-    def __init__(self, visit: Visit, clock: Clock, record: Record, speculate: bool) -> None:
+    def __init__(self, visit: Visit, clock: Clock, record: RequestLog, speculate: bool) -> None:
         self._visit = visit
         self._clock = clock
         self._record = record
         self._speculate = speculate
         self._owner = f"user {visit.user}"
         self._seeds = [visit.seed + position for position in range(GRID)]
-        self._grid: Request | None = None
-        self._final: Request | None = None
+        self._grid: TimedRequest | None = None
+        self._final: TimedRequest | None = None
         self._left: set[Picture] = set()
         self._guesses: dict[int, Picture] = {}
         self._wanted: Picture | None = None
@@ -118,7 +118,7 @@ class Visitor:
         elif picture == self._wanted:
             self._end(self._final, ending, whole=True)
 
-    def _end(self, request: Request | None, ending: Ending, whole: bool) -> None:
+    def _end(self, request: TimedRequest | None, ending: Ending, whole: bool) -> None:
         if request and request.outcome == "running" and (whole or ending != "done"):
             request.outcome, request.ended = ending, self._clock.now
 

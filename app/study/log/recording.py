@@ -3,7 +3,6 @@
 import secrets
 import threading
 from collections.abc import Sequence
-from dataclasses import replace
 
 from app.backends.base import Backend
 from app.jobs import job as jobs_
@@ -12,7 +11,6 @@ from app.jobs.job import LAST_EVENTS, Job
 from app.models import ModelFacts
 from app.study.log.events import ComputeEnd, ComputeStart, RequestQueued, Submit
 from app.study.log.writer import Note, NotRecorded, wait_for
-from app.worker.scheduling import Policy
 
 OUTCOMES = {jobs_.Failed: "failed", jobs_.Cancelled: "cancelled", jobs_.Done: "done"}
 
@@ -27,10 +25,9 @@ class RecordingBackend:
         self._backend, self._note, self._speculate = backend, note, speculate
 
     @property
-    def policy(self) -> Policy:
+    def speculates(self) -> bool:
         """See `app.backends.base.Backend`."""
-        policy = self._backend.policy
-        return replace(policy, speculate=policy.speculate and self._speculate)
+        return self._speculate and self._backend.speculates
 
     @property
     def facts(self) -> ModelFacts:

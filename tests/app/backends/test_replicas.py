@@ -19,7 +19,7 @@ from ray.serve.exceptions import BackPressureError
 
 from app.backends import replicas as front
 from app.backends.cluster import NAME, cpus_each, start
-from app.backends.replica import Counts, Replica, Said, Settings, application
+from app.backends.replica import Counts, Replica, ReplicaSettings, Said, application
 from app.backends.replicas import Replicas
 from app.history.shelf import History
 from app.jobs.handle import Handle, merge
@@ -262,15 +262,15 @@ def test_refusals_are_said(replica: Replica, model: ImageModel) -> None:
 
 
 def test_the_application_is_as_its_settings_say() -> None:
-    (fixed,) = deployments(Settings(fewest=2, most=2, gpus=1))
+    (fixed,) = deployments(ReplicaSettings(fewest=2, most=2, gpus=1))
     assert fixed.num_replicas == 2
     assert fixed.ray_actor_options["num_gpus"] == 1
-    (scaled,) = deployments(Settings(fewest=1, most=4, requests=8))
+    (scaled,) = deployments(ReplicaSettings(fewest=1, most=4, requests=8))
     scaling = scaled._deployment_config.autoscaling_config
     assert (scaling.min_replicas, scaling.max_replicas, scaling.target_ongoing_requests) == (1, 4, 8)
 
 
-def deployments(settings: Settings) -> list[Any]:
+def deployments(settings: ReplicaSettings) -> list[Any]:
     return [application(settings)._bound_deployment]
 
 
@@ -401,7 +401,9 @@ def test_actions_outlive_a_replica(scripted: Callable[..., Any], model: ImageMod
     assert isinstance(last(promoted), Done)
     assert isinstance(last(other), Done)
     assert script.asked == [jobs, jobs[1:]], "what was cancelled is not made again"
-    assert [action for _, action in script.actions] == ["cancel", "promote", "promote"], "and it is promoted again"
+    assert [action for _, action in script.actions] == ["cancel", "promote", "promote"], (
+        "and it is promoted again"
+    )
 
 
 def test_in_the_end_it_fails_in_words(scripted: Callable[..., Any], model: ImageModel) -> None:

@@ -222,7 +222,7 @@ def test_what_can_not_be_done_is_refused_before_a_gpu_is_asked_for(
     with pytest.raises(RequestError, match="in advance"):
         backend.submit(make_job(backend._model, kind="speculative"))
     assert len(space.schedules) == before
-    assert not backend.policy.speculate
+    assert not backend.speculates
 
 
 def test_cancelling_is_told_at_once_and_stops_the_fork_at_its_next_step(

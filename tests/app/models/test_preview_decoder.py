@@ -15,7 +15,7 @@ from diffusers import AutoencoderKL, AutoencoderTiny, DiffusionPipeline
 from huggingface_hub import constants
 from PIL import Image
 
-from app.catalogue import ROWS, Found, find, row_of
+from app.catalogue import CATALOGUE, Found, entry_for, find
 from app.catalogue.decoders import FILES, FOLDER, decoder_folder
 from app.jobs.job import Done, Event, Step
 from app.models import Choice, ImageModel, ModelError, load, open_model
@@ -29,7 +29,7 @@ from tests.conftest import make_job
 
 CPU = torch.device("cpu")
 COSTS = Costs(rows=(1, 8), seconds=(0.01, 0.02), decode_s=0.01)
-# By family: the row whose published decoder it is.
+# By family: the entry whose published decoder it is.
 ROW = {
     "stable_diffusion": "sd15",
     "stable_diffusion_v": "sd21",
@@ -67,15 +67,15 @@ def test_previews_are_what_the_stock_pipeline_makes_with_that_decoder(
     family: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("solver.diffusion.flux.NATIVE", 8)
-    row = row_of(ROW[family])
-    assert row and row.decoder
+    entry = entry_for(ROW[family])
+    assert entry and entry.decoder
     cache = tmp_path / "hub"
     monkeypatch.setattr(constants, "HF_HUB_CACHE", str(cache))
-    folder = put_in_cache(cache, row.source, tiny_models.build(family, tmp_path / family))
-    decoder = put_in_cache(cache, row.decoder, save_decoder(tmp_path / "decoder"))
+    folder = put_in_cache(cache, entry.source, tiny_models.build(family, tmp_path / family))
+    decoder = put_in_cache(cache, entry.decoder, save_decoder(tmp_path / "decoder"))
     assert sorted(path.name for path in decoder.iterdir()) == sorted(FILES)
-    model = open_model(Choice(row.name, "cpu"))
-    assert model.facts.preview_decoder == row.decoder
+    model = open_model(Choice(entry.name, "cpu"))
+    assert model.facts.preview_decoder == entry.decoder
 
     worker = Worker(model, costs=COSTS)
     try:
@@ -90,7 +90,7 @@ def test_previews_are_what_the_stock_pipeline_makes_with_that_decoder(
     assert difference(refined.picture, decode(pipe.vae, latents)) <= 1
     small = AutoencoderTiny.from_pretrained(decoder)
     for job, preview in zip(jobs, previews, strict=True):
-        assert isinstance(preview, Done) and preview.record.decoder == row.decoder
+        assert isinstance(preview, Done) and preview.record.decoder == entry.decoder
         assert difference(preview.picture, decode(small, stock_latents(pipe, model, job))) <= 1
     assert difference(previews[0].picture, refined.picture) > 10  # type: ignore[union-attr]
 
@@ -202,10 +202,10 @@ def test_what_is_not_in_the_cache_is_done_without(
     cache = tmp_path / "hub"
     monkeypatch.setattr(constants, "HF_HUB_CACHE", str(cache))
     monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
-    for row in ROWS:
-        assert decoder_folder(Found(row.name, tiny_folder, row.pipeline, {}, row)) is None
+    for entry in CATALOGUE:
+        assert decoder_folder(Found(entry.name, tiny_folder, entry.pipeline, {}, entry)) is None
     folder = put_in_cache(cache, "madebyollin/taesd", save_decoder(tmp_path / "decoder", stages=4))
-    sd15 = replace(find(str(tiny_folder)), row=row_of("sd15"))
+    sd15 = replace(find(str(tiny_folder)), entry=entry_for("sd15"))
     assert decoder_folder(sd15) == folder
     (folder / FILES[1]).unlink()  # of which only a part is there
     assert decoder_folder(sd15) is None

@@ -5,7 +5,7 @@ import time
 import pytest
 import torch
 
-from app.models.memory import in_halves, is_out_of_memory
+from app.models.memory import is_out_of_memory, split_on_oom
 from app.worker.costs import LONGEST_S, Costs, measure_costs
 
 
@@ -67,9 +67,9 @@ def test_what_does_not_fit_is_done_in_halves_and_in_order() -> None:
             raise RuntimeError("[enforce fail] DefaultCPUAllocator: not enough memory: you tried to allocate")
         return [2 * item for item in part]
 
-    assert in_halves(work, range(10)) == [2 * item for item in range(10)]
+    assert split_on_oom(work, range(10)) == [2 * item for item in range(10)]
     assert sizes == [10, 5, 2, 3, 5, 2, 3]
-    assert in_halves(work, []) == []
+    assert split_on_oom(work, []) == []
 
 
 def test_what_fits_not_even_alone_and_other_errors_are_raised() -> None:
@@ -80,7 +80,7 @@ def test_what_fits_not_even_alone_and_other_errors_are_raised() -> None:
         raise RuntimeError("shapes do not match")
 
     with pytest.raises(torch.OutOfMemoryError):
-        in_halves(full, [1, 2, 3])
+        split_on_oom(full, [1, 2, 3])
     with pytest.raises(RuntimeError, match="shapes"):
-        in_halves(broken, [1, 2])
+        split_on_oom(broken, [1, 2])
     assert not is_out_of_memory(ValueError("out of memory"))

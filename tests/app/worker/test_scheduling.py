@@ -13,7 +13,7 @@ from app.worker.scheduling import (
     PATIENCE_S,
     POLICIES,
     SPECULATED_SHARE,
-    Policy,
+    SchedulingPolicy,
     Ticket,
     choose,
     forecast,
@@ -56,7 +56,7 @@ def crowd(seed: int) -> list[Ticket]:
     ]
 
 
-def run(tickets: list[Ticket], policy: Policy, ticks: int = 10_000) -> list[list[Ticket]]:
+def run(tickets: list[Ticket], policy: SchedulingPolicy, ticks: int = 10_000) -> list[list[Ticket]]:
     """The batches that a policy makes of tickets until nothing is left to do."""
     unfinished = {t.number: t for t in tickets}
     batches: list[list[Ticket]] = []
@@ -80,7 +80,7 @@ def ends(batches: list[list[Ticket]]) -> list[int]:
 
 
 @pytest.mark.parametrize("policy", POLICIES.values(), ids=POLICIES)
-def test_every_policy_finishes_everything_once(policy: Policy) -> None:
+def test_every_policy_finishes_everything_once(policy: SchedulingPolicy) -> None:
     for seed in range(30):
         tickets = [t for t in crowd(seed) if t.kind != "speculative"]
         steps = [t.number for batch in run(tickets, policy) for t in batch]
@@ -88,7 +88,7 @@ def test_every_policy_finishes_everything_once(policy: Policy) -> None:
 
 
 @pytest.mark.parametrize("policy", POLICIES.values(), ids=POLICIES)
-def test_batches_are_of_one_shape_and_end_at_the_knee(policy: Policy) -> None:
+def test_batches_are_of_one_shape_and_end_at_the_knee(policy: SchedulingPolicy) -> None:
     for seed in range(50):
         batch = choose(crowd(seed), policy, COSTS)
         assert len({t.shape for t in batch}) <= 1
