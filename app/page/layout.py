@@ -1,7 +1,7 @@
 """The page: its layout, and which handler answers which click."""
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, nullcontext
 from dataclasses import fields
 from html import escape
 from pathlib import Path
@@ -15,13 +15,14 @@ from starlette.routing import BaseRoute, Route
 from app.backends.base import Backend
 from app.history.shelf import History
 from app.jobs.job import LIMITS, RequestError
-from app.page import handlers, prompts, starting
+from app.page import filling, handlers, prompts
 from app.page.about import about_routes
-from app.page.form import FULL_STEPS, MAX_GUIDANCE, PREVIEW_STEPS, PROMPT, USUAL_STEPS, form_for, form_values
+from app.page.click import Click, Form, Studio
+from app.page.form import FULL_STEPS, MAX_GUIDANCE, PREVIEW_STEPS, PROMPT, USUAL_STEPS
 from app.page.gradio_internals import Blocks, accept_any_value, event_data
-from app.page.handlers import Form, Studio
-from app.page.live import Sketches, file_routes, live_routes
-from app.page.session import GRACE_S, Session, Sessions
+from app.page.live import file_routes, live_routes
+from app.page.session import GRACE_S, Sessions
+from app.page.sketches import Sketches
 from solver import SOLVERS
 
 STATIC = Path(__file__).parent / "static"
@@ -63,15 +64,11 @@ class Page(Blocks):
         super().close(verbose)
 
 
-Watch = Callable[[Studio, Session, handlers.Wish], AbstractContextManager[Studio]]
-"""Goes around what is done for somebody who asked for it with a wish; gives the studio to do it with."""
-
-
 def build_page(
     backend: Backend,
     data: Path,
     grace_s: float = GRACE_S,
-    watch: Watch = lambda studio, session, wish: nullcontext(studio),
+    watch: handlers.Watch = nullcontext,
     logged: str = "",
 ) -> Page:
     """Build the page, to be served with `app.server.service.launch_page`.
@@ -122,117 +119,64 @@ def build_page(
             "alone, until you delete it. "
             f"{escape(logged)}</p>"
         )
-        names = [field.name for field in fields(Form)]
+        parts = dict(zip([field.name for field in fields(Form)], form, strict=True))
 
-        def act(event: gr.EventData, request: gr.Request, *values: Any) -> None:
-            wish = event_data(event)
-            with _told(sessions, wish, request) as session:
-                action = _ACTIONS[_choice(wish, _ACTIONS)]
-                if handlers.is_called_off(session, wish):
-                    session.tell("Cancelled.", "info")
-                    return
-                with watch(studio, session, wish) as watched:
-                    action(watched, session, wish, Form(*values))
-                if handlers.is_called_off(session, wish):  # meanwhile
-                    handlers.cancel(session)
+        @contextmanager
+        def clicked(event: gr.EventData, request: gr.Request, *settings: Any) -> Iterator[Click]:
+            """The click of an event; a RequestError is told in its tab, or else by Gradio's page."""
+            values = event_data(event)
+            try:
+                session = sessions.of(values.get("browser"), values.get("tab"), request.username or "")
+            except RequestError as error:
+                raise gr.Error(escape(str(error)), print_exception=False) from error
+            try:
+                yield Click(studio, session, values, Form(*settings))
+            except RequestError as error:
+                session.tell(str(error))
+
+        def act(event: gr.EventData, request: gr.Request, *settings: Any) -> None:
+            with clicked(event, request, *settings) as click:
+                handlers.perform(click, submits=True, watch=watch)
 
         def note(event: gr.EventData, request: gr.Request) -> None:
-            wish = event_data(event)
-            with _told(sessions, wish, request) as session:
-                noted = _NOTES[_choice(wish, _NOTES)]
-                with watch(studio, session, wish):
-                    noted(session, wish)
+            with clicked(event, request) as click:
+                handlers.perform(click, submits=False, watch=watch)
 
         def fill(event: gr.EventData, request: gr.Request) -> dict[gr.components.Component, Any]:
-            wish = event_data(event)
-            changes: dict[str, dict[str, Any]] = {}
-            with _told(sessions, wish, request) as session:
-                if wish.get("new"):
-                    changes = form_for(backend.facts)
-                if _FILLERS & wish.keys():
-                    wanted = handlers.wanted_of(session, wish)
-                    values, left_out = form_values(wanted, backend.facts)
-                    left_out += starting.begin_as(session, wish, wanted)
-                    if left_out:
-                        session.tell(" ".join(left_out))
-                    for name, value in values.items():
-                        changes[name] = changes.get(name, {}) | {"value": value}
-            parts = dict(zip(names, form, strict=True))
+            changes = {}
+            with clicked(event, request) as click:
+                changes = filling.fill(click)
             return {parts[name]: gr.update(**change) for name, change in changes.items()}
 
         view.act(act, form, None, **QUEUED)
         view.note(note, None, None, queue=False, **SILENT)
         view.fill(fill, None, form, queue=False, **SILENT)
-        gr.on([prompt.submit, go.click], None, js=_say("preview"), **SILENT)
+        gr.on([prompt.submit, go.click], None, js=_dispatch("preview"), **SILENT)
         for idea, example in zip(ideas, prompts.EXAMPLES, strict=True):
             idea.click(None, outputs=prompt, js=f"() => {example!r}", **SILENT).then(
-                None, js=_say("preview"), **SILENT
+                None, js=_dispatch("preview"), **SILENT
             )
         surprise.click(prompts.surprise, None, prompt, queue=False, **SILENT).then(
-            None, js=_say("preview"), **SILENT
+            None, js=_dispatch("preview"), **SILENT
         )
-        begin.click(None, js=_say("begin"), **SILENT)
-        read.click(None, js=_say("read"), **SILENT)
-        keys.click(None, js=_say("help"), **SILENT)
-        about.click(None, js=_say("about"), **SILENT)
+        begin.click(None, js=_dispatch("begin"), **SILENT)
+        read.click(None, js=_dispatch("read"), **SILENT)
+        keys.click(None, js=_dispatch("help"), **SILENT)
+        about.click(None, js=_dispatch("about"), **SILENT)
     return page
-
-
-# What the page's scripts ask for, by name: with jobs to submit, and without.
-_ACTIONS: Mapping[str, Callable[[Studio, Session, handlers.Wish, Form], None]] = {
-    "preview": lambda studio, session, wish, form: handlers.preview(
-        studio, session, form, wish.get("strength")
-    ),
-    "reroll": lambda studio, session, wish, form: handlers.reroll(studio, session, wish, form.full_steps),
-    "vary": lambda studio, session, wish, form: handlers.vary(studio, session, wish, form.full_steps),
-    "refine": lambda studio, session, wish, form: handlers.refine(studio, session, wish, form.full_steps),
-}
-_NOTES: Mapping[str, Callable[[Session, handlers.Wish], None]] = {
-    "keep": handlers.keep,
-    "point_at": handlers.point_at,
-    "cancel": handlers.cancel,
-    "begin": starting.begin_with_final,
-    "begin_anew": lambda session, wish: starting.begin_with_nothing(session),
-    "open": handlers.open_entry,
-    "delete": handlers.delete_entry,
-    "clear": lambda session, wish: handlers.clear_history(session),
-}
-
-# What a wish to fill the form in names: one of these.
-_FILLERS = {"link", "picture", "entry", "grid"}
 
 
 def _card(request: Request) -> Response:
     return FileResponse(CARD, headers={"Cache-Control": "max-age=86400"})
 
 
-def _choice(wish: handlers.Wish, table: Mapping[str, Any]) -> str:
-    name = wish.get("do")
-    if not isinstance(name, str) or name not in table:
-        raise RequestError("This page is out of date. Please load it again.")
-    return name
-
-
-@contextmanager
-def _told(sessions: Sessions, wish: Any, request: gr.Request) -> Iterator[Session]:
-    """The session that a wish names. A RequestError within is told there; without one, to Gradio's page."""
-    try:
-        session = sessions.of(wish.get("browser"), wish.get("tab"), request.username or "")
-    except RequestError as error:
-        raise gr.Error(escape(str(error)), print_exception=False) from error
-    try:
-        yield session
-    except RequestError as error:
-        session.tell(str(error))
-
-
-def _say(what: str) -> str:
-    """The script of a button that tells the page's own scripts that it was clicked."""
+def _dispatch(what: str) -> str:
+    """Return the script of a button that tells the page's own scripts of a click on it."""
     return f"() => {{ dispatchEvent(new CustomEvent('studio', {{ detail: '{what}' }})); }}"
 
 
 def _settings() -> list[gr.components.Component]:
-    """The drawer of settings, in the order of `handlers.Form`."""
+    """The drawer of settings, in the order of `Form`."""
     with gr.Accordion("Settings", open=False, elem_classes="settings"):
         with gr.Row():
             negative = gr.Textbox("", label="Negative prompt", info="What should not be in the picture")

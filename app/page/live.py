@@ -6,15 +6,10 @@ gets everything anew. Pictures are found by names that nobody can guess, and by 
 
 import asyncio
 import contextlib
-import io
 import json
-import secrets
-import threading
-from collections import OrderedDict
 from collections.abc import AsyncIterator, Callable
 from typing import Any
 
-from PIL import Image
 from starlette.background import BackgroundTask
 from starlette.requests import Request
 from starlette.responses import FileResponse, JSONResponse, Response, StreamingResponse
@@ -27,6 +22,7 @@ from app.jobs.uploads import MAX_BYTES
 from app.page.form import from_picture
 from app.page.gradio_internals import login_of
 from app.page.session import Session, Sessions
+from app.page.sketches import Sketches
 from app.page.starting import begin_with
 from app.page.views import grid_view, history_view, stage_view, start_view, status_view
 
@@ -43,33 +39,6 @@ _PRIVATE = {
     "Referrer-Policy": "no-referrer",
 }
 _STREAM = {"Cache-Control": "no-store", "X-Accel-Buffering": "no"}
-
-
-class Sketches:
-    """Pictures that are still in the making, in memory: the newest `most`, by names nobody can guess."""
-
-    def __init__(self, most: int = 400, edge: int = 512) -> None:
-        self._most, self._edge = most, edge
-        self._lock = threading.Lock()
-        self._data: OrderedDict[str, bytes] = OrderedDict()
-
-    def put(self, picture: Image.Image) -> str:
-        """Keep a picture for the moment, no larger than `edge`; gives its address."""
-        picture = picture.copy()
-        picture.thumbnail((self._edge, self._edge))
-        buffer = io.BytesIO()
-        picture.save(buffer, "JPEG", quality=85)
-        name = secrets.token_hex(16)
-        with self._lock:
-            self._data[name] = buffer.getvalue()
-            while len(self._data) > self._most:
-                self._data.popitem(last=False)
-        return f"sketches/{name}"
-
-    def find(self, name: str) -> bytes | None:
-        """The JPEG of that name, if it is still there."""
-        with self._lock:
-            return self._data.get(name)
 
 
 Views = Callable[[Backend, Session], dict[str, Any]]

@@ -1,7 +1,7 @@
-"""What one browser tab is looking at: its grid of previews, its stage, and the jobs that still run for it.
+"""What one browser tab shows: its grid of previews, its stage, and the jobs that run for it.
 
-A tab is known by a secret of its own, so what it shows and what runs for it outlives a refresh; a tab that
-stays away ends what runs for it. What it has made is on the shelf of its browser (`app.history.shelf`).
+A tab has a secret of its own, so all that outlives a refresh; the jobs of a tab that stays away are cancelled.
+What it has made is on the shelf of its browser (`app.history.shelf`).
 """
 
 import contextlib
@@ -18,18 +18,26 @@ from app.jobs.handle import Handle
 from app.jobs.job import Job, RequestError, Start, Variation
 from app.page.speculation import Guesses
 
-# A tab that went away and does not come back within this time has been closed.
+# A tab that does not come back within this time has been closed.
 GRACE_S = 20.0
-# Tabs that are remembered; of those that are away, the longest away go first.
+# More tabs are not remembered; of those that are away, the longest away go first.
 MAX_TABS = 1000
-# Not the picture's, but of whoever asked for it; and the start, which is its entry's.
+# Fields of a job that the history does not keep with each picture: the start is kept with the grid.
 _NOT_KEPT = ("kind", "owner", "start")
 
 
 @dataclass
 class Tile:
-    """A preview. name: that of its picture on the shelf, once finished; sketch: address of the latest.
-    decoder: see `Record`."""
+    """A preview.
+
+    Attributes:
+        step, steps: denoiser calls made, and of how many.
+        sketch: address of its latest sketch.
+        problem: why there is no picture.
+        name: its picture's on the shelf, once finished.
+        kept: whether it stays through rerolls.
+        decoder: see `app.jobs.job.Record`.
+    """
 
     job: Job
     step: int = 0
@@ -43,13 +51,19 @@ class Tile:
 
     @property
     def seed(self) -> int:
-        """What tells it from its grid's others: its seed, or, of a variation, that which it is turned to."""
+        """Its seed or, of a variation, the one that it is turned to: no other tile of its grid has it."""
         return self.job.variation.seed if self.job.variation else self.job.seed
 
 
 @dataclass
 class Grid:
-    """Previews that are shown together. A pick names the grid's id, so that a stale one is recognised."""
+    """Previews that are shown together.
+
+    Attributes:
+        note: what the page says of them.
+        ignored: words of the prompt that the model does not know.
+        id: clicks name it, so that one that came too late is recognised.
+    """
 
     tiles: list[Tile]
     note: str = ""
@@ -62,7 +76,7 @@ class Grid:
 
     @property
     def start(self) -> Start | None:
-        """What all of its previews start from."""
+        """The picture that all of its previews start from."""
         return self.tiles[0].job.start
 
     def find(self, seed: object) -> Tile | None:
@@ -77,9 +91,16 @@ class Grid:
 
 @dataclass
 class Stage:
-    """The picked picture: the tile it comes from, and the job that finishes it.
+    """The picked picture.
 
-    state: "running", "done" or "stopped". sketch: address of how far it is. name: the final's on the shelf.
+    Attributes:
+        grid: id of the grid that it comes from.
+        tile: the preview.
+        job: refines it.
+        state: "running", "done" or "stopped".
+        sketch: address of its latest sketch.
+        name: the final's on the shelf.
+        likeness: of preview and final; see `app.page.likeness`.
     """
 
     grid: str
@@ -98,12 +119,22 @@ class Stage:
 
 @dataclass
 class Session:
-    """A tab's grid, its stage, its running jobs and what there is to tell it.
+    """A tab's grid, its stage, its running jobs and its messages.
 
-    shelf: where its browser's pictures are. pointed: the preview last pointed at. login: the name that it
-    has logged in with, if any. lock: held by whoever changes anything. start: what the next grid starts from.
-    strength: of the next start. called_off: see `app.page.handlers.cancel`. secret: the tab's own. name: drawn at
-    random, for logs.
+    Attributes:
+        shelf: the pictures of its browser or login.
+        previews, refinement, guesses: the jobs.
+        pointed: the preview last pointed at.
+        notices: the latest messages.
+        login: the name that the user has logged in with, if any.
+        start: the picture that the next grid starts from.
+        strength: of the next start.
+        called_off: see `app.page.handlers.cancel`.
+        secret: the tab's own.
+        name: drawn at random, for logs.
+        lock: to be held while anything is changed.
+        listeners: called after changes.
+        followers: threads that read jobs' events.
     """
 
     shelf: Shelf
@@ -126,30 +157,30 @@ class Session:
 
     @property
     def owner(self) -> str:
-        """Whom the worker is to be fair to: whoever is at this browser, or of this login, in any tab."""
+        """Whom the worker is fair to: all tabs of a browser, or of a login."""
         return self.shelf.name
 
     def changed(self) -> None:
-        """Tell whoever shows this session that something is new."""
+        """Call the listeners."""
         for listener in list(self.listeners):
             listener()
 
-    def tell(self, words: str, kind: str = "warning", **more: Any) -> None:
+    def tell(self, message: str, kind: str = "warning", **more: Any) -> None:
         """Show a message: kind is "warning" or "info"."""
         with self.lock:
-            notice = {"id": secrets.token_hex(4), "time": time.time(), "text": words, "kind": kind, **more}
+            notice = {"id": secrets.token_hex(4), "time": time.time(), "text": message, "kind": kind, **more}
             self.notices = [*self.notices[-4:], notice]
         self.changed()
 
     def follow(self, work: Callable[[], None]) -> None:
-        """Have `work`, which listens to jobs, done beside, for as long as it takes."""
+        """Run `work`, which reads jobs' events, in a thread."""
         self.followers = [thread for thread in self.followers if thread.is_alive()]
         thread = threading.Thread(target=work, name="follower", daemon=True)
         self.followers.append(thread)
         thread.start()
 
     def settle(self, timeout_s: float | None = None) -> None:
-        """Wait until nothing runs any more, guesses aside."""
+        """Wait until nothing but guesses runs any more."""
         for thread in list(self.followers):
             thread.join(timeout_s)
 
@@ -162,7 +193,7 @@ class Session:
 
 
 class Sessions:
-    """The tabs that are open, or were a moment ago; see GRACE_S for `grace_s`."""
+    """The tabs that are open, or were less than `grace_s` seconds ago."""
 
     def __init__(self, history: History, grace_s: float = GRACE_S) -> None:
         self.history = history
@@ -173,8 +204,10 @@ class Sessions:
         self._leaving: dict[int, threading.Timer] = {}
 
     def of(self, browser: object, tab: object, login: str = "") -> Session:
-        """The session of a tab, by the secrets of its browser and its own, and, where there is one, by the
-        login; RequestError without."""
+        """Return a tab's session, by the secrets of its browser and its own, and by the login if there is one.
+
+        Raises RequestError if these are no such secrets.
+        """
         shelf = self.history.shelf(browser, login)
         if not isinstance(tab, str) or not 16 <= len(tab) <= 64 or not tab.isalnum():
             raise RequestError("This page is out of date. Please load it again.")
@@ -195,7 +228,7 @@ class Sessions:
         return session
 
     def attach(self, session: Session, listener: Callable[[], None]) -> None:
-        """A page shows this session, and wants to be called whenever it has changed."""
+        """Have a page, which shows this session, called after changes."""
         with self._lock:
             timer = self._leaving.pop(id(session), None)
         if timer:
@@ -203,7 +236,7 @@ class Sessions:
         session.listeners.add(listener)
 
     def detach(self, session: Session, listener: Callable[[], None]) -> None:
-        """The page is gone; when none comes back within the grace time, what runs is cancelled."""
+        """Forget a page. If none comes back within the grace time, what runs is cancelled."""
         session.listeners.discard(listener)
         if session.listeners:
             return
@@ -214,7 +247,7 @@ class Sessions:
         timer.start()
 
     def close(self) -> None:
-        """Have all pages' streams end."""
+        """End all pages' streams."""
         self.closed = True
         with self._lock:
             sessions, timers = list(self._tabs.values()), list(self._leaving.values())
@@ -259,34 +292,40 @@ def show_entry(session: Session, entry: Entry) -> None:
 
 
 def note_of(tiles: Sequence[Tile]) -> str:
-    """What to say of previews that are there."""
+    """Say how many previews there are, and how they were made."""
     job = tiles[0].job
     number = f"{len(tiles)} preview{'s' if len(tiles) != 1 else ''}"
     return f"{number} · {job.steps} steps · {job.solver}"
 
 
-def entry_of(session: Session, grid: Grid, old: Entry | None) -> Entry:
-    """A grid, as far as it is finished, as an entry of the history; `old` is what there is of it already."""
-    return Entry(
-        id=grid.id,
-        time=old.time if old else time.time(),
-        previews=[
-            Shot(values_of(tile.job), tile.name, tile.revision, tile.kept, decoder=tile.decoder)
-            for tile in grid.tiles
-            if tile.name
-        ],
-        finals=old.finals if old else [],
-        start=_start_values(session, grid.start),
-    )
+def record_grid(session: Session, grid: Grid) -> None:
+    """Write a grid, as far as it is finished, into the history, or tell why that can't be done."""
+    time_made, finals = time.time(), []
+    with contextlib.suppress(RequestError):
+        old = session.shelf.find(grid.id)
+        time_made, finals = old.time, old.finals
+    previews = [
+        Shot(values_of(tile.job), tile.name, tile.revision, tile.kept, decoder=tile.decoder)
+        for tile in grid.tiles
+        if tile.name
+    ]
+    try:
+        start = None
+        if grid.start:
+            session.shelf.put_start(grid.start)  # it may have made room for others meanwhile
+            start = {"picture": grid.start.name, "strength": grid.start.strength}
+        session.shelf.record(Entry(grid.id, time_made, previews, finals, start=start))
+    except RequestError as error:
+        session.tell(str(error))
 
 
 def values_of(job: Job) -> dict[str, Any]:
-    """A job as plain values for JSON, without what is only of the moment."""
+    """Return a job as plain values for JSON, without the fields of _NOT_KEPT."""
     return {name: value for name, value in asdict(job).items() if name not in _NOT_KEPT}
 
 
 def job_of(shot: Shot, kind: Any, session: Session, start: Start | None) -> Job:
-    """The job that `values_of` wrote down."""
+    """Return the job that `values_of` wrote down."""
     values = {name: value for name, value in shot.job.items() if name not in _NOT_KEPT}
     variation = values.pop("variation", None)
     return Job(
@@ -299,14 +338,7 @@ def job_of(shot: Shot, kind: Any, session: Session, start: Start | None) -> Job:
 
 
 def start_of(session: Session, entry: Entry) -> Start | None:
-    """What an entry's pictures start from. Raises RequestError where it is gone."""
+    """Return the picture that an entry's pictures start from. Raises RequestError if it is gone."""
     if not entry.start:
         return None
     return Start(session.shelf.path(entry.start["picture"]).read_bytes(), entry.start["strength"])
-
-
-def _start_values(session: Session, start: Start | None) -> dict[str, Any] | None:
-    if start is None:
-        return None
-    session.shelf.put_start(start)  # it may have made room for others meanwhile
-    return {"picture": start.name, "strength": start.strength}

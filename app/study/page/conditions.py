@@ -2,7 +2,7 @@
 
 from app.backends.base import Backend
 from app.jobs.job import Job, RequestError
-from app.page.handlers import Form
+from app.page.click import Form
 from app.study.plan.definition import Condition, Study
 from app.study.plan.study_file import StudyError
 

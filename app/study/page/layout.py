@@ -23,8 +23,9 @@ from app.history.shelf import History, Shelf
 from app.jobs.job import RequestError
 from app.page.gradio_internals import event_data
 from app.page.layout import QUEUED, SILENT, STATIC, Page, make_studio
-from app.page.live import Sketches, live_routes, refusal, session_of
+from app.page.live import live_routes, refusal, session_of
 from app.page.session import GRACE_S, Session, Sessions
+from app.page.sketches import Sketches
 from app.study.log.enrolment import DROPPED_OUT_S
 from app.study.log.writer import Writer
 from app.study.page.participation import Lab, Participations

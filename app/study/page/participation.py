@@ -19,9 +19,9 @@ from typing import Any
 from app.backends.base import Backend
 from app.jobs.job import LIMITS, MAX_PROMPT_LETTERS, Busy, RequestError
 from app.page import handlers
-from app.page.handlers import Studio
-from app.page.live import Sketches
+from app.page.click import Click, Form, Studio
 from app.page.session import Session, Tile
+from app.page.sketches import Sketches
 from app.study.log import events
 from app.study.log.enrolment import Enrolled, enrol
 from app.study.log.pictures import keep_picture
@@ -167,6 +167,12 @@ class Participation:
             self._note(events.GiveUp(True))
             self._end("timed_out")
 
+    def _click(self, wish: Wish, form: Form | None = None) -> Click:
+        """Return the ordinary page's click for one in a trial."""
+        assert self._studio
+        form = form or Form(full_steps=self.now.condition.full_steps)
+        return Click(self._studio, self.session, wish, form)
+
     # ---- what the pages offer
 
     def _agree(self, wish: Wish) -> None:
@@ -187,8 +193,7 @@ class Participation:
         prompt = self.now.task.prompt or wish.get("prompt")
         if not isinstance(prompt, str) or not prompt.strip():
             raise Told("say")
-        assert self._studio
-        handlers.preview(self._studio, self.session, form_of(self.now.condition, prompt, self.lab.backend))
+        handlers.preview(self._click(wish, form_of(self.now.condition, prompt, self.lab.backend)))
 
     def _reroll(self, wish: Wish) -> None:
         grid = self.session.grid
@@ -196,17 +201,16 @@ class Participation:
             return
         kept = [] if wish.get("all") else [tile.seed for tile in grid.tiles if tile.kept]
         self._write(events.Reroll(kept), wish)
-        assert self._studio
-        handlers.reroll(self._studio, self.session, wish, self.now.condition.full_steps)
+        handlers.reroll(self._click(wish))
 
     def _keep(self, wish: Wish) -> None:
         tile = self._tile(wish)
         self._write(events.Keep(tile.seed, not tile.kept), wish)
-        handlers.keep(self.session, wish)
+        handlers.keep(self._click(wish))
 
     def _look(self, wish: Wish) -> None:
         self._write(events.Hover(self._tile(wish).seed), wish)
-        handlers.point_at(self.session, wish)
+        handlers.point_at(self._click(wish))
 
     def _open(self, wish: Wish) -> None:
         tile, stage = self._tile(wish), self.session.stage
@@ -214,17 +218,17 @@ class Participation:
             return
         self._write(events.Select(tile.seed), wish)
         if self.now.condition.mode == "full":
-            return handlers.show(self.session, wish)
+            return handlers.show(self._click(wish))
         self._write(events.Refine(tile.seed), wish)
-        assert self._studio and self._recording
-        handlers.refine(self._studio, self.session, wish, self.now.condition.full_steps)
+        assert self._recording
+        handlers.refine(self._click(wish))
         handle = self.session.refinement
         if handle and handle.job.kind == "speculative":  # a guess, which somebody waits for from now on
             self._recording.follow([handle], "refine")
 
     def _cancel(self, wish: Wish) -> None:
         self._write(events.Cancel(), wish)
-        handlers.cancel(self.session, wish)
+        handlers.cancel(self._click(wish))
 
     def _satisfied(self, wish: Wish) -> None:
         stage = self.session.stage

@@ -1,12 +1,13 @@
 """What visitors of the ordinary page do, written down where the operator wants it: no words, no pictures."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from concurrent.futures import Future
 from contextlib import contextmanager
 from dataclasses import replace
 from functools import partial
+from typing import Any
 
-from app.page.handlers import Studio, Wish
+from app.page.click import Click
 from app.page.session import Session
 from app.study.log import events
 from app.study.log.recording import RecordingBackend
@@ -28,18 +29,19 @@ class Usage:
         self._begun: set[str] = set()
 
     @contextmanager
-    def watch(self, studio: Studio, session: Session, wish: Wish) -> Iterator[Studio]:
-        """See `app.page.layout.Watch`."""
+    def watch(self, click: Click) -> Iterator[Click]:
+        """See `app.page.handlers.Watch`."""
+        session = click.session
         note = partial(self._note, session.name)
         if session.name not in self._begun:
             self._begun.add(session.name)
             note(events.SessionBegan(0, [], ""))
-        body = _body(session, wish)
+        body = _body(session, click.values)
         if body:
             note(body)
-        recording = RecordingBackend(studio.backend, note)
+        recording = RecordingBackend(click.studio.backend, note)
         before = session.refinement
-        yield replace(studio, backend=recording)
+        yield replace(click, studio=replace(click.studio, backend=recording))
         handle = session.refinement
         if handle and handle is not before and handle.job.kind == "speculative":
             recording.follow([handle], "refine")
@@ -49,19 +51,19 @@ class Usage:
         return _NOBODY_WAITS
 
 
-def _body(session: Session, wish: Wish) -> events.Body | None:
-    """What a wish asks for, where it is about the pictures that are shown."""
+def _body(session: Session, values: Mapping[str, Any]) -> events.Body | None:
+    """What a click asks for, where it is about the pictures that are shown."""
     grid = session.grid
-    if wish.get("do") == "cancel":
+    if values.get("do") == "cancel":
         return events.Cancel()
-    if grid is None or wish.get("grid") != grid.id:
+    if grid is None or values.get("grid") != grid.id:
         return None
-    if wish.get("do") == "reroll":
-        return events.Reroll([] if wish.get("all") else [tile.seed for tile in grid.tiles if tile.kept])
-    tile = grid.find(wish.get("seed"))
+    if values.get("do") == "reroll":
+        return events.Reroll([] if values.get("all") else [tile.seed for tile in grid.tiles if tile.kept])
+    tile = grid.find(values.get("seed"))
     if tile is None:
         return None
-    match wish.get("do"):
+    match values.get("do"):
         case "keep":
             return events.Keep(tile.seed, not tile.kept)
         case "refine":

@@ -26,9 +26,9 @@ from app.jobs.handle import Handle, merge
 from app.jobs.job import Busy, Cancelled, Done, Failed, Job, Queued, Record, RequestError, Step
 from app.models import Choice, ImageModel, ModelError
 from app.page import handlers
-from app.page.handlers import Form, Studio
-from app.page.live import Sketches
+from app.page.click import Click, Form, Studio
 from app.page.session import Session
+from app.page.sketches import Sketches
 from app.worker.loop import MAX_PICTURES, Worker
 from tests.app.worker.test_worker import last, pixels
 from tests.conftest import free_port, make_job
@@ -159,12 +159,14 @@ def test_what_cannot_be_done_is_refused_at_once(replicas: Replicas, model: Image
 
 def test_the_page_works_over_it(replicas: Replicas, tmp_path: Path) -> None:
     session, studio = Session(History(tmp_path).shelf("0" * 64)), Studio(replicas, Sketches())
-    handlers.preview(studio, session, Form("snowy mountains", steps=4, seed=5, random_seeds=False))
+    handlers.preview(
+        Click(studio, session, form=Form("snowy mountains", steps=4, seed=5, random_seeds=False))
+    )
     session.settle()
     assert session.grid and all(tile.name for tile in session.grid.tiles)
     wish = {"grid": session.grid.id, "seed": 6}
-    handlers.point_at(session, wish)
-    handlers.refine(studio, session, wish, 20)
+    handlers.point_at(Click(studio, session, wish))
+    handlers.refine(Click(studio, session, wish, Form(full_steps=20)))
     session.settle()
     assert session.stage and session.stage.state == "done"
 

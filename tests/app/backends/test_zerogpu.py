@@ -29,9 +29,9 @@ from app.jobs.handle import Handle
 from app.jobs.job import LAST_EVENTS, Cancelled, Done, Event, Failed, Queued, RequestError, Started, Step
 from app.models import ImageModel
 from app.page import handlers
-from app.page.handlers import Form, Studio
-from app.page.live import Sketches
+from app.page.click import Click, Form, Studio
 from app.page.session import Session
+from app.page.sketches import Sketches
 from app.worker.loop import UNHEALTHY_FAILURES, Worker
 from solver.diffusion import TOKENIZING
 from tests.app.backends import space as spaces_and_gpus
@@ -389,13 +389,13 @@ def test_a_fork_waits_for_whoever_reads_a_prompt() -> None:
 def test_the_page_works_over_it(backend: ZeroGpu, tmp_path: Path) -> None:
     session, studio = Session(History(tmp_path).shelf("0" * 64)), Studio(backend, Sketches())
     form = Form("snowy mountains", "", 4, 4, 3.0, "consistency", random_seeds=False, seed=10, full_steps=8)
-    handlers.preview(studio, session, form)
+    handlers.preview(Click(studio, session, form=form))
     session.settle()
     assert session.grid
     assert [(tile.job.seed, bool(tile.name)) for tile in session.grid.tiles] == [
         (seed, True) for seed in range(10, 14)
     ]
-    handlers.refine(studio, session, {"grid": session.grid.id, "seed": 12}, 12)
+    handlers.refine(Click(studio, session, {"grid": session.grid.id, "seed": 12}, Form(full_steps=12)))
     session.settle()
     stage = session.stage
     assert stage and (stage.state, stage.percent, stage.job.seed) == ("done", 100, 12)

@@ -3,9 +3,11 @@
 import errno
 import io
 import math
+import re
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, nullcontext
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -18,12 +20,14 @@ from app.history.shelf import History
 from app.jobs import png
 from app.jobs.job import Done, RequestError
 from app.models import ImageModel
-from app.page import handlers
-from app.page.handlers import Form, Studio
+from app.page import handlers, progress
+from app.page.click import Click, Form, Studio
+from app.page.filling import wanted_of
+from app.page.layout import STATIC
 from app.page.likeness import WORDS, compare
-from app.page.live import Sketches
 from app.page.prompts import EXAMPLES, surprise
 from app.page.session import Session, Sessions
+from app.page.sketches import Sketches
 from app.page.views import grid_view, stage_view
 from app.worker import Worker
 from app.worker.scheduling import POLICIES, SPECULATED_SHARE
@@ -47,7 +51,7 @@ def studio(worker: Worker) -> Studio:
 
 
 def make_grid(studio: Studio, session: Session, form: Form = FORM) -> dict[str, Any]:
-    handlers.preview(studio, session, form)
+    handlers.preview(Click(studio, session, form=form))
     return settled_grid(session)
 
 
@@ -60,7 +64,7 @@ def settled_grid(session: Session) -> dict[str, Any]:
 
 def refine(studio: Studio, session: Session, seed: int, steps: float = 8) -> dict[str, Any]:
     assert session.grid
-    handlers.refine(studio, session, {"grid": session.grid.id, "seed": seed}, steps)
+    handlers.refine(Click(studio, session, {"grid": session.grid.id, "seed": seed}, Form(full_steps=steps)))
     session.settle()
     view = stage_view(session)
     assert view is not None
@@ -112,16 +116,16 @@ def test_kept_previews_stay_exactly_as_they_are(studio: Studio, new_session: New
     session = new_session()
     before = make_grid(studio, session)
     for seed in (11, 12, 13, 12):
-        handlers.keep(session, {"grid": before["id"], "seed": seed})
+        handlers.keep(Click(studio, session, {"grid": before["id"], "seed": seed}))
     before = settled_grid(session)
-    handlers.reroll(studio, session, {"grid": before["id"]}, 8)
+    handlers.reroll(Click(studio, session, {"grid": before["id"]}, Form(full_steps=8)))
     after = settled_grid(session)
     assert after["id"] != before["id"]
     assert [after["tiles"][i] for i in (1, 3)] == [before["tiles"][i] for i in (1, 3)]
     changed = {after["tiles"][i]["seed"] for i in (0, 2)}
     assert len(changed) == 2
     assert not changed & {10, 11, 12, 13}
-    handlers.reroll(studio, session, {"grid": after["id"], "all": True}, 8)
+    handlers.reroll(Click(studio, session, {"grid": after["id"], "all": True}, Form(full_steps=8)))
     assert not {11, 13} & {tile["seed"] for tile in settled_grid(session)["tiles"]}
 
 
@@ -129,15 +133,15 @@ def test_when_all_are_kept_there_is_nothing_to_reroll(studio: Studio, new_sessio
     session = new_session()
     grid = make_grid(studio, session)
     for tile in grid["tiles"]:
-        handlers.keep(session, {"grid": grid["id"], "seed": tile["seed"]})
+        handlers.keep(Click(studio, session, {"grid": grid["id"], "seed": tile["seed"]}))
     with pytest.raises(RequestError, match="keep all"):
-        handlers.reroll(studio, session, {"grid": grid["id"]}, 8)
+        handlers.reroll(Click(studio, session, {"grid": grid["id"]}, Form(full_steps=8)))
 
 
 def test_a_reroll_asks_as_the_grid_was_asked(studio: Studio, new_session: NewSession) -> None:
     session = new_session()
     before = make_grid(studio, session, replace(FORM, steps=5, guidance=2))
-    handlers.reroll(studio, session, {"grid": before["id"]}, 8)
+    handlers.reroll(Click(studio, session, {"grid": before["id"]}, Form(full_steps=8)))
     assert len(settled_grid(session)["tiles"]) == 4
     assert session.grid is not None
     assert {(tile.job.steps, tile.job.guidance) for tile in session.grid.tiles} == {(5, 2)}
@@ -187,7 +191,7 @@ def test_mistakes_are_told_in_words_and_change_nothing(
     session = new_session()
     before = make_grid(studio, session)
     with pytest.raises(RequestError, match=words):
-        handlers.preview(studio, session, replace(FORM, **change))
+        handlers.preview(Click(studio, session, form=replace(FORM, **change)))
     assert settled_grid(session) == before
 
 
@@ -198,16 +202,18 @@ def test_stale_and_broken_picks_are_told_in_words(studio: Studio, new_session: N
     stale: list[dict[str, Any]] = [{"grid": old["id"], "seed": 10}, {}, {"grid": None, "seed": {}}]
     for wish in stale:
         with pytest.raises(RequestError, match="have been replaced"):
-            handlers.refine(studio, session, wish, 10)
+            handlers.refine(Click(studio, session, wish, Form(full_steps=10)))
         with pytest.raises(RequestError, match="have been replaced"):
-            handlers.reroll(studio, session, wish, 8)
+            handlers.reroll(Click(studio, session, wish, Form(full_steps=8)))
         with pytest.raises(RequestError, match="have been replaced"):
-            handlers.keep(session, wish)
+            handlers.keep(Click(studio, session, wish))
     assert session.grid is not None
     strange: list[Any] = [10, None, "20", [], math.nan]
     for seed in strange:
         with pytest.raises(RequestError, match="not there"):
-            handlers.refine(studio, session, {"grid": session.grid.id, "seed": seed}, 10)
+            handlers.refine(
+                Click(studio, session, {"grid": session.grid.id, "seed": seed}, Form(full_steps=10))
+            )
 
 
 def test_full_steps_are_checked(studio: Studio, new_session: NewSession) -> None:
@@ -215,7 +221,7 @@ def test_full_steps_are_checked(studio: Studio, new_session: NewSession) -> None
     grid = make_grid(studio, session)
     for steps in (math.nan, 0, 5000, None):
         with pytest.raises(RequestError, match="number of steps"):
-            handlers.refine(studio, session, {"grid": grid["id"], "seed": 10}, steps)  # type: ignore[arg-type]
+            handlers.refine(Click(studio, session, {"grid": grid["id"], "seed": 10}, Form(full_steps=steps)))  # type: ignore[arg-type]
 
 
 def test_variations_are_near_the_preview_that_they_come_from(
@@ -223,7 +229,7 @@ def test_variations_are_near_the_preview_that_they_come_from(
 ) -> None:
     session = new_session()
     before = make_grid(studio, session)
-    handlers.vary(studio, session, {"grid": before["id"], "seed": 12}, 8)
+    handlers.vary(Click(studio, session, {"grid": before["id"], "seed": 12}, Form(full_steps=8)))
     after = settled_grid(session)
     assert after["tiles"][0]["picture"] == before["tiles"][2]["picture"]
 
@@ -240,23 +246,25 @@ def test_variations_are_near_the_preview_that_they_come_from(
     settings = png.read(picture_of(session, done["picture"])).settings
     assert (settings["Seed"], settings["Variation seed"]) == ("12", str(varied["seed"]))
     with pytest.raises(RequestError, match="a variation already"):
-        handlers.vary(studio, session, {"grid": after["id"], "seed": varied["seed"]}, 8)
-    handlers.open_entry(session, {"entry": after["id"]})
+        handlers.vary(
+            Click(studio, session, {"grid": after["id"], "seed": varied["seed"]}, Form(full_steps=8))
+        )
+    handlers.open_entry(Click(studio, session, {"entry": after["id"]}))
     assert stage_view(session) == done | {"id": stage_view(session)["id"]}  # type: ignore[index]
-    handlers.reroll(studio, session, {"grid": after["id"]}, 8)
+    handlers.reroll(Click(studio, session, {"grid": after["id"]}, Form(full_steps=8)))
     assert session.grid and {tile.job.seed for tile in session.grid.tiles[1:]} == {12}
 
 
 def test_a_double_click_is_answered_once(studio: Studio, new_session: NewSession) -> None:
     session = new_session()
     form = replace(FORM, steps=50)
-    handlers.preview(studio, session, form)
+    handlers.preview(Click(studio, session, form=form))
     assert session.grid
     shown = session.grid.id
     with pytest.raises(RequestError, match="already on their way"):
-        handlers.preview(studio, session, form)
+        handlers.preview(Click(studio, session, form=form))
     with pytest.raises(RequestError, match="already on their way"):
-        handlers.reroll(studio, session, {"grid": shown}, 8)
+        handlers.reroll(Click(studio, session, {"grid": shown}, Form(full_steps=8)))
     assert settled_grid(session)["id"] == shown
 
 
@@ -264,7 +272,7 @@ def test_a_new_prompt_replaces_the_grid_that_was_still_growing(
     studio: Studio, new_session: NewSession
 ) -> None:
     session = new_session()
-    handlers.preview(studio, session, replace(FORM, steps=100))
+    handlers.preview(Click(studio, session, form=replace(FORM, steps=100)))
     growing = session.previews
     second = make_grid(studio, session, replace(FORM, prompt="a lake at night"))
     assert second["prompt"] == "a lake at night"
@@ -276,9 +284,9 @@ def test_refining_twice_is_answered_and_another_pick_takes_over(
 ) -> None:
     session = new_session()
     grid = make_grid(studio, session)
-    handlers.refine(studio, session, {"grid": grid["id"], "seed": 10}, 100)
+    handlers.refine(Click(studio, session, {"grid": grid["id"], "seed": 10}, Form(full_steps=100)))
     with pytest.raises(RequestError, match="already being refined"):
-        handlers.refine(studio, session, {"grid": grid["id"], "seed": 10}, 100)
+        handlers.refine(Click(studio, session, {"grid": grid["id"], "seed": 10}, Form(full_steps=100)))
     taken_over = session.refinement
     done = refine(studio, session, 11, 10)
     assert (done["state"], done["seed"]) == ("done", 11)
@@ -286,21 +294,23 @@ def test_refining_twice_is_answered_and_another_pick_takes_over(
     assert taken_over.ended
 
 
-def test_a_cancel_calls_off_what_it_names_and_nothing_else(new_session: NewSession) -> None:
+def test_a_cancel_calls_off_what_it_names_and_nothing_else(studio: Studio, new_session: NewSession) -> None:
     session = new_session()
     late, other = {"do": "refine", "call": "1-1"}, {"do": "refine", "call": "1-2"}
-    handlers.cancel(session, {"calls": ["1-0", "1-1"]})
+    handlers.cancel(Click(studio, session, {"calls": ["1-0", "1-1"]}))
     assert handlers.is_called_off(session, late)
     assert not handlers.is_called_off(session, other)
-    handlers.cancel(session)
+    handlers.cancel(Click(studio, session))
     assert handlers.is_called_off(session, late), "it may still come"
     assert not handlers.is_called_off(session, {"do": "refine"})
 
 
 @pytest.mark.parametrize("calls", [None, "1-1", {"1-1": 1}, [["1-1"], {}, None, "x" * 1_000_000] * 1000])
-def test_odd_values_call_nothing_off_and_are_not_kept(new_session: NewSession, calls: object) -> None:
+def test_odd_values_call_nothing_off_and_are_not_kept(
+    studio: Studio, new_session: NewSession, calls: object
+) -> None:
     session = new_session()
-    handlers.cancel(session, {"calls": calls})
+    handlers.cancel(Click(studio, session, {"calls": calls}))
     others: list[object] = ["1-1", ["1-1"], {}, None]
     for call in others:
         assert not handlers.is_called_off(session, {"call": call})
@@ -310,16 +320,16 @@ def test_odd_values_call_nothing_off_and_are_not_kept(new_session: NewSession, c
 def test_refining_and_previews_can_be_cancelled(studio: Studio, new_session: NewSession) -> None:
     session = new_session()
     grid = make_grid(studio, session)
-    handlers.refine(studio, session, {"grid": grid["id"], "seed": 10}, 100)
-    handlers.cancel(session)
+    handlers.refine(Click(studio, session, {"grid": grid["id"], "seed": 10}, Form(full_steps=100)))
+    handlers.cancel(Click(studio, session))
     session.settle()
     stopped = stage_view(session)
     assert stopped is not None
     assert stopped["state"] == "stopped"
     assert "Cancelled" in stopped["message"]
     assert stopped["preview"] == grid["tiles"][0]["picture"]
-    handlers.preview(studio, session, replace(FORM, steps=100))
-    handlers.cancel(session)
+    handlers.preview(Click(studio, session, form=replace(FORM, steps=100)))
+    handlers.cancel(Click(studio, session))
     tiles = settled_grid(session)["tiles"]
     assert {(tile["problem"], tile["picture"]) for tile in tiles} == {("Cancelled.", "")}
 
@@ -330,25 +340,25 @@ def test_a_pick_from_a_deleted_grid_brings_it_back_with_all_its_finals(
     session = new_session()
     grid = make_grid(studio, session)
     refine(studio, session, 10)
-    handlers.delete_entry(session, {"entry": grid["id"]})
+    handlers.delete_entry(Click(studio, session, {"entry": grid["id"]}))
     assert session.shelf.entries == []
     refine(studio, session, 11)
     (entry,) = session.shelf.entries
     assert (entry.id, [shot.job["seed"] for shot in entry.finals]) == (grid["id"], [10, 11])
-    handlers.delete_entry(session, {"entry": grid["id"]})
-    handlers.keep(session, {"grid": grid["id"], "seed": 12})
+    handlers.delete_entry(Click(studio, session, {"entry": grid["id"]}))
+    handlers.keep(Click(studio, session, {"grid": grid["id"], "seed": 12}))
     (entry,) = session.shelf.entries
     assert len(entry.finals) == 2 and entry.previews[2].kept
 
 
 def test_two_people_do_not_disturb_each_other(studio: Studio, new_session: NewSession) -> None:
     mine, yours = new_session(), new_session()
-    handlers.preview(studio, mine, FORM)
-    handlers.preview(studio, yours, replace(FORM, seed=50))
+    handlers.preview(Click(studio, mine, form=FORM))
+    handlers.preview(Click(studio, yours, form=replace(FORM, seed=50)))
     assert [t["seed"] for t in settled_grid(mine)["tiles"]] == [10, 11, 12, 13]
     assert [t["seed"] for t in settled_grid(yours)["tiles"]] == [50, 51, 52, 53]
     with pytest.raises(RequestError, match="no longer in your history"):
-        handlers.open_entry(yours, {"entry": mine.grid.id if mine.grid else ""})
+        handlers.open_entry(Click(studio, yours, {"entry": mine.grid.id if mine.grid else ""}))
 
 
 def test_ignored_words_are_named(studio: Studio, new_session: NewSession) -> None:
@@ -411,9 +421,9 @@ def test_pointing_at_a_preview_has_it_refined_to_the_end(
 ) -> None:
     session = new_session()
     grid = make_grid(studio, session)
-    handlers.point_at(session, {"grid": grid["id"], "seed": 13})
-    handlers.point_at(session, {"grid": "another", "seed": 12})
-    handlers.point_at(session, {"seed": [1]})
+    handlers.point_at(Click(studio, session, {"grid": grid["id"], "seed": 13}))
+    handlers.point_at(Click(studio, session, {"grid": "another", "seed": 12}))
+    handlers.point_at(Click(studio, session, {"seed": [1]}))
     while worker.made["speculative"] < 8 + 3 * round(SPECULATED_SHARE * 8):
         time.sleep(0.01)
     assert refine(studio, session, 13)["state"] == "done"
@@ -429,8 +439,8 @@ def paint_until_told(studio: Studio, session: Session, monkeypatch: pytest.Monke
         told.wait(30)
 
     with monkeypatch.context() as patch:
-        patch.setattr(handlers.time, "sleep", paint)
-        handlers.preview(studio, session, FORM)
+        patch.setattr(progress.time, "sleep", paint)
+        handlers.preview(Click(studio, session, form=FORM))
         assert painting.wait(30)
     return told
 
@@ -441,7 +451,7 @@ def test_pointing_before_anything_is_guessed_counts_too(
     session = new_session()
     pointed = paint_until_told(studio, session, monkeypatch)
     assert session.grid
-    handlers.point_at(session, {"grid": session.grid.id, "seed": 13})
+    handlers.point_at(Click(studio, session, {"grid": session.grid.id, "seed": 13}))
     pointed.set()
     session.settle()
     all_of_it = 8 + 3 * round(SPECULATED_SHARE * 8)
@@ -467,7 +477,7 @@ def test_a_pick_made_at_once_leaves_nothing_to_guess(
     picked = paint_until_told(studio, session, monkeypatch)
     assert worker.made["speculative"] == 0, "while previews are painted, nothing else is computed"
     assert session.grid
-    handlers.refine(studio, session, {"grid": session.grid.id, "seed": 12}, 8)
+    handlers.refine(Click(studio, session, {"grid": session.grid.id, "seed": 12}, Form(full_steps=8)))
     picked.set()
     session.settle()
     assert worker.made["refine"] == 8
@@ -498,7 +508,7 @@ def test_a_refresh_finds_everything_as_it_was(studio: Studio, tmp_path: Path) ->
     session = of(sessions)
     sessions.attach(session, print)
     grid = make_grid(studio, session)
-    handlers.refine(studio, session, {"grid": grid["id"], "seed": 10}, 100)
+    handlers.refine(Click(studio, session, {"grid": grid["id"], "seed": 10}, Form(full_steps=100)))
     sessions.detach(session, print)
     again = of(sessions)
     assert again is session
@@ -513,7 +523,7 @@ def test_a_closed_tab_ends_what_runs_for_it(studio: Studio, tmp_path: Path) -> N
     sessions = Sessions(History(tmp_path), grace_s=0.05)
     session = of(sessions)
     sessions.attach(session, print)
-    handlers.preview(studio, session, replace(FORM, steps=100, count=8))
+    handlers.preview(Click(studio, session, form=replace(FORM, steps=100, count=8)))
     sessions.detach(session, print)
     session.settle()
     assert all(handle.ended for handle in session.previews)
@@ -523,7 +533,7 @@ def test_a_closed_tab_ends_what_runs_for_it(studio: Studio, tmp_path: Path) -> N
 def test_after_a_restart_the_last_grid_is_there(studio: Studio, tmp_path: Path) -> None:
     session = of(Sessions(History(tmp_path)))
     grid = make_grid(studio, session)
-    handlers.keep(session, {"grid": grid["id"], "seed": 11})
+    handlers.keep(Click(studio, session, {"grid": grid["id"], "seed": 11}))
     done = refine(studio, session, 12)
     again = of(Sessions(History(tmp_path)), tab=5)
     view, stage = grid_view(again), stage_view(again)
@@ -565,14 +575,14 @@ def test_deleting_can_be_undone_and_all_can_be_deleted(studio: Studio, new_sessi
     session = new_session()
     first = make_grid(studio, session)
     make_grid(studio, session, replace(FORM, seed=20))
-    handlers.delete_entry(session, {"entry": first["id"]})
+    handlers.delete_entry(Click(studio, session, {"entry": first["id"]}))
     assert session.notices[-1]["undo"] == first["id"]
     assert first["id"] not in [entry.id for entry in session.shelf.entries]
-    handlers.delete_entry(session, {"entry": first["id"], "undo": True})
-    handlers.open_entry(session, {"entry": first["id"]})
+    handlers.delete_entry(Click(studio, session, {"entry": first["id"], "undo": True}))
+    handlers.open_entry(Click(studio, session, {"entry": first["id"]}))
     view = grid_view(session)
     assert view and [tile["seed"] for tile in view["tiles"]] == [10, 11, 12, 13]
-    handlers.clear_history(session)
+    handlers.clear_history(Click(studio, session))
     assert session.shelf.entries == [] and session.grid is None
     assert not session.shelf.folder.exists()
 
@@ -580,11 +590,11 @@ def test_deleting_can_be_undone_and_all_can_be_deleted(studio: Studio, new_sessi
 def test_any_earlier_picture_is_a_start(studio: Studio, new_session: NewSession) -> None:
     session = new_session()
     grid = make_grid(studio, session, replace(FORM, negative_prompt="lake", guidance=2.5))
-    wanted = handlers.wanted_of(session, {"grid": grid["id"], "seed": 11})
+    wanted = wanted_of(Click(studio, session, {"grid": grid["id"], "seed": 11}))
     assert (wanted["prompt"], wanted["negative_prompt"]) == ("snowy mountains", "lake")
     assert wanted["settings"]["Seed"] == "11"
     entry = session.shelf.entries[0]
-    same = handlers.wanted_of(session, {"entry": entry.id, "picture": entry.previews[1].picture})
+    same = wanted_of(Click(studio, session, {"entry": entry.id, "picture": entry.previews[1].picture}))
     assert same == wanted
 
 
@@ -611,3 +621,45 @@ def test_a_full_disk_is_told_where_the_picture_would_be(
     assert stage["state"] == "stopped" and "the disk is full" in stage["message"]
     full.clear()
     assert refine(studio, session, seed=10)["state"] == "done"
+
+
+# ---- by the names that the page's scripts send
+
+
+def test_an_action_is_done_only_as_it_should_come(studio: Studio, new_session: NewSession) -> None:
+    session = new_session()
+    names: list[tuple[Any, bool]] = [(None, True), ([], True), ("", False), ("__init__", False)]
+    names += [(name, name not in handlers.SUBMITTING) for name in handlers.ACTIONS]
+    for name, submits in names:
+        with pytest.raises(RequestError, match="out of date"):
+            handlers.perform(Click(studio, session, {"do": name}, FORM), submits, nullcontext)
+    assert session.grid is None
+    handlers.perform(Click(studio, session, {"do": "preview"}, FORM), True, nullcontext)
+    assert len(settled_grid(session)["tiles"]) == 4
+
+
+def test_what_was_called_off_is_not_begun(studio: Studio, new_session: NewSession) -> None:
+    session = new_session()
+    handlers.perform(Click(studio, session, {"do": "cancel", "calls": ["1-1"]}), False, nullcontext)
+    handlers.perform(Click(studio, session, {"do": "preview", "call": "1-1"}, FORM), True, nullcontext)
+    assert session.grid is None and session.notices[-1]["text"] == "Cancelled."
+
+
+def test_what_is_called_off_while_it_begins_ends(studio: Studio, new_session: NewSession) -> None:
+    session = new_session()
+
+    @contextmanager
+    def cancelled_meanwhile(click: Click) -> Iterator[Click]:
+        yield click
+        session.called_off = ("1-1",)
+
+    form = replace(FORM, steps=100)
+    click = Click(studio, session, {"do": "preview", "call": "1-1"}, form)
+    handlers.perform(click, True, cancelled_meanwhile)
+    assert {tile["problem"] for tile in settled_grid(session)["tiles"]} == {"Cancelled."}
+
+
+def test_the_scripts_know_which_actions_submit_jobs() -> None:
+    script = "\n".join(path.read_text(encoding="utf-8") for path in STATIC.glob("*.js"))
+    (listed,) = re.findall(r"QUEUED = new Set\(\[(.*?)\]\)", script)
+    assert set(re.findall(r'"(\w+)"', listed)) == handlers.SUBMITTING

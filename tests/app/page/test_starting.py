@@ -22,11 +22,12 @@ from app.jobs.job import RequestError, Start
 from app.jobs.uploads import START_EDGE, read_picture, start_from
 from app.models import ImageModel
 from app.page import handlers
+from app.page.click import Click, Form, Studio
+from app.page.filling import set_start_as, wanted_of
 from app.page.form import form_for, form_values, from_link, from_picture, preview_steps
-from app.page.handlers import Studio
-from app.page.live import Sketches
 from app.page.session import Session, Sessions
-from app.page.starting import begin_as, begin_with, begin_with_final, begin_with_nothing
+from app.page.sketches import Sketches
+from app.page.starting import begin_with, begin_with_final, begin_with_nothing
 from app.page.views import grid_view, stage_view, start_view
 from app.worker import Worker
 from tests.app.jobs.test_uploads import bomb, file_of
@@ -129,7 +130,7 @@ def test_a_grid_starts_from_the_picture_and_all_that_comes_of_it_does(
     session = new_session()
     plain = make_grid(studio, session)
     start = begun(session)
-    handlers.preview(studio, session, FORM, 0.5)
+    handlers.preview(Click(studio, session, {"strength": 0.5}, FORM))
     session.settle()
     grid = grid_view(session)
     assert grid and session.grid and session.start
@@ -142,10 +143,14 @@ def test_a_grid_starts_from_the_picture_and_all_that_comes_of_it_does(
             ).max()
             > 3
         )
-    begin_with_nothing(session)
-    handlers.reroll(studio, session, {"grid": grid["id"]}, 8)
+    begin_with_nothing(Click(studio, session))
+    handlers.reroll(Click(studio, session, {"grid": grid["id"]}, Form(full_steps=8)))
     session.settle()
-    handlers.vary(studio, session, {"grid": session.grid.id, "seed": session.grid.tiles[0].seed}, 8)
+    handlers.vary(
+        Click(
+            studio, session, {"grid": session.grid.id, "seed": session.grid.tiles[0].seed}, Form(full_steps=8)
+        )
+    )
     session.settle()
     done = refine(studio, session, session.grid.tiles[1].seed)
     assert {tile.job.start for tile in session.grid.tiles} == {replace(start, strength=0.5)}
@@ -173,8 +178,8 @@ def test_a_picture_that_is_removed_while_previews_run_stays_theirs(
 ) -> None:
     session = new_session()
     start = begun(session)
-    handlers.preview(studio, session, replace(FORM, steps=30))
-    begin_with_nothing(session)
+    handlers.preview(Click(studio, session, form=replace(FORM, steps=30)))
+    begin_with_nothing(Click(studio, session))
     for seed in range(10, 10 + 2 * UNUSED_STARTS):  # so many others that it has to make room
         begun(session, seed)
     session.settle()
@@ -198,7 +203,7 @@ def test_a_strength_out_of_range_is_told_and_changes_nothing(
     session = new_session()
     start = begun(session)
     with pytest.raises(RequestError, match="The strength"):
-        handlers.preview(studio, session, FORM, strength)
+        handlers.preview(Click(studio, session, {"strength": strength}, FORM))
     assert session.start == start and session.grid is None
 
 
@@ -206,9 +211,9 @@ def test_a_final_can_be_the_next_start(studio: Studio, new_session: NewSession) 
     session = new_session()
     make_grid(studio, session)
     with pytest.raises(RequestError, match="not finished"):
-        begin_with_final(session, {"stage": "another"})
+        begin_with_final(Click(studio, session, {"stage": "another"}))
     done = refine(studio, session, 12)
-    begin_with_final(session, {"stage": done["id"]})
+    begin_with_final(Click(studio, session, {"stage": done["id"]}))
     assert session.start
     final = pixels(picture_of(session, done["picture"]))
     assert np.array_equal(pixels(session.start.picture), final)
@@ -218,8 +223,8 @@ def test_a_final_can_be_the_next_start(studio: Studio, new_session: NewSession) 
 def test_two_people_have_a_start_each(studio: Studio, new_session: NewSession) -> None:
     mine, yours = new_session(), new_session()
     begun(mine, 3), begun(yours, 4)
-    handlers.preview(studio, mine, FORM)
-    handlers.preview(studio, yours, FORM)
+    handlers.preview(Click(studio, mine, form=FORM))
+    handlers.preview(Click(studio, yours, form=FORM))
     mine.settle()
     yours.settle()
     assert mine.grid and yours.grid and mine.grid.start != yours.grid.start
@@ -237,13 +242,13 @@ def test_two_people_have_a_start_each(studio: Studio, new_session: NewSession) -
 def test_after_a_restart_the_start_is_there(studio: Studio, tmp_path: Path) -> None:
     session = Sessions(History(tmp_path)).of("0" * 64, "0" * 64)
     begun(session)
-    handlers.preview(studio, session, FORM, 0.7)
+    handlers.preview(Click(studio, session, {"strength": 0.7}, FORM))
     session.settle()
     again = Sessions(History(tmp_path)).of("0" * 64, "1" * 64)
     assert again.start == session.start
     assert start_view(again) == start_view(session)
     assert refine(studio, again, 11)["state"] == "done"
-    handlers.reroll(studio, again, {"grid": again.grid.id if again.grid else ""}, 8)
+    handlers.reroll(Click(studio, again, {"grid": again.grid.id if again.grid else ""}, Form(full_steps=8)))
     again.settle()
     assert again.grid and again.grid.start == session.start
 
@@ -256,14 +261,14 @@ def test_a_lost_start_leaves_the_page_usable(studio: Studio, tmp_path: Path) -> 
     again = Sessions(History(tmp_path)).of("0" * 64, "1" * 64)
     assert again.grid is None and len(again.shelf.entries) == 1
     with pytest.raises(RequestError, match="gone"):
-        handlers.open_entry(again, {"entry": again.shelf.entries[0].id})
+        handlers.open_entry(Click(studio, again, {"entry": again.shelf.entries[0].id}))
 
 
 def test_a_start_goes_with_the_last_grid_that_was_made_of_it(studio: Studio, new_session: NewSession) -> None:
     session = new_session()
     start = begun(session)
     make_grid(studio, session)
-    handlers.clear_history(session)
+    handlers.clear_history(Click(studio, session))
     assert session.start is None
     assert not session.shelf.folder.exists()
     with pytest.raises(RequestError, match="gone"):
@@ -286,7 +291,7 @@ def test_an_earlier_picture_brings_its_start_back(studio: Studio, new_session: N
     session = new_session()
     first = make_grid(studio, session)
     start = begun(session)
-    handlers.preview(studio, session, FORM, 0.3)
+    handlers.preview(Click(studio, session, {"strength": 0.3}, FORM))
     session.settle()
     assert session.grid
     entry = session.shelf.entries[0]
@@ -296,30 +301,30 @@ def test_an_earlier_picture_brings_its_start_back(studio: Studio, new_session: N
         {"entry": entry.id, "picture": entry.previews[1].picture},
         {"picture": from_picture(session.shelf.path(entry.previews[1].picture).read_bytes())},
     ):
-        begin_with_nothing(session)
-        wanted = handlers.wanted_of(session, wish)
-        assert begin_as(session, wish, wanted) == []
+        begin_with_nothing(Click(studio, session))
+        wanted = wanted_of(Click(studio, session, wish))
+        assert set_start_as(Click(studio, session, wish), wanted) == []
         assert session.start == replace(start, strength=0.3)
     plain = {"entry": first["id"], "picture": session.shelf.find(first["id"]).previews[0].picture}
-    assert begin_as(session, plain, handlers.wanted_of(session, plain)) == []
+    assert set_start_as(Click(studio, session, plain), wanted_of(Click(studio, session, plain))) == []
     assert session.start is None, "a picture that was made of noise alone is so again"
 
 
 def test_without_the_start_it_is_said_that_it_lacks(studio: Studio, new_session: NewSession) -> None:
     maker, other = new_session(), new_session()
     start = begun(maker)
-    handlers.preview(studio, maker, FORM, 0.3)
+    handlers.preview(Click(studio, maker, {"strength": 0.3}, FORM))
     maker.settle()
     begun(other, 9)
     wish = {
         "picture": from_picture(maker.shelf.path(maker.shelf.entries[0].previews[0].picture).read_bytes())
     }
-    (missing,) = begin_as(other, wish, handlers.wanted_of(other, wish))
-    assert "starting picture, which is not here" in missing
+    (missing,) = set_start_as(Click(studio, other, wish), wanted_of(Click(studio, other, wish)))
+    assert "starting picture that is not here" in missing
     assert other.start is None, "another picture would make another one"
     begin_with(other, start.picture)
     assert other.start == replace(start, strength=0.3), "given again, it is as it was"
-    assert begin_as(other, wish, handlers.wanted_of(other, wish)) == []
+    assert set_start_as(Click(studio, other, wish), wanted_of(Click(studio, other, wish))) == []
 
 
 def test_a_link_names_the_start(studio: Studio, new_session: NewSession) -> None:
@@ -328,14 +333,14 @@ def test_a_link_names_the_start(studio: Studio, new_session: NewSession) -> None
     make_grid(studio, session)
     link = refine(studio, session, 12)["link"]
     wish = {"link": link}
-    begin_with_nothing(session)
-    assert begin_as(session, wish, from_link(link)) == []
+    begin_with_nothing(Click(studio, session))
+    assert set_start_as(Click(studio, session, wish), from_link(link)) == []
     assert session.start == start
     stranger = new_session()
-    assert begin_as(stranger, wish, from_link(link)) != []
+    assert set_start_as(Click(studio, stranger, wish), from_link(link)) != []
     begun(stranger)
     plain = {"link": {"prompt": "lake", "seed": "4"}}
-    assert begin_as(stranger, plain, from_link(plain["link"])) == []
+    assert set_start_as(Click(studio, stranger, plain), from_link(plain["link"])) == []
     assert stranger.start, "a refresh follows the link again, and takes away nothing"
 
 
@@ -346,13 +351,13 @@ def test_only_marks_are_taken_for_marks(new_session: NewSession, mark: Any) -> N
     assert session.shelf.find_start(mark) is None
 
 
-def test_a_strength_of_enlarging_is_no_start(new_session: NewSession) -> None:
+def test_a_strength_of_enlarging_is_no_start(studio: Studio, new_session: NewSession) -> None:
     session = new_session()
     settings = {"Seed": "1", "Denoising strength": "0.7", "Hires upscale": "2"}
     wish = {"picture": {"prompt": "lake", "settings": settings}}
-    assert begin_as(session, wish, wish["picture"]) == []
+    assert set_start_as(Click(studio, session, wish), wish["picture"]) == []
     del settings["Hires upscale"]
-    assert begin_as(session, wish, wish["picture"]) != []
+    assert set_start_as(Click(studio, session, wish), wish["picture"]) != []
     assert session.strength == 0.7
 
 
@@ -365,7 +370,7 @@ def test_a_size_of_the_models_is_taken_and_no_other(wide_studio: Studio, new_ses
     grid = make_grid(wide_studio, session, replace(FORM, size="96x64"))
     assert grid["size"] == (96, 64)
     assert Image.open(io.BytesIO(picture_of(session, grid["tiles"][0]["picture"]))).size == (96, 64)
-    handlers.reroll(wide_studio, session, {"grid": grid["id"]}, 8)
+    handlers.reroll(Click(wide_studio, session, {"grid": grid["id"]}, Form(full_steps=8)))
     session.settle()
     assert session.grid
     done = refine(wide_studio, session, session.grid.tiles[0].seed)
@@ -375,8 +380,8 @@ def test_a_size_of_the_models_is_taken_and_no_other(wide_studio: Studio, new_ses
     assert (values["size"], notes) == ("96x64", [])
     for wrong in ("128x64", "96", "a lake", "96x64x3", "-96x64"):
         with pytest.raises(RequestError, match="Choose one of: 64x64, 96x64, 64x96"):
-            handlers.preview(wide_studio, session, replace(FORM, size=wrong))
-    begin_with_nothing(session)
+            handlers.preview(Click(wide_studio, session, form=replace(FORM, size=wrong)))
+    begin_with_nothing(Click(wide_studio, session))
     assert make_grid(wide_studio, session)["size"] == (64, 64)
 
 
@@ -407,7 +412,7 @@ def test_an_edit_knows_no_strength(model: ImageModel, new_session: NewSession) -
     session = new_session()
     begun(session)
     # The tiny model does not really edit, so its grid is only asked for.
-    handlers.preview(Studio(worker, Sketches()), session, FORM, 0.3)
+    handlers.preview(Click(Studio(worker, Sketches()), session, {"strength": 0.3}, FORM))
     assert session.grid and session.grid.start and session.grid.start.strength == 1
     assert session.strength == Start.strength
     session.stop()
@@ -456,7 +461,7 @@ def test_programs_get_the_pages_picture(served: Served, tmp_path: Path) -> None:
     (file,), (record,) = client.predict(**options, api_name="/preview")
     studio, session = Studio(served.worker, Sketches()), served.page.sessions.of("6c" * 32, TAB)
     begin_with(session, noise((90, 64)))
-    handlers.preview(studio, session, replace(FORM, count=1), 0.5)
+    handlers.preview(Click(studio, session, {"strength": 0.5}, replace(FORM, count=1)))
     session.settle()
     grid = grid_view(session)
     assert grid and record["strength"] == 0.5

@@ -11,8 +11,8 @@ import pytest
 from app.history.shelf import History
 from app.jobs.job import Job, RequestError
 from app.models import ModelFacts
-from app.page.live import Sketches
 from app.page.session import Sessions
+from app.page.sketches import Sketches
 from app.study.log.events import LogEvent
 from app.study.log.reading import read_log
 from app.study.log.store import SqlStore, open_store

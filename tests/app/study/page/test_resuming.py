@@ -12,8 +12,8 @@ from app.backends.base import Backend
 from app.backends.loading import Loading
 from app.history.shelf import History
 from app.jobs.job import RequestError
-from app.page.live import Sketches
 from app.page.session import Sessions
+from app.page.sketches import Sketches
 from app.study.log.events import LogEvent, participant_of
 from app.study.log.reading import read_log
 from app.study.log.store import SqlStore, open_store

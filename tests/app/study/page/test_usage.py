@@ -8,9 +8,9 @@ import pytest
 
 from app.history.shelf import History
 from app.page import handlers
-from app.page.handlers import Form, Studio
-from app.page.live import Sketches
+from app.page.click import Click, Form, Studio
 from app.page.session import Session, Sessions
+from app.page.sketches import Sketches
 from app.study.log.reading import read_log
 from app.study.log.store import SqlStore, open_store
 from app.study.log.writer import Writer
@@ -18,7 +18,8 @@ from app.study.page.usage import Usage
 from app.worker import Worker
 
 WORDS = "snowy mountains"
-Click = Callable[..., None]
+FORM = Form(WORDS, count=2, steps=2, solver="ddim", full_steps=4)
+Ask = Callable[..., None]
 
 
 @pytest.fixture
@@ -34,38 +35,38 @@ def writer(tmp_path: Path) -> Iterator[Writer]:
 
 
 @pytest.fixture
-def click(worker: Worker, session: Session, writer: Writer) -> Click:
-    """Does what a click asks for, as the page does, and waits for what comes of it."""
+def ask(worker: Worker, session: Session, writer: Writer) -> Ask:
+    """Does something for a click with these values, and waits for its jobs."""
     usage, studio = Usage(writer), Studio(worker, Sketches())
 
-    def click(action: Callable[[Studio], Any], **wish: Any) -> None:
-        about = {"grid": session.grid.id if session.grid else None} | wish
-        with usage.watch(studio, session, about) as watched:
-            action(watched)
+    def ask(action: Callable[[Click], None], values: dict[str, Any]) -> None:
+        shown = {"grid": session.grid.id if session.grid else None}
+        with usage.watch(Click(studio, session, shown | values, FORM)) as click:
+            action(click)
         session.settle()
 
-    return click
+    return ask
 
 
-def see(click: Click, session: Session) -> int:
+def do(ask: Ask, name: str, **values: Any) -> None:
+    """Does what the page does when its script asks for the action of that name."""
+    ask(handlers.ACTIONS[name], {"do": name} | values)
+
+
+def see(ask: Ask, session: Session) -> int:
     """Asks for two previews; gives the first one's seed."""
-    form = Form(WORDS, count=2, steps=2, solver="ddim", full_steps=4)
-    click(lambda studio: handlers.preview(studio, session, form), do="preview")
+    do(ask, "preview")
     assert session.grid and not session.grid.busy
     return session.grid.tiles[0].seed
 
 
 def test_what_was_clicked_is_there_under_a_random_name_and_no_word_of_it(
-    click: Click, session: Session, writer: Writer, tmp_path: Path
+    ask: Ask, session: Session, writer: Writer, tmp_path: Path
 ) -> None:
-    seed = see(click, session)
-    assert session.grid
-    grid = session.grid.id
-    click(lambda _: handlers.point_at(session, {"grid": grid, "seed": seed}), do="point_at", seed=seed)
-    click(lambda _: handlers.keep(session, {"grid": grid, "seed": seed}), do="keep", seed=seed)
-    wish = {"grid": grid, "seed": seed}
-    click(lambda studio: handlers.refine(studio, session, wish, 4), do="refine", seed=seed)
-    click(lambda _: handlers.cancel(session), do="cancel")
+    seed = see(ask, session)
+    for name in ("point_at", "keep", "refine"):
+        do(ask, name, seed=seed)
+    do(ask, "cancel")
     writer.close()
     log = tmp_path / "log.sqlite"
     events = read_log(str(log)).events
@@ -79,21 +80,27 @@ def test_what_was_clicked_is_there_under_a_random_name_and_no_word_of_it(
         assert secret.encode() not in stored
 
 
-def test_nonsense_is_no_event(click: Click, session: Session, writer: Writer, tmp_path: Path) -> None:
-    see(click, session)
-    for wish in ({}, {"do": None}, {"do": "keep", "seed": []}, {"do": "refine", "grid": {}}, {"do": "keep"}):
-        click(lambda _: None, **wish)
+def test_nonsense_is_no_event(ask: Ask, session: Session, writer: Writer, tmp_path: Path) -> None:
+    see(ask, session)
+    for values in (
+        {},
+        {"do": "nothing"},
+        {"do": "keep", "seed": []},
+        {"do": "refine", "grid": {}},
+        {"do": "keep"},
+    ):
+        ask(lambda click: None, values)
     writer.close()
     kinds = {event.kind for event in read_log(str(tmp_path / "log.sqlite")).events}
     assert kinds == {"session", "submit", "queued", "compute_start", "compute_end"}
 
 
 def test_nobody_is_refused_anything_because_of_the_log(
-    click: Click, session: Session, monkeypatch: pytest.MonkeyPatch
+    ask: Ask, session: Session, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def full(*_: Any) -> None:
         raise OSError("the disk is full")
 
     monkeypatch.setattr(SqlStore, "append", full)
-    see(click, session)
+    see(ask, session)
     assert session.notices == []

@@ -9,8 +9,8 @@ import pytest
 
 from app.backends.base import Backend
 from app.jobs.job import RequestError
-from app.page.live import Sketches
 from app.page.session import Sessions
+from app.page.sketches import Sketches
 from app.study.log.recording import RecordingBackend
 from app.study.log.store import open_store
 from app.study.log.writer import Writer

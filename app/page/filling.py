@@ -1,0 +1,72 @@
+"""Fill the form in: from a link, a PNG, or a picture of the grid or the history."""
+
+from collections.abc import Mapping
+from typing import Any
+
+from app.jobs.job import Record, RequestError, Start
+from app.page.click import Click
+from app.page.form import form_for, form_values, from_link, from_record, made_here, start_of_settings
+from app.page.session import job_of, start_of
+from app.page.starting import set_start
+
+# A click to fill the form in names one of these.
+SOURCES = {"link", "picture", "entry", "grid"}
+
+
+def fill(click: Click) -> dict[str, dict[str, Any]]:
+    """Return what changes in the form: Gradio's properties of its parts, by their names in `Form`.
+
+    With values["new"] the page has just been opened, and its form is fitted to the model.
+    """
+    facts = click.studio.backend.facts
+    changes = form_for(facts) if click.values.get("new") else {}
+    if SOURCES & click.values.keys():
+        try:
+            wanted = wanted_of(click)
+            values, notes = form_values(wanted, facts)
+            notes += set_start_as(click, wanted)
+        except RequestError as error:
+            values, notes = {}, [str(error)]
+        if notes:
+            click.session.tell(" ".join(notes))
+        for name, value in values.items():
+            changes[name] = changes.get(name, {}) | {"value": value}
+    return changes
+
+
+def wanted_of(click: Click) -> dict[str, Any]:
+    """Return how the picture that a click names was made, in the form of `app.page.form.from_picture`.
+
+    Raises RequestError if there is no such picture.
+    """
+    values, session = click.values, click.session
+    if isinstance(values.get("link"), Mapping):
+        return from_link(values["link"])
+    if isinstance(values.get("picture"), Mapping):
+        return dict(values["picture"])
+    if "entry" in values:
+        entry = session.shelf.find(values["entry"])
+        for shot in [*entry.previews, *entry.finals]:
+            if shot.picture == values.get("picture"):
+                job = job_of(shot, "preview", session, start_of(session, entry))
+                return from_record(Record(job, shot.revision, 0, 0))
+    tile = click.tile()
+    return from_record(Record(tile.job, tile.revision, 0, 0))
+
+
+def set_start_as(click: Click, wanted: Mapping[str, Any]) -> list[str]:
+    """Have the next grids start as the wanted picture did; return a message if its start is not here.
+
+    A link that names no start leaves the present one, since it is followed again at every refresh.
+    """
+    session, made = click.session, start_of_settings(wanted)
+    if made is None:
+        if made_here(wanted) and "link" not in click.values:
+            set_start(session, None)
+        return []
+    mark, session.strength = made
+    data = session.shelf.find_start(mark)
+    set_start(session, Start(data, session.strength) if data else None)
+    if data:
+        return []
+    return ["It was made from a starting picture that is not here. Add that picture to get the same result."]
