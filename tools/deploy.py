@@ -20,14 +20,18 @@ ROOT = Path(__file__).resolve().parents[1]
 LEFT_OUT = (
     ".ci/",
     ".dockerignore",
+    ".github/",
+    ".pre-commit-config.yaml",
     "Makefile",
+    "examples/",
+    "integrations/",
     "requirements-",
-    "tools/",
     "tests/",
+    "tools/",
 )
 NEEDED_BY_DOCKER = (".dockerignore",)
-# A Space that has this file was made by this program.
-OURS = "tools/deploy.py"
+# Every version of this program has sent this file: a Space that has it was made by this program.
+OURS = "checkpoints/landscapes/model_index.json"
 NEW_SPACE = {"README.md", ".gitattributes"}
 SDKS = ("gradio", "docker")
 ZERO = "zero-"

@@ -1,6 +1,6 @@
 """The screenshots in README and docs, the page's icon, and its card for links, all made by the app itself.
 
-    python -m tools.screenshots               # writes docs/*.png and the icon and card in app/page
+    python -m tools.screenshots               # writes docs/*.png and the icon and card in app/page/static
 
 The app is started with the embedded model. Prompts and seeds are fixed, so only the model decides the looks.
 """
@@ -17,7 +17,7 @@ from PIL import Image, ImageDraw
 from app.models import ROOT
 from tools.latency import BROWSER_OPTIONS, find_browser, running_app
 
-PAGE = ROOT / "app" / "page"
+STATIC = ROOT / "app" / "page" / "static"
 DOCS = ROOT / "docs"
 PROMPT = "snowy mountains at sunset with a lake and a cabin"
 FIRST_SEED = 30
@@ -93,7 +93,7 @@ def make_icon(url: str) -> None:
     mask = Image.new("L", (768, 768))
     ImageDraw.Draw(mask).rounded_rectangle((0, 0, 767, 767), 170, fill=255)
     picture.putalpha(mask.resize((192, 192), Image.Resampling.LANCZOS))
-    picture.quantize(COLOURS).save(PAGE / "favicon.png", optimize=True)
+    picture.quantize(COLOURS).save(STATIC / "favicon.png", optimize=True)
 
 
 def make_card(url: str, browser: Any) -> None:
@@ -108,7 +108,7 @@ def make_card(url: str, browser: Any) -> None:
     page.goto(url)  # for its fonts
     page.set_content(CARD.replace("PICTURES", pictures))
     page.evaluate("document.fonts.ready")
-    take(page, PAGE / "card.png")
+    take(page, STATIC / "card.png")
     page.close()
 
 

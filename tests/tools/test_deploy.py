@@ -66,7 +66,7 @@ def test_a_docker_space_has_the_same_card_but_for_how_it_runs() -> None:
 @pytest.mark.parametrize("sdk", deploy.SDKS)
 def test_what_goes_is_what_the_app_needs(sdk: str) -> None:
     paths = {item.path for item in deploy.items(sdk)}
-    needed = {"app.py", "README.md", "LICENSE", "requirements.txt", "tools/deploy.py", "Dockerfile"}
+    needed = {"app.py", "README.md", "LICENSE", "requirements.txt", deploy.OURS, "Dockerfile"}
     assert needed <= paths
     assert any(path.startswith("checkpoints/landscapes/unet/") for path in paths)
     assert not any(path.startswith(("tests/", ".ci/", "tools/", "data/", ".venv/")) for path in paths)
@@ -78,7 +78,7 @@ def repository(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A small checkout."""
     (tmp_path / "README.md").write_text("---\nsdk: gradio\n---\n# Preview\n")
     (tmp_path / "app.py").write_text("print()\n")
-    (tmp_path / "app").mkdir()
+    (tmp_path / deploy.OURS).parent.mkdir(parents=True)
     (tmp_path / deploy.OURS).write_text("")
     identity = ["-c", "user.name=a", "-c", "user.email=a@example.org"]
     for command in (["init", "-q"], ["add", "."], [*identity, "commit", "-qm", "all"]):

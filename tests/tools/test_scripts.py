@@ -50,6 +50,8 @@ def test_ours_runs_as_a_user_listens_where_it_says_and_has_no_secrets(tmp_path: 
     ("path", "ignored"),
     [
         ("tests/app/server/test_api.py", True),
+        ("tools/deploy.py", True),
+        ("docs/page.md", True),
         ("app/page/__pycache__/a.pyc", True),
         ("app.py", False),
         ("checkpoints/recipe/scenes.py", True),
