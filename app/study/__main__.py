@@ -65,8 +65,8 @@ def import_(options: argparse.Namespace) -> dict[str, Any]:
 
 def withdraw(options: argparse.Namespace) -> dict[str, Any]:
     """Delete all that there is of the participant with a withdrawal code."""
-    from app.study.log.events import participant_of
     from app.study.log.pictures import delete_pictures
+    from app.study.log.withdrawal import participant_of
 
     participant = participant_of(options.code)
     count = _opened(options, must_exist=True).withdraw(participant)

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from app.study.log import events
 from app.study.log.events import LogEvent, SessionBegan
 from app.study.log.store import Store
+from app.study.log.withdrawal import code_of, participant_of
 from app.study.plan.definition import Study
 from app.study.plan.order import next_place, order_of
 
@@ -39,8 +40,8 @@ def enrol(
     free_text: they agreed that own words are kept. simulated: they are a program. now: UTC in seconds.
     """
     now = time.time() if now is None else now
-    code, session = events.code_of(secret or secrets.token_hex(32)), secrets.token_hex(8)
-    participant = events.participant_of(code)
+    code, session = code_of(secret or secrets.token_hex(32)), secrets.token_hex(8)
+    participant = participant_of(code)
 
     def choose(lines: list[str]) -> LogEvent:
         known = [event for event, _ in map(events.read_event, lines) if event.study == study.digest]

@@ -10,11 +10,10 @@ from app.study.log.events import (
     Satisfied,
     SessionBegan,
     TrialStart,
-    code_of,
-    participant_of,
 )
 from app.study.log.reading import clean
 from app.study.log.store import Store
+from app.study.log.withdrawal import code_of, participant_of
 from app.study.plan.definition import Study
 from app.study.plan.order import trials
 

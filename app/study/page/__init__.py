@@ -1,0 +1,1 @@
+"""The pages that participants see, and the log of the ordinary page."""

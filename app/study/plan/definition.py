@@ -5,13 +5,14 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Annotated, Any, ClassVar, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, ConfigDict, Field, StrictBool, StrictFloat, StrictInt, WithJsonSchema
+from pydantic import AfterValidator, Field, StrictBool, StrictFloat, StrictInt, WithJsonSchema
 from pydantic.json_schema import SkipJsonSchema
 
 from app.jobs.job import LIMITS
 from app.study.plan.labels import words_in
+from app.study.strict import Strict
 from solver import SOLVERS
 
 NAME = r"^[a-z0-9][a-z0-9_-]{0,39}$"
@@ -37,12 +38,6 @@ Steps = Annotated[StrictInt, Field(ge=1, le=MAX_STEPS)]
 Solver = Annotated[
     str, AfterValidator(_check_solver), WithJsonSchema({"type": "string", "enum": list(SOLVERS)})
 ]
-
-
-class Strict:
-    """Have pydantic refuse unknown fields, infinity and NaN."""
-
-    __pydantic_config__: ClassVar[ConfigDict] = ConfigDict(extra="forbid", allow_inf_nan=False)
 
 
 @dataclass(frozen=True)

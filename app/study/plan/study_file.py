@@ -1,7 +1,7 @@
 """Read a study file; report everything that is wrong with it at once, each fault with its line."""
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import replace
 from difflib import get_close_matches
 from pathlib import Path
@@ -27,7 +27,7 @@ _TYPES = {
 }
 _PATTERNS = {
     NAME: "a short name of small letters, digits, - and _",
-    TEXT: "text, and not empty",
+    TEXT: "text that is not empty",
     LANGUAGE: "a language tag such as en, de or fr-CA",
 }
 
@@ -58,17 +58,20 @@ def read_study(path: Path) -> Study:
         try:
             study = _STUDY.validate_python(values)
         except ValidationError as error:
-            problems += [
-                _problem(each)
-                for each in error.errors()
-                if each["type"] != "missing" or each["loc"][-1] not in unread
-            ]
+            problems += [_problem(each) for each in error.errors() if not _follows(each, unread)]
         problems += find_contradictions(values)
     lines = toml.lines_of(text)
     faults += [(toml.line_of(where, lines), words) for where, words in problems]
     if faults or study is None:
         raise StudyError("\n".join(f"{path}, line {line}: {words}" for line, words in sorted(set(faults))))
     return replace(study, digest=hashlib.sha256(text.encode()).hexdigest()[:16])
+
+
+def _follows(error: Any, unread: Collection[str]) -> bool:
+    """Whether an error only follows from another: a key in a line that is not TOML, or a wrong entry."""
+    if error["type"] == "missing":
+        return error["loc"][-1] in unread
+    return error["type"] == "too_short" and len(error["input"]) >= error["ctx"]["min_length"]
 
 
 def _problem(error: Any) -> Problem:

@@ -42,12 +42,11 @@ from app.study.log.events import (
     SessionEnded,
     Submit,
     TrialStart,
-    code_of,
-    participant_of,
     read_event,
 )
 from app.study.log.reading import read_log
 from app.study.log.store import Store, closing, open_store
+from app.study.log.withdrawal import code_of, participant_of
 from app.study.plan.definition import Analysis, Condition, RatingQuestion, Study, StudyTask
 from app.study.plan.order import order_of
 from app.study.report.analysis import exclude, time_ratio

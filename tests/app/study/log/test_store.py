@@ -17,6 +17,7 @@ import pytest
 from app.study.log import events
 from app.study.log.enrolment import enrol
 from app.study.log.store import SqlStore, StoreError, open_store
+from app.study.log.withdrawal import participant_of
 from app.study.plan.definition import Study
 from app.study.plan.order import count_places
 from tests.app.study.log.postgres import postgres
@@ -133,8 +134,8 @@ def test_withdrawal_by_code_deletes_that_participant_alone(store: SqlStore, stud
     mine, other = enrol(store, study), enrol(store, study)
     assert mine.code not in "".join(store.lines())
     written = mine.code.upper().replace("-", " ")
-    assert store.withdraw(events.participant_of("wrong")) == 0
-    assert store.withdraw(events.participant_of(written)) == 1
+    assert store.withdraw(participant_of("wrong")) == 0
+    assert store.withdraw(participant_of(written)) == 1
     assert [events.read_event(line)[0].participant for line in store.lines()] == [other.participant]
 
 

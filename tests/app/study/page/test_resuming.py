@@ -14,9 +14,10 @@ from app.history.shelf import History
 from app.jobs.job import RequestError
 from app.page.session import Sessions
 from app.page.sketches import Sketches
-from app.study.log.events import LogEvent, participant_of
+from app.study.log.events import LogEvent
 from app.study.log.reading import read_log
 from app.study.log.store import SqlStore, open_store
+from app.study.log.withdrawal import participant_of
 from app.study.log.writer import Writer
 from app.study.page.layout import PlainShelf
 from app.study.page.participation import Lab, Participation, Participations

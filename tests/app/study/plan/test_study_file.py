@@ -168,6 +168,26 @@ def test_words_that_cannot_be_used_are_told_with_their_line(tmp_path: Path, word
 
 
 def test_a_language_is_a_tag(tmp_path: Path) -> None:
-    assert "de or fr-CA" in " ".join(
-        faults(tmp_path, edited(("title =", 'language = "de_AT"\ntitle ='))[0]).values()
-    )
+    (fault,) = faults(tmp_path, edited(("title =", 'language = "de_AT"\ntitle ='))[0]).values()
+    assert "de or fr-CA" in fault and "Missing" not in fault
+
+
+def test_a_wrong_entry_does_not_make_its_list_too_short(tmp_path: Path) -> None:
+    conditions = """
+[[conditions]]
+id = "full"
+mode = "full"
+count = 0
+[[conditions]]
+id = "quick"
+mode = "preview"
+"""
+    found = faults(tmp_path, conditions)
+    assert "from 1 to" in found[5] and "at least 2" not in "".join(found.values())
+    one = faults(tmp_path, conditions[: conditions.rindex("[[")])
+    assert "at least 2" in one[2]
+
+
+def test_the_digest_cannot_be_set(tmp_path: Path) -> None:
+    text, lines = edited(("title =", 'digest = "mine"\ntitle ='))
+    assert sorted(faults(tmp_path, text)) == lines
