@@ -13,7 +13,6 @@ from app.server import auth, service
 from app.server.metered import MeteredBackend
 from app.server.metrics import Metrics
 from app.server.settings import Settings
-from app.study.page.participation import Participation
 from app.study.plan.definition import Study
 from app.study.plan.labels import LABELS, PLACES
 from app.worker import Worker
@@ -122,7 +121,7 @@ def test_what_goes_wrong_is_told_in_the_studys_words(
             page.locator(".tile-problem", has_text="«not_made»").nth(1).wait_for()
             assert foreign(page) == []
         with monkeypatch.context() as failing:
-            failing.setattr(Participation, "do", fail)
+            failing.setattr("app.study.page.layout.perform", fail)
             page.locator(".reroll").click()
             page.locator(".toast", has_text="«problem»").wait_for()
             assert foreign(page) == []

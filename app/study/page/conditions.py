@@ -1,14 +1,13 @@
-"""What a condition of a study is to the app that runs it."""
+"""What the app does for a condition of a study."""
 
 from app.backends.base import Backend
 from app.jobs.job import Job, RequestError
 from app.page.click import Form
-from app.study.plan.definition import Condition, Study
-from app.study.plan.study_file import StudyError
+from app.study.plan import Condition, Study, StudyError
 
 
 def form_of(condition: Condition, prompt: str, backend: Backend) -> Form:
-    """What a person would have set to get the condition's pictures."""
+    """Return the form that gives the condition's pictures on the ordinary page."""
     full = condition.mode == "full"
     return Form(
         prompt,
@@ -21,28 +20,17 @@ def form_of(condition: Condition, prompt: str, backend: Backend) -> Form:
 
 
 def check_conditions(study: Study, backend: Backend) -> None:
-    """Raise StudyError, one line each, where the model can't do what conditions ask for."""
+    """Raise StudyError, one line each, for conditions that the model can't make pictures for."""
     faults = []
     facts = backend.facts
+    size = (facts.width, facts.height)
     for condition in study.conditions:
         wanted = {(condition.full_solver, condition.full_steps)}
         if condition.mode == "preview":
             wanted.add((condition.solver, condition.steps))
         for solver, steps in sorted(wanted):
             try:
-                facts.plan(
-                    Job(
-                        "preview",
-                        "a",
-                        0,
-                        steps,
-                        facts.name,
-                        facts.width,
-                        facts.height,
-                        facts.guidance,
-                        solver,
-                    )
-                )
+                facts.plan(Job("preview", "a", 0, steps, facts.name, *size, facts.guidance, solver))
             except RequestError as error:
                 faults.append(f"condition {condition.id!r}: {error}")
     if faults:

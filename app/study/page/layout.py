@@ -1,7 +1,4 @@
-"""A study's page: the ordinary page's previews and stage, and around them what a participant goes through.
-
-Nothing here reads the log: it is only written to.
-"""
+"""A study's page: the ordinary page's previews and stage, and around them the phases of a study."""
 
 import asyncio
 import io
@@ -28,9 +25,10 @@ from app.page.session import GRACE_S, Session, Sessions
 from app.page.sketches import Sketches
 from app.study.log.enrolment import DROPPED_OUT_S
 from app.study.log.writer import Writer
+from app.study.page.actions import perform, report
 from app.study.page.participation import Lab, Participations
 from app.study.page.views import own_words, study_views
-from app.study.plan.definition import Study
+from app.study.plan import Study
 
 log = logging.getLogger("app.study")
 
@@ -40,7 +38,7 @@ HEAD = (
     '<meta name="theme-color" content="#12131a" media="(prefers-color-scheme: dark)">\n'
     '<meta name="robots" content="noindex">\n'
 )
-# The pictures of trials that are on, below the app's data; a trial that ends has its own deleted.
+# The pictures of current trials, below the app's data; they are deleted when the next trial begins.
 FOLDER = "study-now"
 
 
@@ -53,7 +51,7 @@ class PlainShelf(Shelf):
 
 
 class TabHistory(History):
-    """A shelf for each tab, whatever it has logged in as: several participants may have one login."""
+    """A shelf for each tab, not for each login: several participants may share one."""
 
     def shelf(self, browser: object, login: str = "") -> Shelf:
         """See `History`."""
@@ -63,18 +61,21 @@ class TabHistory(History):
 def build_study_page(
     backend: Backend, data: Path, study: Study, writer: Writer, where: str, grace_s: float = GRACE_S
 ) -> Page:
-    """The page of a study, to be opened with `app.server.service.launch_page`.
+    """Build the page of a study, to be served with `app.server.service.launch_page`.
 
-    data: the folder for what is kept for the moment. where: the log that the writer writes.
+    Args:
+        data: the folder for the pictures of current trials.
+        where: the log that `writer` writes to.
     """
-    _forget_left(data / FOLDER)
+    _delete_abandoned(data / FOLDER)
     sessions = Sessions(TabHistory(data / FOLDER, shelves=PlainShelf), grace_s)
     sketches = Sketches()
     visits = Participations(Lab(study, writer, where, backend, sketches))
+    login = {name.removeprefix("login_"): text for name, text in study.labels.items() if "login_" in name}
     with Page(title=study.title, analytics_enabled=False) as page:
         page.sessions, page.head_html = sessions, HEAD
         page.styles = (*Page.styles, STATIC / "study.css")
-        page.login_labels = _login_words(study)
+        page.login_labels = {"language": study.language, "title": study.title, **login}
         page.routes = [
             *live_routes(backend, sessions, sketches, partial(study_views, visits)),
             Route("/report", partial(_report, sessions, visits), methods=["POST"]),
@@ -82,55 +83,49 @@ def build_study_page(
         gr.HTML(f"<h1>{escape(study.title)}</h1>", elem_classes="masthead-title study-title", padding=False)
         view = make_studio(SCRIPTS, elem_classes="is-study")
 
-        def hear(event: gr.EventData, request: gr.Request) -> None:
-            wish = event_data(event)
+        def act(event: gr.EventData, request: gr.Request) -> None:
+            values = event_data(event)
             session = None
             try:
-                session = sessions.of(wish.get("browser"), wish.get("tab"), request.username or "")
-                visits.of(session).do(wish)
+                session = sessions.of(values.get("browser"), values.get("tab"), request.username or "")
+                perform(visits.of(session), values)
             except RequestError as error:
                 _tell(study, session, own_words(study, str(error), "again"))
-            except Exception:  # or Gradio would tell of it, in its own words
-                log.exception("What was clicked was not done")
+            except Exception:  # or Gradio would show its own message
+                log.exception("A click failed")
                 _tell(study, session, study.labels["problem"])
 
-        view.act(hear, None, None, **QUEUED)
-        view.note(hear, None, None, queue=False, **SILENT)
+        view.act(act, None, None, **QUEUED)
+        view.note(act, None, None, queue=False, **SILENT)
     return page
 
 
-def _login_words(study: Study) -> dict[str, str]:
-    """See `Page.login_labels`."""
-    mine = {name.removeprefix("login_"): text for name, text in study.labels.items() if "login_" in name}
-    return {"language": study.language, "title": study.title, **mine}
-
-
-def _tell(study: Study, session: Session | None, words: str) -> None:
-    """Show words in their tab; those of no tab have but Gradio's own message for it."""
+def _tell(study: Study, session: Session | None, message: str) -> None:
+    """Show a message in the tab or, without a session, by Gradio's page."""
     if session is None:
-        raise gr.Error(escape(words), title=escape(study.title), print_exception=False)
-    session.tell(words)
+        raise gr.Error(escape(message), title=escape(study.title), print_exception=False)
+    session.tell(message)
 
 
-def _forget_left(folder: Path) -> None:
-    """Delete the pictures of trials that nobody will come back to; who was at one a moment ago may."""
+def _delete_abandoned(folder: Path) -> None:
+    """Delete the pictures of trials whose participants have dropped out; the others may still come back."""
     for each in folder.glob("*/"):
         if each.stat().st_mtime < time.time() - DROPPED_OUT_S:
             shutil.rmtree(each, ignore_errors=True)
 
 
 async def _report(sessions: Sessions, visits: Participations, request: Request) -> Response:
-    """The browser tells what it painted, and whether somebody can see it."""
+    """Answer a browser that reports what it painted, or that the page was hidden."""
     try:
         session, told = await session_of(request, sessions)
-        await asyncio.to_thread(lambda: visits.of(session).report(told))
+        await asyncio.to_thread(lambda: report(visits.of(session), told))
     except RequestError as error:
         return refusal(error, 422)
     return Response(status_code=204)
 
 
 def without_text(png: bytes) -> bytes:
-    """The same picture as a PNG that says nothing of how it was made."""
+    """Return a PNG of the same picture, without the text that says how it was made."""
     buffer = io.BytesIO()
     with Image.open(io.BytesIO(png)) as picture:
         picture.copy().save(buffer, "PNG", pnginfo=None)

@@ -1,6 +1,6 @@
-"""What a study's page is told: nothing that says how pictures are made, so that nobody can tell conditions.
+"""What a study's page is told: nothing that says how pictures are made, so that nobody can tell conditions apart.
 
-The names are those of `app.page.views`, for the same scripts show both.
+The names are those of `app.page.views`, since the same scripts show both pages.
 """
 
 import math
@@ -8,17 +8,29 @@ from typing import Any
 
 from app.backends.base import Backend
 from app.page.session import Session
-from app.page.views import View, picture_address, status_view, tile_picture
-from app.study.page.participation import Participation, Participations, questions_of
-from app.study.plan.definition import Study
+from app.page.views import View, grid_view, picture_address, stage_view, status_view
+from app.study.page.participation import Participation, Participations
+from app.study.plan import Study
 from app.study.plan.labels import fill
 
-# How far a picture is, is told in so many parts; the number of its steps could be read off finer ones.
+# Progress is told in this many parts: finer ones would give away the number of steps.
 PARTS = 4
+# Only what is named here is passed on of the ordinary page's views; the scripts also need the empty values.
+GRID = ("id", "prompt", "busy")
+TILE = ("seed", "picture", "ready", "kept")
+STAGE = ("id", "grid", "state", "seed", "prompt", "preview", "picture")
+EMPTY_STAGE = {
+    "label": "",
+    "tags": ["", ""],
+    "likeness": {"words": "", "detail": ""},
+    "facts": [],
+    "link": {},
+    "file": "",
+}
 
 
 def study_views(visits: Participations, backend: Backend, session: Session) -> dict[str, Any]:
-    """All that a page of the study shows."""
+    """Return everything that a page of the study shows."""
     visit = visits.of(session)
     with session.lock:
         visit.catch_up()
@@ -36,13 +48,13 @@ def study_views(visits: Participations, backend: Backend, session: Session) -> d
         }
 
 
-def own_words(study: Study, told: str, instead: str = "problem") -> str:
-    """What was told, where it is in the study's own words, or else the label that is to stand for it."""
-    return told if told in study.labels.values() else study.labels[instead]
+def own_words(study: Study, message: str, instead: str = "problem") -> str:
+    """Return a message if it is one of the study's own labels, or else the label named `instead`."""
+    return message if message in study.labels.values() else study.labels[instead]
 
 
 def page_view(visit: Participation) -> View:
-    """The page that the participant is on."""
+    """Return the page of the participant's phase."""
     study, words = visit.lab.study, visit.lab.study.labels
     view: View = {
         "phase": visit.phase,
@@ -62,24 +74,20 @@ def page_view(visit: Participation) -> View:
         view |= {"task": task.prompt or task.goal, "own": bool(task.goal)}
     if visit.phase == "rating":
         chosen = visit.outcome == "satisfied"
-        fields = ("id", "question", "low", "high", "points")
         view |= {
             "outcome": visit.outcome,
             "picture": picture_address(visit.session.shelf, visit.final) if chosen else "",
-            "questions": [{name: getattr(each, name) for name in fields} for each in study.ratings if chosen],
+            "questions": [vars(each) for each in study.ratings if chosen],
         }
     if visit.phase == "closing":
-        view["questions"] = [
-            {"id": each.id, "question": each.question, "choices": list(each.choices)}
-            for each in questions_of(visit)
-        ]
+        view["questions"] = [vars(each) | {"choices": [*each.choices]} for each in visit.closing_questions]
     if visit.phase == "thanks" and visit.who:
         view |= {"text": _paragraphs(study.thanks), "code": visit.who.code}
     return view
 
 
 def clock_view(visit: Participation) -> View:
-    """Whole seconds until the trial's time is over, and until giving it up is offered."""
+    """Return the whole seconds until the trial's time is up, and until giving up is offered."""
     study = visit.lab.study
     return {
         "left": max(0, math.ceil(study.time_cap_s - visit.seconds)),
@@ -88,56 +96,36 @@ def clock_view(visit: Participation) -> View:
 
 
 def blind_grid(session: Session, not_made: str) -> View | None:
-    """See `app.page.views.grid_view`. not_made: what to say in place of why a picture is not there."""
-    grid = session.grid
-    if grid is None:
+    """Return what of `app.page.views.grid_view` a participant may know.
+
+    Args:
+        not_made: the message for a picture that is missing, in place of the reason.
+    """
+    view = grid_view(session)
+    if view is None:
         return None
-    return {
-        "id": grid.id,
-        "prompt": grid.tiles[0].job.prompt,
-        "note": "",
-        "ignored": "",
-        "busy": grid.busy,
-        "tiles": [
-            {
-                "seed": tile.seed,
-                "label": "",
-                "picture": tile_picture(session.shelf, tile),
-                "ready": bool(tile.name),
-                "step": _part(tile.step, tile.steps),
-                "steps": PARTS,
-                "problem": tile.problem and not_made,
-                "kept": tile.kept,
-                "how": "",
-            }
-            for tile in grid.tiles
-        ],
-    }
+    tiles = [
+        {name: tile[name] for name in TILE}
+        | {"step": _part(tile["step"], tile["steps"]), "steps": PARTS}
+        | {"problem": tile["problem"] and not_made, "label": "", "how": ""}
+        for tile in view["tiles"]
+    ]
+    return {name: view[name] for name in GRID} | {"note": "", "ignored": "", "tiles": tiles}
 
 
 def blind_stage(session: Session, not_finished: str) -> View | None:
-    """See `app.page.views.stage_view`. not_finished: what to say in place of why it was stopped."""
-    stage = session.stage
-    if stage is None:
+    """Return what of `app.page.views.stage_view` a participant may know.
+
+    Args:
+        not_finished: the message for a picture that was stopped, in place of the reason.
+    """
+    view = stage_view(session)
+    if view is None:
         return None
-    final = picture_address(session.shelf, stage.name) if stage.name else ""
-    return {
-        "id": stage.id,
-        "grid": stage.grid,
-        "state": stage.state,
-        "seed": stage.tile.seed,
-        "label": "",
-        "prompt": stage.job.prompt,
-        "preview": picture_address(session.shelf, stage.tile.name),
-        "picture": final or (stage.sketch if stage.state == "running" else ""),
-        "tags": ["", ""],
-        "percent": 100 * _part(stage.percent, 100) // PARTS,
-        "message": not_finished if stage.state == "stopped" else "",
-        "likeness": {"words": "", "detail": ""},
-        "facts": [],
-        "link": {},
-        "file": "",
-    }
+    shown = {name: view[name] for name in STAGE} | EMPTY_STAGE
+    shown["percent"] = 100 * _part(view["percent"], 100) // PARTS
+    shown["message"] = not_finished if view["state"] == "stopped" else ""
+    return shown
 
 
 def _part(step: int, steps: int) -> int:

@@ -17,6 +17,7 @@ from app.study.log.events import LogEvent
 from app.study.log.reading import read_log
 from app.study.log.store import SqlStore, open_store
 from app.study.log.writer import Writer
+from app.study.page.actions import perform
 from app.study.page.conditions import check_conditions
 from app.study.page.participation import Lab, Participation, Participations
 from app.study.plan.definition import Study
@@ -44,7 +45,7 @@ def do(visit: Participation, what: str, **more: Any) -> None:
     session = visit.session
     about = {"trial": visit.trial, "grid": session.grid.id if session.grid else None}
     about["stage"] = session.stage.id if session.stage else None
-    visit.do(about | {"do": what, "at": 1.5} | more)
+    perform(visit, about | {"do": what, "at": 1.5} | more)
     session.settle()
 
 
@@ -127,13 +128,13 @@ def test_junk_is_refused_or_told_and_changes_nothing(visit: Participation) -> No
     before = visit.trial
     for what in ("report", "_end", None, 3, "do"):
         with pytest.raises(RequestError, match="out of date"):
-            visit.do({"do": what, "trial": visit.trial})
+            perform(visit, {"do": what, "trial": visit.trial})
     for wish in (
         {"do": "keep", "seed": 1}, {"do": "refine", "seed": []}, {"do": "reroll", "grid": {}},
         {"do": "satisfied", "stage": None}, {"do": "rate", "answers": []}, {"do": "close"},
         {"do": "preview", "at": "soon"}, {"do": "give_up", "at": -3}, {"do": "satisfied", "trial": "other"},
     ):  # fmt: skip
-        visit.do({"trial": visit.trial} | wish)
+        perform(visit, {"trial": visit.trial} | wish)
     assert (visit.trial, visit.phase) == (before, "trial")
     assert set(kinds(visit)) <= {
         "session",
