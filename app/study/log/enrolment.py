@@ -1,23 +1,27 @@
-"""How a participant gets a place in the design, and a withdrawal code."""
+"""Give a new participant a place in the design and a withdrawal code."""
 
 import secrets
 import time
 from dataclasses import dataclass
 
-from app.study.log import events
-from app.study.log.events import LogEvent, SessionBegan
+from app.study.log.events import LogEvent, SessionBegan, read_event
 from app.study.log.store import Store
 from app.study.log.withdrawal import code_of, participant_of
 from app.study.plan.definition import Study
 from app.study.plan.order import next_place, order_of
 
 DROPPED_OUT_S = 3 * 3600.0
-"""Who has not finished so long after the beginning has dropped out, and their place is given away."""
+"""Participants who have not finished by then have dropped out; their places are given to others."""
 
 
 @dataclass(frozen=True)
 class Enrolled:
-    """A participant of this moment. code: theirs alone; the log has only its hash, `participant`."""
+    """A participant.
+
+    Attributes:
+        participant: the hash of `code`; only this is in the log.
+        place: see `app.study.plan.order`.
+    """
 
     participant: str
     session: str
@@ -34,17 +38,20 @@ def enrol(
     simulated: bool = False,
     now: float | None = None,
 ) -> Enrolled:
-    """Give the next participant their place, durably, and note that they have agreed.
+    """Give the next participant a place, and log that they agreed to take part.
 
-    secret: what they are known by here, such as that of their tab; without, nobody will find them again.
-    free_text: they agreed that own words are kept. simulated: they are a program. now: UTC in seconds.
+    Args:
+        secret: identifies them after a restart, such as their tab's; a random one if None.
+        free_text: they agreed that their own words are kept.
+        simulated: a program takes part.
+        now: UTC in seconds; the present if None.
     """
     now = time.time() if now is None else now
     code, session = code_of(secret or secrets.token_hex(32)), secrets.token_hex(8)
     participant = participant_of(code)
 
     def choose(lines: list[str]) -> LogEvent:
-        known = [event for event, _ in map(events.read_event, lines) if event.study == study.digest]
+        known = [event for event, _ in map(read_event, lines) if event.study == study.digest]
         finished = {event.session for event in known if event.kind == "session_end"}
         taken = [
             event.body.place

@@ -1,7 +1,7 @@
-"""On a Space, whose disk is lost at every restart: the log, also in a private dataset on the Hub.
+"""Mirror a log to a private dataset on the Hub, for Spaces, whose disk is lost at every restart.
 
-Events are written to SQLite as everywhere. Every few minutes, and at the end, what is new goes to the dataset
-as one more parquet file of a name that nobody has; after a restart they come back from there.
+Events are written to SQLite first. Every few minutes, and at the end, new events go to the dataset as another
+parquet file with a random name; after a restart they are read back from there.
 """
 
 import logging
@@ -24,9 +24,12 @@ log = logging.getLogger("app.study")
 
 
 class HubStore:
-    """A `Store` that is mirrored to a dataset, "owner/name", which is made, private, with the first event.
+    """A `Store` mirrored to a dataset, "owner/name", which is created as private with the first event.
 
-    api: the Hub, as huggingface_hub sees it. Raises PermissionError at once where the dataset is public.
+    `withdraw` and `prune` also delete from the dataset and its history.
+
+    Raises:
+        PermissionError: the dataset is public.
     """
 
     def __init__(
@@ -37,60 +40,59 @@ class HubStore:
         self._lock = threading.Lock()
         self._folder = tempfile.TemporaryDirectory(prefix="study-")
         self._scheduler: _Scheduler | None = None
-        self._told: set[str] = set()  # ids of the events that are in the dataset
+        self._uploaded: set[str] = set()  # ids of the events in the dataset
         for name in self._files():
             known = self._fetch(name)
             append_all(store, known)
-            self._told |= {event.id for event in known}
+            self._uploaded |= {event.id for event in known}
 
     def append(self, event: LogEvent) -> None:
-        """See `Store`."""
         self._store.append(event)
         self._wake()
 
     def join(self, choose: Callable[[list[str]], LogEvent]) -> LogEvent:
-        """See `Store`."""
         event = self._store.join(choose)
         self._wake()
         return event
 
     def lines(self, participant: str | None = None) -> Iterator[str]:
-        """See `Store`."""
         return self._store.lines(participant)
 
     def withdraw(self, participant: str) -> int:
-        """See `Store`; from the dataset, too, and from its history."""
         count = self._store.withdraw(participant)
-        self._keep_only_ours()
+        self._delete_from_dataset()
         return count
 
     def prune(self, days: float) -> int:
-        """See `Store`, and `withdraw`."""
         count = self._store.prune(days)
-        self._keep_only_ours()
+        self._delete_from_dataset()
         return count
 
     def push(self) -> str | None:
-        """Upload what is new, if anything is; gives the file's name."""
+        """Upload the new events, if there are any; return the file's name."""
         with self._lock:
-            new = [event for event, _ in map(read_event, self._store.lines()) if event.id not in self._told]
+            new = [
+                event for event, _ in map(read_event, self._store.lines()) if event.id not in self._uploaded
+            ]
             if not new:
                 return None
             self._check_private()
             name = f"{FOLDER}/{secrets.token_hex(16)}.parquet"
             self._upload(name, new)
-            self._told |= {event.id for event in new}
+            self._uploaded |= {event.id for event in new}
             return name
 
     def close(self) -> None:
-        """Upload the rest, and end."""
+        """Upload the rest, and close the store."""
         if self._scheduler is not None:
             self._scheduler.stop()
             self._scheduler = None
             try:
                 self.push()
             except Exception:
-                log.exception("The last events did not reach %s; they are in the local log.", self.dataset)
+                log.exception(
+                    "The last events could not be uploaded to %s; they are in the local log.", self.dataset
+                )
         self._store.close()
 
     def _wake(self) -> None:
@@ -98,8 +100,8 @@ class HubStore:
             if self._scheduler is None:
                 self._scheduler = _Scheduler(self, Path(self._folder.name), self._every)
 
-    def _keep_only_ours(self) -> None:
-        """Take out of the dataset what the store no longer has."""
+    def _delete_from_dataset(self) -> None:
+        """Delete the events from the dataset that the store no longer has."""
         with self._lock:
             ours = {read_event(line)[0].id for line in self._store.lines()}
             changed = False
@@ -109,7 +111,7 @@ class HubStore:
                 if len(kept) < len(there):
                     self._upload(name, kept)
                     changed = True
-            if changed:  # or the history would still have them
+            if changed:  # the history still has them
                 self.api.super_squash_history(self.dataset, repo_type="dataset")
 
     def _files(self) -> list[str]:
@@ -120,12 +122,10 @@ class HubStore:
         return sorted(name for name in names if name.startswith(FOLDER) and name.endswith(".parquet"))
 
     def _fetch(self, name: str) -> tuple[LogEvent, ...]:
-        options: dict[str, Any] = {
-            "repo_type": "dataset",
-            "local_dir": self._folder.name,
-            "force_download": True,
-        }
-        return read_log(self.api.hf_hub_download(self.dataset, name, **options)).events
+        path = self.api.hf_hub_download(
+            self.dataset, name, repo_type="dataset", local_dir=self._folder.name, force_download=True
+        )
+        return read_log(path).events
 
     def _upload(self, name: str, events: Any) -> None:
         path = Path(self._folder.name) / f"{secrets.token_hex(8)}.parquet"
@@ -147,7 +147,7 @@ class HubStore:
 
 
 class _Scheduler(CommitScheduler):
-    """Uploads what a store has not uploaded yet, in place of a folder's changed files."""
+    """Uploads a store's new events, instead of a folder's changed files."""
 
     def __init__(self, store: HubStore, folder: Path, every: float) -> None:
         self.store = store
@@ -161,5 +161,5 @@ class _Scheduler(CommitScheduler):
         )
 
     def push_to_hub(self) -> Any:
-        """Called every so often, in a thread of its own."""
+        """Called at intervals, in a thread of its own."""
         return self.store.push()

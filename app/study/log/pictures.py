@@ -1,4 +1,4 @@
-"""The pictures that participants were satisfied with, beside the log, and only where a study keeps them."""
+"""Keep the pictures that participants chose beside the log, if the study file asks for it."""
 
 import shutil
 from pathlib import Path
@@ -10,12 +10,12 @@ DEFAULT = "study-pictures"
 
 
 def folder_of(log: str) -> Path:
-    """Where the pictures of a log are: beside its file, or, of a server's, in the working directory."""
+    """Return the folder of a log's pictures: beside its file or, for a server, in the working directory."""
     return Path(f"{log}.pictures") if "://" not in log else Path(DEFAULT)
 
 
 def keep_picture(log: str, participant: str, trial: str, png: bytes) -> Path:
-    """Write a picture; gives its path."""
+    """Write a picture; return its path."""
     path = folder_of(log) / participant / f"{trial}.png"
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_bytes(png)
@@ -23,7 +23,7 @@ def keep_picture(log: str, participant: str, trial: str, png: bytes) -> Path:
 
 
 def delete_pictures(log: str, participant: str) -> int:
-    """Delete a participant's; gives how many there were."""
+    """Delete a participant's pictures; return how many there were."""
     folder = folder_of(log) / participant
     count = len(list(folder.glob("*.png")))
     shutil.rmtree(folder, ignore_errors=True)
@@ -31,7 +31,7 @@ def delete_pictures(log: str, participant: str) -> int:
 
 
 def delete_orphans(log: str, store: Store) -> int:
-    """Delete the pictures of participants whom the log no longer has; gives how many."""
+    """Delete the pictures of participants who are no longer in the log; return how many."""
     known = {read_event(line)[0].participant for line in store.lines()}
     folders = folder_of(log).glob("*/")
     return sum(delete_pictures(log, each.name) for each in folders if each.name not in known)

@@ -1,4 +1,4 @@
-"""Reads logs of every form, puts up with what is wrong with them, and counts it."""
+"""Read logs of every form; skip and count what is wrong with them."""
 
 from collections.abc import Iterable, Iterator
 from dataclasses import asdict, dataclass
@@ -11,7 +11,7 @@ import pyarrow.parquet as parquet
 from app.study.log.events import VERSION, EventError, LogEvent, TooNew, read_event
 from app.study.log.store import StoreError, open_store
 
-# A server's clock that was put right by less than this is not worth a word.
+# A smaller jump of a server's clock is not counted.
 JUMP_S = 1.0
 _SCHEMA = pyarrow.schema(
     [(name, pyarrow.string()) for name in ("id", "kind", "study", "participant", "session", "trial")]
@@ -21,11 +21,15 @@ _SCHEMA = pyarrow.schema(
 
 @dataclass(frozen=True)
 class Faults:
-    """What was wrong with a log, counted.
+    """How often something was wrong with a log.
 
-    torn: last lines that were cut off. unreadable: others that are no event. newer: by a later version of
-    this program. migrated: of an older one, read as they are today. duplicates: events that were there twice.
-    jumps: how often a server's clock was put forwards or back; times are taken from one that never is.
+    Attributes:
+        torn: last lines that were cut off.
+        unreadable: other lines that are not events.
+        newer: events by a newer version of this program, which are skipped.
+        migrated: events by an older version, which were converted.
+        duplicates: events that were there twice.
+        jumps: how often a server's clock was changed; durations come from a clock that never jumps.
     """
 
     torn: int = 0
@@ -45,9 +49,9 @@ class Log:
 
 
 def read_log(source: str) -> Log:
-    """A log from an SQLite file, a PostgreSQL URL, JSON lines, or parquet (a file, or a folder of them).
+    """Read an SQLite file, a PostgreSQL URL, JSON lines, or parquet (a file, or a folder of them).
 
-    Raises StoreError, in words, where there is none.
+    Raises StoreError if there is no log, or it can't be read.
     """
     path = Path(source)
     if "://" not in source and not path.exists():
@@ -56,21 +60,25 @@ def read_log(source: str) -> Log:
         if path.suffix == ".jsonl":
             text = path.read_text(encoding="utf-8", errors="replace")
             lines = text.split("\n")
-            return clean(lines if lines[-1] else lines[:-1], torn=bool(lines[-1]))
+            return read_lines(lines if lines[-1] else lines[:-1], torn=bool(lines[-1]))
         if path.is_dir() or path.suffix == ".parquet":
             files = sorted(path.glob("**/*.parquet")) if path.is_dir() else [path]
-            return clean(line for file in files for line in _parquet_lines(file))
+            return read_lines(line for file in files for line in _parquet_lines(file))
     except OSError as error:
         raise StoreError(f"the log {source} can't be read ({error.strerror or error}).") from error
     store = open_store(source)
     try:
-        return clean(store.lines())
+        return read_lines(store.lines())
     finally:
         store.close()
 
 
-def clean(lines: Iterable[str], torn: bool = False) -> Log:
-    """The log in these lines; torn: the last one lacks its end, and may be half an event."""
+def read_lines(lines: Iterable[str], torn: bool = False) -> Log:
+    """Read the log in these lines.
+
+    Args:
+        torn: the last line has no end, so it may be half an event.
+    """
     events: dict[str, LogEvent] = {}
     counts = dict.fromkeys(asdict(Faults()), 0)
     lines = list(lines)
@@ -91,14 +99,14 @@ def clean(lines: Iterable[str], torn: bool = False) -> Log:
 
 
 def write_jsonl(events: Iterable[LogEvent], path: Path) -> int:
-    """Write events as JSON lines; gives how many."""
+    """Write events as JSON lines; return how many."""
     lines = [event.write() + "\n" for event in events]
     path.write_text("".join(lines), encoding="utf-8")
     return len(lines)
 
 
 def write_parquet(events: Iterable[LogEvent], path: Path) -> int:
-    """Write events as parquet, one row each: the header as columns, the whole as JSON in `line`."""
+    """Write one row per event: columns of its header, and the whole event as JSON in `line`."""
     rows = [
         {name: event.write() if name == "line" else getattr(event, name) for name in _SCHEMA.names}
         for event in events
@@ -111,7 +119,7 @@ def _parquet_lines(file: Path) -> Iterator[str]:
     try:
         yield from parquet.read_table(file, columns=["line"])["line"].to_pylist()
     except (pyarrow.ArrowInvalid, KeyError) as error:
-        raise StoreError(f"{file} is no parquet file of events ({str(error).splitlines()[0]}).") from error
+        raise StoreError(f"{file} is not a parquet file of events ({str(error).splitlines()[0]}).") from error
 
 
 def _jumps(events: Iterable[LogEvent]) -> int:

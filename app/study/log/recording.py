@@ -1,4 +1,4 @@
-"""Writes down what happens: events to the log in the order in which they happened, and a backend's doings."""
+"""Log what a backend is asked for and what it does."""
 
 import secrets
 import threading
@@ -16,9 +16,10 @@ OUTCOMES = {jobs_.Failed: "failed", jobs_.Cancelled: "cancelled", jobs_.Done: "d
 
 
 class RecordingBackend:
-    """A backend that passes everything on to another one, and notes what is asked for and what becomes of it.
+    """A backend that passes jobs on to another one, and logs their requests.
 
-    speculate: whether guesses may be made, where the backend's own policy is to make them.
+    Args:
+        speculate: allow speculative jobs, if the other backend makes them at all.
     """
 
     def __init__(self, backend: Backend, note: Note, speculate: bool = True) -> None:
@@ -44,22 +45,22 @@ class RecordingBackend:
         return self.submit_all([job])[0]
 
     def submit_all(self, jobs: Sequence[Job]) -> list[Handle]:
-        """See `app.backends.base.Backend`; raises NotRecorded, too, and then nothing is made."""
+        """See `app.backends.base.Backend`. Raises NotRecorded as well; then no picture is made."""
         handles = self._backend.submit_all(jobs)
         if handles:
-            self.follow(handles, jobs[0].kind)
+            self.record(handles, jobs[0].kind)
         return handles
 
-    def follow(self, handles: Sequence[Handle], purpose: str) -> None:
-        """Note that these were asked for together, and what becomes of them; see `submit_all`."""
+    def record(self, handles: Sequence[Handle], purpose: str) -> None:
+        """Log that these jobs were requested together, and their progress; see `submit_all`."""
         job, request = handles[0].job, secrets.token_hex(8)
         seeds = [handle.job.variation.seed if handle.job.variation else handle.job.seed for handle in handles]
         written = self._note(
             Submit(request, purpose, seeds, job.steps, job.solver, job.model, float(job.guidance))
         )
-        watch = _Watch(self._note, request, self.facts.place, len(handles))
+        progress = _Progress(self._note, request, self.facts.place, len(handles))
         for handle in handles:
-            handle.listen(watch)
+            handle.listen(progress)
         try:
             wait_for(written)
         except NotRecorded:
@@ -76,8 +77,8 @@ class RecordingBackend:
         self._backend.close()
 
 
-class _Watch:
-    """Listens to the handles of one request; called by whoever makes the pictures, and keeps nobody."""
+class _Progress:
+    """Logs the progress of one request; its handles call `put`, in the thread of the worker."""
 
     def __init__(self, note: Note, request: str, device: str, count: int) -> None:
         self._note, self._request, self._device, self._left = note, request, device, count

@@ -4,7 +4,7 @@ from dataclasses import dataclass
 
 from app.study.log.enrolment import Enrolled
 from app.study.log.events import GiveUp, LogEvent, RatingGiven, Satisfied, SessionBegan, TrialStart
-from app.study.log.reading import clean
+from app.study.log.reading import read_lines
 from app.study.log.store import Store
 from app.study.log.withdrawal import code_of, participant_of
 from app.study.plan import Study, trials
@@ -32,7 +32,9 @@ class Progress:
 def read_progress(store: Store, study: Study, secret: str) -> Progress | None:
     """Return the progress in this study of the tab with this secret; None if it has not agreed to take part."""
     code = code_of(secret)
-    known = [each for each in clean(store.lines(participant_of(code))).events if each.study == study.digest]
+    known = [
+        each for each in read_lines(store.lines(participant_of(code))).events if each.study == study.digest
+    ]
     began = [event for event in known if isinstance(event.body, SessionBegan)]
     if not began:
         return None

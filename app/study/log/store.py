@@ -1,12 +1,11 @@
-"""Where events are kept: a database, SQLite on this machine or PostgreSQL for several.
+"""Store events in a database: SQLite for one machine, PostgreSQL for several.
 
-Every event is written to disk before `append` returns, so that a process that is killed loses at most the one
-in flight. Nothing here is reachable from the page.
+`append` returns once the event is on the disk, so a killed process loses at most the event in flight. The page
+has no access to a store's events.
 """
 
 import time
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Protocol
 
@@ -32,43 +31,45 @@ _EVENTS = sql.Table(
 
 
 class StoreError(ValueError):
-    """A log that can't be opened, in words."""
+    """A log that can't be opened; the message says why."""
 
 
 class Store(Protocol):
-    """What the study needs of a log."""
+    """The operations on a log."""
 
     def append(self, event: LogEvent) -> None:
-        """Write an event durably; one that is there already (by its id) is left as it is."""
+        """Write an event to the disk; an event with the same id is left as it is."""
         ...
 
     def join(self, choose: Callable[[list[str]], LogEvent]) -> LogEvent:
-        """Append the event that `choose` makes of the lines of all sessions' beginnings and ends so far.
+        """Append the event that `choose` returns for the lines of all sessions' beginnings and ends.
 
-        Nobody else joins in between, in whatever process.
+        The store is locked meanwhile: nobody else joins, in this process or another.
         """
         ...
 
     def lines(self, participant: str | None = None) -> Iterator[str]:
-        """All events, or one participant's, in the order in which they came, as lines of JSON (see
-        `app.study.log.events.read_event`)."""
+        """Yield all events, or one participant's, in the order of writing, as lines of JSON.
+
+        `app.study.log.events.read_event` reads a line.
+        """
         ...
 
     def withdraw(self, participant: str) -> int:
-        """Delete all events of a participant; gives how many."""
+        """Delete all events of a participant; return how many."""
         ...
 
     def prune(self, days: float) -> int:
-        """Delete the participants whose last event is older; gives how many events."""
+        """Delete the participants whose last event is older than that; return the number of events."""
         ...
 
     def close(self) -> None:
-        """Write what is left to write, and end."""
+        """Write what is still unwritten, and close the store."""
         ...
 
 
 class SqlStore:
-    """A `Store` in a database that SQLAlchemy knows: `sqlite:///file` or `postgresql+psycopg://…`."""
+    """A `Store` in a database of SQLAlchemy: `sqlite:///file` or `postgresql+psycopg://…`."""
 
     def __init__(self, url: str) -> None:
         shown = url.removeprefix("sqlite:///") if url.startswith("sqlite:") else _without_password(url)
@@ -87,9 +88,9 @@ class SqlStore:
             raise StoreError(f"the log {shown} can't be opened ({_reason(error)}).") from error
 
     def _refuse_others(self, connection: sql.Connection, shown: str) -> None:
-        """Raise StoreError for what belongs to another program: its file, or a table of that name.
+        """Raise StoreError for another program's file, or for its table called "events".
 
-        A server's database may well hold other tables beside the log's.
+        A server's database may hold other tables beside the log's.
         """
         found = sql.inspect(connection)
         names = found.get_table_names()
@@ -98,15 +99,15 @@ class SqlStore:
         else:
             ours = not (self._sqlite and names)
         if not ours:
-            raise StoreError(f"{shown} belongs to another program: it is no log of a study. Choose another.")
+            raise StoreError(
+                f"{shown} belongs to another program and is not the log of a study. Choose another."
+            )
 
     def append(self, event: LogEvent) -> None:
-        """See `Store`."""
         with self._engine.begin() as connection:
             _insert(connection, event)
 
     def join(self, choose: Callable[[list[str]], LogEvent]) -> LogEvent:
-        """See `Store`."""
         with self._engine.begin() as connection:
             if not self._sqlite:
                 connection.execute(sql.text("LOCK TABLE events IN SHARE ROW EXCLUSIVE MODE"))
@@ -117,7 +118,6 @@ class SqlStore:
         return event
 
     def lines(self, participant: str | None = None) -> Iterator[str]:
-        """See `Store`."""
         wanted = sql.select(_EVENTS.c.line).order_by(_EVENTS.c.number)
         if participant is not None:
             wanted = wanted.where(_EVENTS.c.participant == participant)
@@ -126,14 +126,12 @@ class SqlStore:
                 yield line
 
     def withdraw(self, participant: str) -> int:
-        """See `Store`."""
         with self._engine.begin() as connection:
             count = connection.execute(sql.delete(_EVENTS).where(_EVENTS.c.participant == participant))
         self._forget()
         return count.rowcount
 
     def prune(self, days: float) -> int:
-        """See `Store`."""
         last = sql.func.max(_EVENTS.c.utc)
         old = sql.select(_EVENTS.c.participant).group_by(_EVENTS.c.participant)
         old = old.having(last < time.time() - days * DAY_S)
@@ -143,25 +141,24 @@ class SqlStore:
         return count.rowcount
 
     def close(self) -> None:
-        """See `Store`."""
         self._engine.dispose()
 
     def _forget(self) -> None:
-        """Take what was deleted out of SQLite's write-ahead log, too."""
+        """Remove what was deleted from SQLite's write-ahead log as well."""
         if self._sqlite:
             with self._engine.connect() as connection:
                 connection.connection.cursor().execute("PRAGMA wal_checkpoint(TRUNCATE)")
 
 
 def open_store(log: str) -> SqlStore:
-    """The store of a log: a path is an SQLite file, and a PostgreSQL URL is a server's.
+    """Open the store of a log: the path of an SQLite file, or the URL of a PostgreSQL server.
 
-    Raises StoreError, in words.
+    Raises StoreError if it can't be opened.
     """
     if log.startswith(("postgresql://", "postgres://")):
         return SqlStore("postgresql+psycopg://" + log.partition("://")[2])
     if "://" in log:
-        raise StoreError(f"{_without_password(log)} is neither a path nor begins with postgresql://.")
+        raise StoreError(f"{_without_password(log)} is neither a path nor a postgresql:// URL.")
     path = Path(log)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -170,17 +167,8 @@ def open_store(log: str) -> SqlStore:
     return SqlStore(f"sqlite:///{path}")
 
 
-@contextmanager
-def closing(store: Store) -> Iterator[Store]:
-    """The store, closed afterwards."""
-    try:
-        yield store
-    finally:
-        store.close()
-
-
 def append_all(store: Store, events: Iterable[LogEvent]) -> int:
-    """Append several events; gives how many."""
+    """Append several events; return how many."""
     count = 0
     for event in events:
         store.append(event)
@@ -199,7 +187,7 @@ def _insert(connection: sql.Connection, event: LogEvent) -> None:
 
 
 def _prepare_sqlite(connection: object, _: object) -> None:
-    """Write ahead, to the disk, and wait for another process; what is deleted is overwritten."""
+    """Log ahead, sync to the disk, wait for other processes, and overwrite what is deleted."""
     connection.isolation_level = None  # type: ignore[attr-defined]  # `_begin_immediately` says when
     cursor = connection.cursor()  # type: ignore[attr-defined]
     cursor.execute(f"PRAGMA busy_timeout = {_BUSY_MS}")
@@ -208,7 +196,7 @@ def _prepare_sqlite(connection: object, _: object) -> None:
 
 
 def _begin_immediately(connection: sql.Connection) -> None:
-    """Take the lock before reading, or two who join could read the same."""
+    """Lock before reading, or two participants could be given the same place."""
     connection.exec_driver_sql("BEGIN IMMEDIATE")
 
 

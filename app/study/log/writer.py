@@ -1,4 +1,4 @@
-"""Write events to the log in the order in which they happened, in a thread of their own."""
+"""Write events to the log, in order, in a thread of its own."""
 
 import logging
 import threading
@@ -14,14 +14,14 @@ log = logging.getLogger("app.study")
 
 
 class NotRecorded(RequestError):
-    """The log could not be written, and so what was asked for is not done."""
+    """The log could not be written, so the request is not carried out."""
 
 
 class Writer:
-    """Appends events to a store in a thread of its own, one after the other.
+    """Appends events to a store, one after the other, in a thread of its own.
 
-    Whoever makes pictures posts, and never waits; whoever answers a person writes, and goes on once the event
-    is on the disk. A process that is killed so loses at most what was posted a moment ago.
+    The worker posts events and never waits. An answer to a participant waits until its event is on the disk,
+    see `wait_for`. A killed process loses at most what was posted a moment before.
     """
 
     def __init__(self, store: Store) -> None:
@@ -33,17 +33,17 @@ class Writer:
         self._thread.start()
 
     def post(self, event: LogEvent) -> "Future[None]":
-        """Have the event written next; the future says when it is, or why it can't be."""
+        """Queue an event for writing; the future ends when it is on the disk, or with the error."""
         written: Future[None] = Future()
         with self._lock:
-            if self._closed:  # nobody would ever come to write it
+            if self._closed:  # the thread has ended
                 written.set_exception(RuntimeError("the log is closed"))
             else:
                 self._posted.put((event, written))
         return written
 
     def close(self) -> None:
-        """Write what was posted, and close the store."""
+        """Write everything posted so far, and close the store."""
         with self._lock:
             self._closed = True
             self._posted.put(None)
@@ -63,11 +63,11 @@ class Writer:
 
 
 Note = Callable[[Body], "Future[None]"]
-"""Has an event with this body written, as happening now."""
+"""Logs an event with this body, at the present time."""
 
 
 def wait_for(written: "Future[None]") -> None:
-    """Go on once the event is on the disk. Raises NotRecorded where it can't be."""
+    """Return once the event is on the disk. Raises NotRecorded if it can't be written."""
     try:
         written.result()
     except Exception as error:

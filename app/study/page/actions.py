@@ -127,7 +127,7 @@ def _open(visit: Participation, values: Values) -> None:
     handle, backend = visit.session.refinement, click.studio.backend
     # It was begun ahead; from now on somebody waits for it.
     if handle and handle.job.kind == "speculative" and isinstance(backend, RecordingBackend):
-        backend.follow([handle], "refine")
+        backend.record([handle], "refine")
 
 
 def _cancel(visit: Participation, values: Values) -> None:

@@ -44,7 +44,7 @@ class Usage:
         yield replace(click, studio=replace(click.studio, backend=recording))
         handle = session.refinement
         if handle and handle is not before and handle.job.kind == "speculative":
-            recording.follow([handle], "refine")
+            recording.record([handle], "refine")
 
     def _note(self, name: str, body: events.Body) -> "Future[None]":
         self._writer.post(events.LogEvent(name, name, body))

@@ -12,6 +12,7 @@ import secrets
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import wait
+from contextlib import closing
 from dataclasses import asdict, dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -45,7 +46,7 @@ from app.study.log.events import (
     read_event,
 )
 from app.study.log.reading import read_log
-from app.study.log.store import Store, closing, open_store
+from app.study.log.store import Store, open_store
 from app.study.log.withdrawal import code_of, participant_of
 from app.study.plan.definition import Analysis, Condition, RatingQuestion, Study, StudyTask
 from app.study.plan.order import order_of

@@ -1,10 +1,11 @@
 """Chosen pictures lie beside the log, and go with the participant that they belong to."""
 
+from contextlib import closing
 from pathlib import Path
 
 from app.study.log.enrolment import enrol
 from app.study.log.pictures import delete_orphans, delete_pictures, folder_of, keep_picture
-from app.study.log.store import closing, open_store
+from app.study.log.store import open_store
 from app.study.plan.definition import Study
 
 

@@ -13,7 +13,7 @@ from huggingface_hub import HfApi
 from app.study.log import events
 from app.study.log.events import Hover, LogEvent
 from app.study.log.hub import HubStore
-from app.study.log.reading import clean, read_log, write_jsonl, write_parquet
+from app.study.log.reading import read_lines, read_log, write_jsonl, write_parquet
 from app.study.log.store import StoreError, append_all, open_store
 from tests.app.study.log.hub import REPO, Hub, serve_hub
 
@@ -48,7 +48,7 @@ def test_a_torn_last_line_duplicates_and_other_things_are_counted(tmp_path: Path
 def test_every_shortening_of_a_line_is_torn_and_never_an_event(tmp_path: Path) -> None:
     line = some(1)[0].write()
     for length in range(1, len(line)):
-        assert clean([line[:length]], torn=True).faults.torn == 1
+        assert read_lines([line[:length]], torn=True).faults.torn == 1
 
 
 def test_clock_jumps_are_counted_and_times_do_not_follow_them() -> None:
@@ -57,15 +57,15 @@ def test_clock_jumps_are_counted_and_times_do_not_follow_them() -> None:
         LogEvent("p", "s", Hover(n), utc=now + n + (3600 if n == 2 else 0), monotonic=base + n)
         for n in range(5)
     ]
-    assert clean(event.write() for event in made).faults.jumps == 2  # there and back
-    assert clean(event.write() for event in made[:2]).faults.jumps == 0
+    assert read_lines(event.write() for event in made).faults.jumps == 2  # there and back
+    assert read_lines(event.write() for event in made[:2]).faults.jumps == 0
 
 
 def test_an_older_version_is_read_as_todays() -> None:
     raw: dict[str, Any] = json.loads(replace(some(1)[0], body=events.GiveUp(True), utc=12.5).write())
     del raw["process"], raw["utc"]
     raw |= {"version": 1, "time": 12500.0, "kind": "time_out", "body": {}}
-    log = clean([json.dumps(raw)])
+    log = read_lines([json.dumps(raw)])
     assert log.faults.migrated == 1
     assert log.events[0].body == events.GiveUp(True) and log.events[0].utc == 12.5
 
@@ -77,14 +77,14 @@ def test_an_older_version_is_read_as_todays() -> None:
 )  # fmt: skip
 def test_what_is_no_event_is_refused(change: dict[str, Any]) -> None:
     raw = json.loads(some(1)[0].write()) | change
-    assert clean([json.dumps(raw)]).faults.unreadable == 1
+    assert read_lines([json.dumps(raw)]).faults.unreadable == 1
 
 
 def test_a_log_that_is_not_there_says_so(tmp_path: Path) -> None:
     with pytest.raises(StoreError, match="there is no log"):
         read_log(str(tmp_path / "none.jsonl"))
     (tmp_path / "x.parquet").write_text("no")
-    with pytest.raises(StoreError, match="no parquet file"):
+    with pytest.raises(StoreError, match="not a parquet file"):
         read_log(str(tmp_path / "x.parquet"))
 
 
@@ -171,5 +171,5 @@ def test_a_public_dataset_is_refused(hub: Hub, tmp_path: Path) -> None:
 def test_the_second_version_is_read_as_it_is() -> None:
     raw = json.loads(LogEvent("p", "s", events.TrialStart("full", "one", 0), trial="t").write())
     del raw["body"]["again"]
-    log = clean([json.dumps(raw | {"version": 2})])
+    log = read_lines([json.dumps(raw | {"version": 2})])
     assert log.faults.migrated == 1 and log.events[0].body == events.TrialStart("full", "one", 0)

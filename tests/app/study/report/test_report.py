@@ -14,7 +14,7 @@ from app.study.__main__ import main
 from app.study.log import events
 from app.study.log.enrolment import enrol
 from app.study.log.events import LogEvent
-from app.study.log.reading import clean
+from app.study.log.reading import read_lines
 from app.study.log.store import open_store
 from app.study.plan.definition import Study
 from app.study.plan.study_file import EXAMPLE, read_study
@@ -229,7 +229,7 @@ def timeline(study: Study, store, spans: dict[str, float], finish: bool = True) 
 def test_queue_compute_and_thinking_are_told_apart(study: Study, tmp_path: Path) -> None:
     store = open_store(str(tmp_path / "log"))
     timeline(study, store, {"full": 20.0, "quick": 600.0})
-    table = trial_table(clean(store.lines()).events)
+    table = trial_table(read_lines(store.lines()).events)
     rows = table[~table["practice"]].set_index("condition")
     assert rows.loc["full", ["seconds", "queue_s", "compute_s", "think_s"]].tolist() == pytest.approx(
         [20, 1, 2, 17]
@@ -268,21 +268,21 @@ def test_the_report_warns_of_few_and_labels_the_simulated(study: Study, tmp_path
     store = open_store(str(tmp_path / "log"))
     for _ in range(2):
         timeline(study, store, {"full": 20.0, "quick": 15.0})
-    found = find(study, clean(store.lines()))[0]
+    found = find(study, read_lines(store.lines()))[0]
     assert any("asks for 4" in words for words in found.warnings)
     with pytest.raises(ReportError, match="no trial"):
-        find(study, clean([]))
+        find(study, read_lines([]))
 
 
 def test_each_thing_is_said_once(study: Study, tmp_path: Path) -> None:
     store = open_store(str(tmp_path / "log"))
     timeline(study, store, {"full": 20.0, "quick": 15.0})
-    (few, left_out) = find(study, clean([*store.lines(), "{"]))[0].warnings[::2]
+    (few, left_out) = find(study, read_lines([*store.lines(), "{"]))[0].warnings[::2]
     assert "4 participants, and 1 was analysed" in few
     parts = "the ratio of times, the difference in “satisfaction” and the odds ratio of “satisfaction”"
     assert f"at least two participants with both conditions: {parts}, with quick against full." in left_out
     timeline(study, store, {"full": 20.0, "quick": 15.0})
-    warnings = find(study, clean(store.lines()))[0].warnings
+    warnings = find(study, read_lines(store.lines()))[0].warnings
     assert len(warnings) == len(set(warnings)) == 4
     same = [words for words in warnings if "every answer was the same" in words]
     assert same and same[0].endswith(": the odds ratio of “satisfaction”, with quick against full.")
@@ -307,10 +307,10 @@ def test_the_report_says_what_made_the_pictures_and_that_it_changed(study: Study
     store = open_store(str(tmp_path / "log"))
     for _ in range(2):
         timeline(study, store, {"full": 20.0, "quick": 15.0})
-    found = find(study, clean(store.lines()))[0]
+    found = find(study, read_lines(store.lines()))[0]
     assert (found.models, found.revisions, found.devices) == (["tiny"], [], ["cpu"])
     moved = [line.replace('"device":"cpu"', '"device":"cuda"') for line in store.lines()][-12:]
-    changed = find(study, clean([*list(store.lines())[:-12], *moved]))[0]
+    changed = find(study, read_lines([*list(store.lines())[:-12], *moved]))[0]
     assert changed.devices == ["cpu", "cuda"]
     assert [words for words in changed.warnings if words not in found.warnings] == [
         "The model or its device changed during the study, and with it, how long pictures take."

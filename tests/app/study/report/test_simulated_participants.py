@@ -3,6 +3,7 @@
 import threading
 from collections import Counter
 from collections.abc import Iterator, Mapping
+from contextlib import closing
 from dataclasses import dataclass, replace
 from itertools import islice
 from pathlib import Path
@@ -14,7 +15,7 @@ from gradio_client.exceptions import AppError
 
 from app.study.__main__ import main
 from app.study.log.reading import read_log
-from app.study.log.store import SqlStore, closing, open_store
+from app.study.log.store import SqlStore, open_store
 from app.study.report.document import write_report
 from app.study.report.simulated_participants import (
     CONDITIONS,
