@@ -10,7 +10,6 @@ from app.catalogue import is_local
 from app.server import auth
 from app.server.logs import start_logging
 from app.server.settings import Settings, describe, read
-from app.study.plan import read_study
 
 
 def prepare_environment(
@@ -58,6 +57,8 @@ def check(settings: Settings) -> dict[str, auth.Hashed]:
         except (OSError, OverflowError) as error:
             raise ValueError(f"can't listen on {host}:{port} ({error}). Choose another {flags}.") from error
     if settings.study:
+        from app.study.plan import read_study  # imports torch
+
         read_study(settings.study)
     return auth.read(settings.auth) if settings.auth else {}
 

@@ -122,7 +122,7 @@ def made(url: str, prompt: str, seed: int) -> Image.Image:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(prog="python -m tools.screenshots", description=__doc__.partition("\n")[0])
+    parser = argparse.ArgumentParser(prog="python -m tools.screenshots", description=__doc__.splitlines()[0])
     parser.add_argument("--model", default="landscapes", help="as for app.py (%(default)s)")
     parser.add_argument("--device", default="auto", help="as for app.py (%(default)s)")
     arguments = parser.parse_args()
