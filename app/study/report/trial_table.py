@@ -1,7 +1,7 @@
-"""From events to one row per trial: how long it took, how it ended, and what the time went into."""
+"""Turn events into one row per trial: how long it took, how it ended, and what the time was spent on."""
 
+from collections import Counter
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field
 
 import pandas as pd
 
@@ -29,43 +29,24 @@ COLUMNS = (
     "practice", "outcome", "seconds", "cap_s", "tries", "refinements", "queue_s", "compute_s", "think_s",
     "hidden_s", "errors", "again", "looked", "picked",
 )  # fmt: skip
-
-
-@dataclass
-class _Clock:
-    """Seconds since the trial began: by the clock that never jumps where the process is the same."""
-
-    first: LogEvent
-
-    def at(self, event: LogEvent) -> float:
-        if event.process and event.process == self.first.process:
-            return event.monotonic - self.first.monotonic
-        return event.utc - self.first.utc
-
-
-@dataclass
-class _Spans:
-    """Spans of time; `total` counts once what overlaps."""
-
-    spans: list[tuple[float, float]] = field(default_factory=list)
-
-    def total(self, end: float) -> float:
-        seconds, reached = 0.0, 0.0
-        for begin, finish in sorted(self.spans):
-            begin, finish = max(begin, reached), min(finish, end)
-            seconds += max(0.0, finish - begin)
-            reached = max(reached, finish)
-        return seconds
+Moment = tuple[float, Body]
+"""An event of a trial: seconds since its start, and what happened."""
+Span = tuple[float, float]
 
 
 def trial_table(events: Iterable[LogEvent]) -> pd.DataFrame:
-    """One row per trial that was begun, with COLUMNS and a column `rating_…` for each question.
+    """Return one row per trial that was begun, with COLUMNS and `rating_…` for each question.
 
-    outcome: satisfied, gave_up, timed_out, interrupted by the app's end, or left where the log has no end of
-    it. again: it was on before and was interrupted. seconds: from the trial's page to its end. queue_s and
-    compute_s: while somebody waited for a picture, before and after work on it began; think_s: all other
-    time. tries: how often pictures were asked for; refinements: of these, finals. looked: at how many
-    pictures the pointer rested; picked: how often one was opened.
+    Columns:
+        outcome: satisfied, gave_up, timed_out, interrupted (by the app's end), or left (the log has no end).
+        again: the trial was interrupted before, and started again.
+        seconds: from the trial's page to its end.
+        queue_s, compute_s: while somebody waited for pictures, before and after the computing began.
+        think_s: all other time.
+        tries: how often previews were requested.
+        refinements: how often a final was requested.
+        looked: pictures that the pointer rested on.
+        picked: how often a picture was opened.
     """
     by_trial: dict[tuple[str, str], list[LogEvent]] = {}
     sessions: dict[str, SessionBegan] = {}
@@ -79,105 +60,104 @@ def trial_table(events: Iterable[LogEvent]) -> pd.DataFrame:
             by_trial.setdefault((event.session, event.trial), []).append(event)
     rows = []
     for (session, _), happened in by_trial.items():
-        starts = [event for event in happened if isinstance(event.body, TrialStart)]
-        if starts and session in sessions:
-            about = {
-                "place": sessions[session].place,
-                "simulated": sessions[session].simulated,
-                "finished": session in finished,
-            }
-            rows.append(_row(starts[0], happened) | about)
+        start = next((event for event in happened if isinstance(event.body, TrialStart)), None)
+        if start and session in sessions:
+            began = sessions[session]
+            about = {"place": began.place, "simulated": began.simulated, "finished": session in finished}
+            rows.append(_row(start, happened) | about)
     ratings = sorted({name for row in rows for name in row if name.startswith("rating_")})
     table = pd.DataFrame(rows, columns=[*COLUMNS, *ratings])
     return table.sort_values(["session", "position"]).reset_index(drop=True)
 
 
 def _row(start: LogEvent, happened: Sequence[LogEvent]) -> dict[str, object]:
-    body, clock = start.body, _Clock(start)
-    assert isinstance(body, TrialStart)
-    interrupted = [event for event in happened if isinstance(event.body, Interrupted)]
-    happened = [event for event in happened if event not in interrupted]
-    ends = [event for event in happened if isinstance(event.body, Satisfied | GiveUp)]
-    end = ends[0] if ends else max(happened, key=clock.at)
-    seconds = max(clock.at(end), 0.0)
-    queue, compute = _waiting([each for each in happened if clock.at(each) <= seconds], clock, seconds)
-    of: dict[type[Body], int] = {}
-    for event in happened:
-        of[type(event.body)] = of.get(type(event.body), 0) + 1
-    waited = queue.total(seconds)
+    trial = start.body
+    assert isinstance(trial, TrialStart)
+    moments = [(_seconds(start, each), each.body) for each in happened if each.kind != Interrupted.kind]
+    bodies = [body for _, body in moments]
+    ends = [(at, body) for at, body in moments if isinstance(body, Satisfied | GiveUp)]
+    if ends:
+        at, end = ends[0]
+        timed_out = isinstance(end, GiveUp) and end.timed_out
+        outcome = "satisfied" if isinstance(end, Satisfied) else "timed_out" if timed_out else "gave_up"
+    else:
+        at = max(at for at, _ in moments)
+        outcome = "left" if len(moments) == len(happened) else "interrupted"
+    seconds = max(at, 0.0)
+    queue, compute = _waiting([each for each in moments if each[0] <= seconds], seconds)
     # What one request computes while another still queues is counted as computing alone.
-    computed = compute.total(seconds)
-    both = _Spans([*queue.spans, *compute.spans]).total(seconds)
+    computed, both = _covered(compute, seconds), _covered(queue + compute, seconds)
+    counts = Counter(map(type, bodies))
     row: dict[str, object] = {
         "participant": start.participant,
         "session": start.session,
         "trial": start.trial,
-        "position": body.position,
-        "condition": body.condition,
-        "task": body.task,
-        "practice": body.practice,
-        "outcome": _outcome(ends or interrupted),
+        "position": trial.position,
+        "condition": trial.condition,
+        "task": trial.task,
+        "practice": trial.practice,
+        "outcome": outcome,
         "seconds": seconds,
-        "cap_s": body.time_cap_s,
-        "tries": sum(_is_preview(each) for each in happened),
-        "refinements": of.get(Refine, 0),
-        "queue_s": min(waited, both - computed),
+        "cap_s": trial.time_cap_s,
+        "tries": sum(isinstance(each, Submit) and each.purpose == "preview" for each in bodies),
+        "refinements": counts[Refine],
+        "queue_s": min(_covered(queue, seconds), both - computed),
         "compute_s": computed,
         "think_s": seconds - both,
-        "hidden_s": _hidden(happened, clock, seconds),
-        "errors": of.get(ErrorShown, 0),
-        "again": body.again,
-        "looked": len({event.body.seed for event in happened if isinstance(event.body, Hover)}),
-        "picked": of.get(Select, 0),
+        "hidden_s": _hidden(moments, seconds),
+        "errors": counts[ErrorShown],
+        "again": trial.again,
+        "looked": len({each.seed for each in bodies if isinstance(each, Hover)}),
+        "picked": counts[Select],
     }
-    for event in happened:
-        if isinstance(event.body, RatingGiven):
-            row[f"rating_{event.body.question}"] = event.body.value
-    return row
+    return row | {f"rating_{each.question}": each.value for each in bodies if isinstance(each, RatingGiven)}
 
 
-def _is_preview(event: LogEvent) -> bool:
-    return isinstance(event.body, Submit) and event.body.purpose == "preview"
+def _seconds(start: LogEvent, event: LogEvent) -> float:
+    """Seconds from one event to another; within one process, by the clock that never jumps."""
+    if event.process and event.process == start.process:
+        return event.monotonic - start.monotonic
+    return event.utc - start.utc
 
 
-def _outcome(ends: Sequence[LogEvent]) -> str:
-    if not ends:
-        return "left"
-    body = ends[0].body
-    if isinstance(body, Interrupted):
-        return "interrupted"
-    if isinstance(body, GiveUp):
-        return "timed_out" if body.timed_out else "gave_up"
-    return "satisfied"
-
-
-def _waiting(happened: Sequence[LogEvent], clock: _Clock, end: float) -> tuple[_Spans, _Spans]:
-    """When requests that somebody waited for were queued, and computed; guesses are waited for by nobody."""
+def _waiting(moments: Sequence[Moment], end: float) -> tuple[list[Span], list[Span]]:
+    """The spans in which requests were queued, and computed; nobody waits for speculative ones."""
     asked: dict[str, float] = {}
     begun: dict[str, float] = {}
-    queue, compute = _Spans(), _Spans()
-    for event in happened:
-        at, body = clock.at(event), event.body
+    queue: list[Span] = []
+    compute: list[Span] = []
+    for at, body in moments:
         if isinstance(body, Submit) and body.purpose != "speculative":
             asked[body.request] = at
         elif isinstance(body, ComputeStart) and body.request in asked:
             begun[body.request] = at
-            queue.spans.append((asked[body.request], at))
+            queue.append((asked[body.request], at))
         elif isinstance(body, ComputeEnd) and body.request in asked:
-            compute.spans.append((begun.pop(body.request, asked[body.request]), at))
+            compute.append((begun.pop(body.request, asked[body.request]), at))
             asked.pop(body.request)
-    compute.spans += [(at, end) for at in begun.values()]
-    queue.spans += [(at, end) for request, at in asked.items() if request not in begun]
+    compute += [(at, end) for at in begun.values()]
+    queue += [(at, end) for request, at in asked.items() if request not in begun]
     return queue, compute
 
 
-def _hidden(happened: Sequence[LogEvent], clock: _Clock, end: float) -> float:
+def _covered(spans: Sequence[Span], end: float) -> float:
+    """The seconds until `end` that lie within any of the spans."""
+    seconds = reached = 0.0
+    for begin, finish in sorted(spans):
+        begin, finish = max(begin, reached), min(finish, end)
+        seconds += max(0.0, finish - begin)
+        reached = max(reached, finish)
+    return seconds
+
+
+def _hidden(moments: Sequence[Moment], end: float) -> float:
+    """The seconds during which the page was hidden."""
     hidden, since = 0.0, None
-    for event in happened:
-        if isinstance(event.body, VisibilityChange):
-            if event.body.visible and since is not None:
-                hidden += clock.at(event) - since
+    for at, body in moments:
+        if isinstance(body, VisibilityChange):
+            if body.visible and since is not None:
+                hidden += at - since
                 since = None
-            elif not event.body.visible and since is None:
-                since = clock.at(event)
+            elif not body.visible and since is None:
+                since = at
     return hidden + (max(0.0, end - since) if since is not None else 0.0)
