@@ -102,7 +102,8 @@ def status(options: argparse.Namespace) -> dict[str, Any]:
 def report(options: argparse.Namespace) -> dict[str, Any]:
     """Write the report of a log: a page, and tables."""
     from app.study.log.reading import read_log
-    from app.study.report.document import ReportError, write_report
+    from app.study.report.document import write_report
+    from app.study.report.findings import ReportError
 
     if not 0 < options.level < 1:
         raise CommandError(f"--level lies between 0 and 1, such as 0.95; it is {options.level:g}.")

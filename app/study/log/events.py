@@ -1,7 +1,7 @@
 """The events of a log: what happened, when and to whom; each is one line of JSON.
 
-Participants, sessions and trials have random names. A participant's name is the hash of their withdrawal code:
-with the code, their events can be found; from the events, nobody can get to the code.
+Participants, sessions and trials have random names. A participant's is the hash of their withdrawal code: the
+code leads to the events, and the events do not lead to the code.
 """
 
 import json

@@ -15,7 +15,7 @@ class Progress:
     """How far a participant is.
 
     Attributes:
-        phase: before (a trial that has not begun), trial (one that was interrupted), rating, closing or thanks.
+        phase: before (a trial that has not begun), trial (it was interrupted), rating, closing or thanks.
         number: of the trial in the participant's plan.
         trial: its name in the log.
         outcome, seed: of a trial that has ended.
@@ -30,7 +30,7 @@ class Progress:
 
 
 def read_progress(store: Store, study: Study, secret: str) -> Progress | None:
-    """Return the progress in this study of the tab with this secret; None if it has not agreed to take part."""
+    """Return the progress of the tab with this secret; None if it has not agreed to take part."""
     code = code_of(secret)
     known = [
         each for each in read_lines(store.lines(participant_of(code))).events if each.study == study.digest

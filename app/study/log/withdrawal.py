@@ -19,6 +19,6 @@ def code_of(secret: str) -> str:
 
 
 def participant_of(code: str) -> str:
-    """Return the participant's name in the log; the code is long and random, so its hash can't be reversed."""
+    """Return the participant's name in the log: the hash of a long random code can't be reversed."""
     plain = "".join(each for each in code.lower() if each.isalnum())
     return hashlib.sha256(f"withdrawal {plain}".encode()).hexdigest()[:32]

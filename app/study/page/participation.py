@@ -1,7 +1,7 @@
 """One participant's way through a study: the phase they are in, their trials, and the log of both.
 
-An event is in the log before the page shows its consequence. `app.study.page.actions` has what a participant may
-do in each phase.
+An event is in the log before the page shows its consequence. What a participant may do in each phase is in
+`app.study.page.actions`.
 """
 
 import logging
@@ -135,7 +135,7 @@ class Participation:
         return Click(self._studio, self.session, values, form)
 
     def begin(self, number: int, again: bool = False) -> None:
-        """Begin a trial; while the model is loading, wait, since the trial's time would include the loading."""
+        """Begin a trial, or wait while the model is loading: its time must not include the loading."""
         if not self._loaded():
             self.number, self._again, self.phase = number, again, "before"
             return
@@ -178,7 +178,7 @@ class Participation:
         )
 
     def tell(self, error: RequestError) -> None:
-        """Tell the participant of an error, in the study's own words, which do not say how pictures are made."""
+        """Show an error in the study's own words, which do not say how pictures are made."""
         labelled = isinstance(error, LabelledError)
         name = str(error) if labelled else "busy" if isinstance(error, Busy) else "problem"
         words = self.lab.study.labels[name]

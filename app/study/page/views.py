@@ -1,4 +1,4 @@
-"""What a study's page is told: nothing that says how pictures are made, so that nobody can tell conditions apart.
+"""What a study's page is told: nothing that says how pictures are made, so conditions cannot be told apart.
 
 The names are those of `app.page.views`, since the same scripts show both pages.
 """

@@ -1,7 +1,7 @@
-"""What a table of trials says: times, their ratio, ratings, and how sure that is.
+"""Compare conditions by a table of trials: times, ratings and how trials ended, each with its interval.
 
-Times are compared as logarithms, participant by participant, so that a result is a ratio. A trial that was
-given up or timed out counts with the time cap: its time is at least that, and no condition gains by it.
+Logarithms of times are compared within each participant, so a result is a ratio. A trial that was given up or
+timed out counts with the time cap: its time would have been at least that.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ TOO_FEW = "it takes at least two participants with both conditions"
 
 
 class LeftOut(ValueError):
-    """A comparison that can't be made: which one, of two conditions, and why, in words."""
+    """A comparison `what` of two conditions that can't be made, and why."""
 
     def __init__(self, what: str, of: str, over: str, why: str) -> None:
         super().__init__(f"{what} of {of} and {over} is left out: {why}.")
@@ -38,14 +38,26 @@ class Estimate:
     low: float
     high: float
 
+    def exp(self) -> Estimate:
+        """Return the estimate of a ratio from that of its logarithm."""
+        return Estimate(*(math.exp(x) if x < 700 else math.inf for x in (self.value, self.low, self.high)))
+
+
+def around(value: float, half: float) -> Estimate:
+    """Return an estimate with a symmetric interval."""
+    return Estimate(value, value - half, value + half)
+
 
 @dataclass(frozen=True)
 class Ratio:
-    """Time in one condition ÷ time in another, by three roads.
+    """Time in the condition `of` ÷ time in `over`, by three methods.
 
-    paired: Student's t on per-participant mean logarithms, the primary one. mixed: a linear mixed model with
-    effects of participant and task, None where it does not converge. bootstrap: over participants.
-    p: of the paired t test; d: its effect, mean ÷ standard deviation of the differences (Cohen's d_z).
+    Attributes:
+        paired: by Student's t on the participants' mean logarithms; the primary estimate.
+        mixed: by a linear mixed model with effects of participant and task; None if it does not converge.
+        bootstrap: by resampling participants.
+        p: of the paired t test.
+        d: its effect size, mean ÷ standard deviation of the differences (Cohen's d_z).
     """
 
     of: str
@@ -61,11 +73,14 @@ class Ratio:
 
 @dataclass(frozen=True)
 class RatingChange:
-    """A rating in one condition minus in another, on per-participant means.
+    """A rating in the condition `of` minus the rating in `over`, on the participants' means.
 
-    effect: the matched-pairs rank-biserial correlation, −1 … 1; p: of the Wilcoxon signed-rank test. mean: of
-    the differences, with its interval. no_worse_p: one-sided t test against −margin, NaN where all differ by
-    the same; no_worse: whether the lower end of the two-sided interval lies above −margin.
+    Attributes:
+        mean: of the differences.
+        effect: the matched-pairs rank-biserial correlation, −1 to 1.
+        p: of the Wilcoxon signed-rank test.
+        no_worse_p: of a one-sided t test against −margin; NaN if all differences are the same.
+        no_worse: whether the lower end of the two-sided interval lies above −margin.
     """
 
     question: str
@@ -83,9 +98,11 @@ class RatingChange:
 
 @dataclass(frozen=True)
 class OddsRatio:
-    """By how much higher answers are likelier in one condition than in another, by a proportional-odds model.
+    """How much likelier higher answers are in one condition, by a proportional-odds model.
 
-    odds: of an answer above any given one, with `of` ÷ with `over`; its effect size. p: that they are equal.
+    Attributes:
+        odds: the odds of an answer above any given one, with `of` ÷ with `over`.
+        p: of equal odds.
     """
 
     question: str
@@ -97,19 +114,27 @@ class OddsRatio:
     p_holm: float = math.nan
 
 
+@dataclass(frozen=True)
+class HazardRatio:
+    """How much sooner trials end satisfied with `of` than with `over` (Cox; above 1: sooner)."""
+
+    of: str
+    over: str
+    ratio: Estimate
+    p: float
+    p_holm: float = math.nan
+
+
 def exclude(table: pd.DataFrame) -> tuple[pd.DataFrame, dict[str, int]]:
-    """The trials that are analysed, and how many were left out by each rule, applied in this order."""
+    """Return the trials to analyse, and how many each rule left out; the rules apply in this order."""
     left_out = {}
     rules = (
         ("practice trials", table["practice"]),
         ("trials of participants who did not finish", ~table["finished"]),
-        ("trials that an end of the app interrupted", table["outcome"] == "interrupted"),
-        ("trials that began again after that, for their task was known", table["again"]),
+        ("trials interrupted by an end of the app", table["outcome"] == "interrupted"),
+        ("trials that started again after that, with a known task", table["again"]),
         ("trials without an end in the log", table["outcome"] == "left"),
-        (
-            "trials with the page hidden for more than half of the time",
-            table["hidden_s"] > table["seconds"] / 2,
-        ),
+        ("trials with the page hidden for over half the time", table["hidden_s"] > table["seconds"] / 2),
     )
     gone = pd.Series(False, index=table.index)
     for words, rule in rules:
@@ -119,36 +144,40 @@ def exclude(table: pd.DataFrame) -> tuple[pd.DataFrame, dict[str, int]]:
 
 
 def counted_seconds(table: pd.DataFrame) -> pd.Series:
-    """The seconds that a trial counts with: its own, or the cap where it was not ended well."""
+    """Return the seconds that each trial counts with: its own or, if it did not end satisfied, the cap."""
     unfinished = table["outcome"].isin(UNFINISHED)
     return table["seconds"].where(~unfinished, table["cap_s"]).clip(lower=0.05)
 
 
 def log_means(table: pd.DataFrame) -> pd.DataFrame:
-    """Mean logarithm of seconds, participants × conditions."""
+    """Return the mean logarithm of seconds, participants × conditions."""
     seconds = np.log(counted_seconds(table))
     return seconds.groupby([table["participant"], table["condition"]]).mean().unstack()
 
 
 def geometric_mean(table: pd.DataFrame, condition: str, level: float) -> Estimate:
-    """Of the seconds of a condition, with Student's interval over participants; NaN where it has none."""
-    values = log_means(table)[condition].dropna().to_numpy()
-    return _exp(mean_interval(values, level))
+    """Return the geometric mean of a condition's seconds, with Student's interval over participants."""
+    return mean_interval(log_means(table)[condition].dropna().to_numpy(), level).exp()
 
 
 def mean_interval(values: np.ndarray, level: float) -> Estimate:
-    """The mean with Student's t interval; infinite with fewer than two values."""
+    """Return the mean with Student's t interval, which is infinite for fewer than two values."""
     mean = float(np.mean(values)) if len(values) else math.nan
     if len(values) < 2:
         return Estimate(mean, -math.inf, math.inf)
     half = stats.t.ppf((1 + level) / 2, len(values) - 1) * np.std(values, ddof=1) / math.sqrt(len(values))
-    return Estimate(mean, mean - float(half), mean + float(half))
+    return around(mean, float(half))
 
 
 def differences(what: str, means: pd.DataFrame, of: str, over: str) -> np.ndarray:
-    """Each participant's mean with `of` less that with `over`, for those who have both.
+    """Return each participant's mean with `of` minus that with `over`, for those who have both.
 
-    means: participants × conditions. what: the comparison, in words. Raises LeftOut for fewer than two.
+    Args:
+        what: names the comparison in the error.
+        means: participants × conditions.
+
+    Raises:
+        LeftOut: fewer than two participants have both.
     """
     found = (means[of] - means[over]).dropna().to_numpy() if {of, over} <= {*means} else np.empty(0)
     if len(found) < 2:
@@ -157,9 +186,9 @@ def differences(what: str, means: pd.DataFrame, of: str, over: str) -> np.ndarra
 
 
 def time_ratio(table: pd.DataFrame, of: str, over: str, level: float = 0.95, full: bool = True) -> Ratio:
-    """Time with `of` ÷ time with `over`; with `full` also by the mixed model and the bootstrap.
+    """Compare times; `full` adds the mixed model and the bootstrap.
 
-    Raises LeftOut where fewer than two participants have both.
+    Raises LeftOut if fewer than two participants have both conditions.
     """
     d = differences("the ratio of times", log_means(table), of, over)
     spread = float(np.std(d, ddof=1))
@@ -169,16 +198,16 @@ def time_ratio(table: pd.DataFrame, of: str, over: str, level: float = 0.95, ful
         of,
         over,
         len(d),
-        _exp(mean_interval(d, level)),
+        mean_interval(d, level).exp(),
         _mixed_ratio(table, of, over, level) if full else None,
-        _exp(bootstrap_mean(d, level)) if full else none,
+        bootstrap_mean(d, level).exp() if full else none,
         p,
         float(np.mean(d)) / spread if spread > 0 else math.nan,
     )
 
 
 def bootstrap_mean(values: np.ndarray, level: float) -> Estimate:
-    """The mean with its bias-corrected and accelerated interval over resampled participants (Efron 1987)."""
+    """Return the mean with its bias-corrected and accelerated bootstrap interval (Efron 1987)."""
     if np.ptp(values) == 0:
         return Estimate(float(values[0]), float(values[0]), float(values[0]))
     result = stats.bootstrap(
@@ -195,18 +224,19 @@ def _mixed_ratio(table: pd.DataFrame, of: str, over: str, level: float) -> Estim
     found = mixed_effect(np.log(counted_seconds(both)), fixed, both[["participant", "task"]])
     if found is None:
         return None
-    half = float(stats.norm.ppf((1 + level) / 2)) * found[1]
-    return _exp(Estimate(found[0], found[0] - half, found[0] + half))
+    return around(found[0], float(stats.norm.ppf((1 + level) / 2)) * found[1]).exp()
 
 
 def mixed_effect(values: pd.Series, fixed: pd.DataFrame, random: pd.DataFrame) -> tuple[float, float] | None:
-    """The effect of the first of the `fixed` columns and its standard error, by restricted maximum
-    likelihood, with a random intercept for each column of `random`, crossed; None where that fails."""
+    """Fit a mixed model by restricted maximum likelihood, with crossed random intercepts for `random`.
+
+    Returns the effect of the first column of `fixed` and its standard error; None if the fit fails.
+    """
     import statsmodels.formula.api as smf
 
     rows = pd.concat([values.rename("value"), fixed, random], axis=1).assign(everything=1)
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # of a variance at its bound: no effect of tasks, say
+        warnings.simplefilter("ignore")  # such as a variance at its bound: tasks have no effect
         try:
             model = smf.mixedlm(
                 f"value ~ {' + '.join(fixed)}", rows, groups="everything", re_formula="0",
@@ -222,7 +252,7 @@ def mixed_effect(values: pd.Series, fixed: pd.DataFrame, random: pd.DataFrame) -
 def rating_change(
     table: pd.DataFrame, question: str, of: str, over: str, margin: float, level: float = 0.95
 ) -> RatingChange:
-    """How a rating differs between two conditions. Raises LeftOut as `time_ratio`."""
+    """Compare a rating between two conditions. Raises LeftOut as `time_ratio` does."""
     column = f"rating_{question}"
     rated = table[["participant", "condition", column]].dropna()
     means = rated.groupby(["participant", "condition"])[column].mean().unstack()
@@ -237,10 +267,9 @@ def rating_change(
 
 
 def odds_ratio(table: pd.DataFrame, question: str, of: str, over: str, level: float = 0.95) -> OddsRatio:
-    """How the answers to a question differ between two conditions, as what they are: steps of an order.
+    """Compare the answers to a question between two conditions as ordered categories.
 
-    Errors are clustered by participant, with Student's t for so many. Raises LeftOut where there is nothing
-    to estimate.
+    Errors are clustered by participant; the interval is Student's t. Raises LeftOut if there is no estimate.
     """
     column, who = f"rating_{question}", "participant"
     rated = table.loc[table["condition"].isin([of, over]), [who, "condition", column]].dropna()
@@ -253,8 +282,8 @@ def odds_ratio(table: pd.DataFrame, question: str, of: str, over: str, level: fl
     if any(answers[high].min() >= answers[low].max() for high, low in ((of, over), (over, of))):
         raise LeftOut(
             *about,
-            "no answer with one condition lies below one with the other, so that it has no bound, and the "
-            "mean difference says how far they are apart",
+            "no answer with one condition lies below one with the other, so that it has no bound; see the "
+            "mean difference",
         )
     treated = (rated["condition"] == of).to_numpy(float)[:, None]
     try:
@@ -265,16 +294,16 @@ def odds_ratio(table: pd.DataFrame, question: str, of: str, over: str, level: fl
     value, error = float(values[0]), float(errors[0])
     half = float(stats.t.ppf((1 + level) / 2, people - 1)) * error
     p = float(2 * stats.t.sf(abs(value) / error, people - 1))
-    return OddsRatio(question, of, over, people, _exp(Estimate(value, value - half, value + half)), p)
+    return OddsRatio(question, of, over, people, around(value, half).exp(), p)
 
 
 def proportional_odds(
     answers: np.ndarray, features: np.ndarray, groups: np.ndarray
 ) -> tuple[np.ndarray, np.ndarray]:
-    """The coefficients of a cumulative-link model with the logit link (McCullagh 1980), one for each column
-    of `features`, and their errors, clustered by `groups`.
+    """Fit a cumulative-link model with the logit link (McCullagh 1980).
 
-    Raises ValueError, in words, where it does not converge.
+    Returns the coefficient of each column of `features`, and their standard errors, clustered by `groups`.
+    Raises ValueError if it does not converge.
     """
     from statsmodels.miscmodels.ordinal_model import OrderedModel
 
@@ -282,7 +311,7 @@ def proportional_odds(
     _, clusters = np.unique(groups, return_inverse=True)
     count = features.shape[1]
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # what they say is checked below
+        warnings.simplefilter("ignore")  # convergence is checked below
         try:
             fit = OrderedModel(codes, features, distr="logit").fit(
                 method="bfgs", maxiter=500, disp=0, cov_type="cluster", cov_kwds={"groups": clusters}
@@ -298,8 +327,10 @@ def proportional_odds(
 
 
 def rank_biserial(differences: np.ndarray) -> float:
-    """Matched-pairs rank-biserial correlation: (positive − negative ranks) ÷ all, without zeros
-    (Kerby 2014)."""
+    """Return the matched-pairs rank-biserial correlation (Kerby 2014).
+
+    It is (positive ranks − negative ranks) ÷ all ranks, without the differences of 0.
+    """
     d = differences[differences != 0]
     if len(d) == 0:
         return 0.0
@@ -308,20 +339,18 @@ def rank_biserial(differences: np.ndarray) -> float:
 
 
 def holm(ps: Sequence[float]) -> list[float]:
-    """Holm's (1979) adjusted p values; NaN stays, and counts for nothing."""
-    adjusted = [math.nan] * len(ps)
-    known = [place for place in sorted(range(len(ps)), key=lambda i: ps[i]) if not math.isnan(ps[place])]
-    highest = 0.0
-    for rank, place in enumerate(known):
-        highest = max(highest, min(1.0, (len(known) - rank) * ps[place]))
-        adjusted[place] = highest
-    return adjusted
+    """Return Holm's (1979) adjusted p values; NaN stays NaN and does not count."""
+    from statsmodels.stats.multitest import multipletests
+
+    known = [p for p in ps if not math.isnan(p)]
+    adjusted = iter(multipletests(known, method="holm")[1] if known else ())
+    return [p if math.isnan(p) else float(next(adjusted)) for p in ps]
 
 
 def survival(table: pd.DataFrame, condition: str) -> tuple[Any, float]:
-    """Kaplan and Meier's curve of the share not yet satisfied, and its median in seconds.
+    """Return Kaplan and Meier's curve of the share not yet satisfied, and its median in seconds.
 
-    Trials that were given up or timed out are censored when they ended.
+    Trials that were given up or timed out are censored at their end.
     """
     from lifelines import KaplanMeierFitter
 
@@ -331,10 +360,10 @@ def survival(table: pd.DataFrame, condition: str) -> tuple[Any, float]:
     return fitter, float(fitter.median_survival_time_)
 
 
-def hazard_ratio(table: pd.DataFrame, of: str, over: str, level: float) -> tuple[Estimate, float]:
-    """How much sooner trials end satisfied (Cox; above 1: sooner with `of`), and its p value.
+def hazard_ratio(table: pd.DataFrame, of: str, over: str, level: float = 0.95) -> HazardRatio:
+    """Compare when trials end satisfied, by Cox regression with errors clustered by participant.
 
-    Errors are clustered by participant. Raises LeftOut where too few ended, or all at once.
+    Raises LeftOut if too few trials ended satisfied, or the model does not converge.
     """
     from lifelines import CoxPHFitter
     from lifelines.exceptions import ConvergenceError
@@ -352,7 +381,7 @@ def hazard_ratio(table: pd.DataFrame, of: str, over: str, level: float) -> tuple
     if rows.groupby("treated")["done"].sum().min() < 2:
         raise LeftOut(*about, "fewer than two trials of a condition ended satisfied")
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # lifelines of pandas, and of what the check below finds
+        warnings.simplefilter("ignore")  # lifelines warns about pandas, and about what is checked below
         try:
             fit = CoxPHFitter(alpha=1 - level).fit(rows, "seconds", "done", cluster_col="participant")
         except (ConvergenceError, np.linalg.LinAlgError, ValueError) as error:
@@ -361,11 +390,5 @@ def hazard_ratio(table: pd.DataFrame, of: str, over: str, level: float) -> tuple
     value = float(fit.hazard_ratios_["treated"])
     if not 1e-3 < value < 1e3:
         raise LeftOut(*about, "its model did not converge")
-    return Estimate(value, float(low), float(high)), float(fit.summary.loc["treated", "p"])
-
-
-def _exp(interval: Estimate) -> Estimate:
-    values = []
-    for each in (interval.value, interval.low, interval.high):
-        values.append(math.exp(each) if each < 700 else math.inf)
-    return Estimate(*values)
+    ratio = Estimate(value, float(low), float(high))
+    return HazardRatio(of, over, ratio, float(fit.summary.loc["treated", "p"]))

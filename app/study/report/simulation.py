@@ -44,7 +44,7 @@ class Coverage:
 
 
 def simulated_trials(study: Study, participants: int, truth: Truth, rng: np.random.Generator) -> pd.DataFrame:
-    """A table of trials (see `app.study.report.trial_table`) of people who are drawn, in the study's own design."""
+    """Return the trials (see `app.study.report.trial_table`) of random participants in the study's design."""
     tasks = {task.id: rng.normal(0, truth.task) for task in study.tasks}
     rows = []
     for person in range(participants):

@@ -19,9 +19,8 @@ from app.study.log.store import open_store
 from app.study.plan.definition import Study
 from app.study.plan.study_file import EXAMPLE, read_study
 from app.study.report import analysis
-from app.study.report import document as report
 from app.study.report.analysis import holm, mean_interval, rank_biserial, time_ratio
-from app.study.report.document import ReportError, find
+from app.study.report.findings import ReportError, analyse, describe_left_out
 from app.study.report.power import needed, power_of, simulate_power
 from app.study.report.simulation import Truth, coverage, simulated_trials
 from app.study.report.trial_table import trial_table
@@ -131,7 +130,7 @@ def test_waltons_flies() -> None:
     )
     assert analysis.survival(table.assign(condition="all"), "all")[1] == 56
     found = analysis.hazard_ratio(table, "miR-137", "control", 0.95)
-    assert found[0].low > 1 and found[1] < 1e-6
+    assert found.ratio.low > 1 and found.p < 1e-6
 
 
 def test_holm_by_hand() -> None:
@@ -268,21 +267,21 @@ def test_the_report_warns_of_few_and_labels_the_simulated(study: Study, tmp_path
     store = open_store(str(tmp_path / "log"))
     for _ in range(2):
         timeline(study, store, {"full": 20.0, "quick": 15.0})
-    found = find(study, read_lines(store.lines()))[0]
+    found = analyse(study, read_lines(store.lines()))[0]
     assert any("asks for 4" in words for words in found.warnings)
     with pytest.raises(ReportError, match="no trial"):
-        find(study, read_lines([]))
+        analyse(study, read_lines([]))
 
 
 def test_each_thing_is_said_once(study: Study, tmp_path: Path) -> None:
     store = open_store(str(tmp_path / "log"))
     timeline(study, store, {"full": 20.0, "quick": 15.0})
-    (few, left_out) = find(study, read_lines([*store.lines(), "{"]))[0].warnings[::2]
+    (few, left_out) = analyse(study, read_lines([*store.lines(), "{"]))[0].warnings[::2]
     assert "4 participants, and 1 was analysed" in few
     parts = "the ratio of times, the difference in “satisfaction” and the odds ratio of “satisfaction”"
     assert f"at least two participants with both conditions: {parts}, with quick against full." in left_out
     timeline(study, store, {"full": 20.0, "quick": 15.0})
-    warnings = find(study, read_lines(store.lines()))[0].warnings
+    warnings = analyse(study, read_lines(store.lines()))[0].warnings
     assert len(warnings) == len(set(warnings)) == 4
     same = [words for words in warnings if "every answer was the same" in words]
     assert same and same[0].endswith(": the odds ratio of “satisfaction”, with quick against full.")
@@ -296,7 +295,7 @@ def test_what_is_left_out_is_told_by_reason_and_what_has_the_same_conditions_tog
             ("the hazard", "b", "x"), ("the hazard", "a", "y"),
         )
     ]  # fmt: skip
-    assert list(report._left_out(left_out)) == [
+    assert list(describe_left_out(left_out)) == [
         "Left out, since x: the ratio and the odds, with a and b against full; "
         "the hazard, with b against full.",
         "Left out, since y: the hazard, with a against full.",
@@ -307,10 +306,10 @@ def test_the_report_says_what_made_the_pictures_and_that_it_changed(study: Study
     store = open_store(str(tmp_path / "log"))
     for _ in range(2):
         timeline(study, store, {"full": 20.0, "quick": 15.0})
-    found = find(study, read_lines(store.lines()))[0]
+    found = analyse(study, read_lines(store.lines()))[0]
     assert (found.models, found.revisions, found.devices) == (["tiny"], [], ["cpu"])
     moved = [line.replace('"device":"cpu"', '"device":"cuda"') for line in store.lines()][-12:]
-    changed = find(study, read_lines([*list(store.lines())[:-12], *moved]))[0]
+    changed = analyse(study, read_lines([*list(store.lines())[:-12], *moved]))[0]
     assert changed.devices == ["cpu", "cuda"]
     assert [words for words in changed.warnings if words not in found.warnings] == [
         "The model or its device changed during the study, and with it, how long pictures take."
@@ -389,7 +388,7 @@ def test_remissions_of_leukaemia() -> None:
     )
     assert [analysis.survival(table, each)[1] for each in ("6-MP", "placebo")] == [23, 8]
     found = analysis.hazard_ratio(table, "placebo", "6-MP", 0.95)
-    assert math.log(found[0].value) == pytest.approx(1.572, abs=1e-3)
+    assert math.log(found.ratio.value) == pytest.approx(1.572, abs=1e-3)
 
 
 @pytest.mark.parametrize(
