@@ -36,7 +36,7 @@ def check_address(host: str, port: int) -> None:
         probe.bind((host, port))
 
 
-def check(settings: Settings) -> dict[str, auth.Hashed]:
+def check(settings: Settings) -> dict[str, auth.PasswordHash]:
     """Try all that can be tried before the long loading, and make the folders; gives those who may log in.
 
     Raises ValueError, in words.

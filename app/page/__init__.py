@@ -1,0 +1,1 @@
+"""The page: its layout, what clicks do, and what it shows."""

@@ -1,7 +1,6 @@
-"""The page's About: the model's card and the evidence for its solver, as they lie beside the weights."""
+"""The page's About: the model's card and its solver's, from the model's folder."""
 
 import re
-from html import escape
 from pathlib import Path
 
 from markdown_it import MarkdownIt
@@ -16,15 +15,15 @@ from app.jobs.job import RequestError
 INTRODUCTION = """
 # Diffusion Preview
 
-Previews are made in a few solver steps and finals in many, both from the same noise: the final is the preview
-made perfect. The learned solver and the small model that draws here are described below.
+Previews take a few solver steps and finals many, both from the same noise: the final is the preview, finished.
+The learned solver and the small model that draws here are described below.
 """
-# By their places in the model's folder.
+# In the model's folder.
 CARDS = ("README.md", "solver/README.md")
 
 
 def about_routes(backend: Backend) -> list[BaseRoute]:
-    """/about, a piece of HTML, and the pictures in it."""
+    """Return the routes of /about, a piece of HTML, and of the pictures in it."""
 
     def about(request: Request) -> Response:
         folder = _folder(backend)
@@ -36,7 +35,7 @@ def about_routes(backend: Backend) -> list[BaseRoute]:
 
     def picture(request: Request) -> Response:
         folder, wanted = _folder(backend), request.path_params["path"]
-        # Looked up among what is there, so that no path of a request ever reaches the file system.
+        # Looked up among the files, so that no path of a request reaches the file system.
         found = {str(path.relative_to(folder)): path for path in folder.rglob("*.png")} if folder else {}
         if wanted not in found:
             return Response("There is no such picture.\n", 404, media_type="text/plain")
@@ -46,7 +45,7 @@ def about_routes(backend: Backend) -> list[BaseRoute]:
 
 
 def _folder(backend: Backend) -> Path | None:
-    """Where the model lies, if it is one of the repository's."""
+    """Return the model's folder, if it is one of the repository's."""
     try:
         entry = entry_for(backend.facts.name)
     except RequestError:  # still loading
@@ -55,14 +54,14 @@ def _folder(backend: Backend) -> Path | None:
 
 
 def _place_pictures(card: str, folder: Path) -> str:
-    """A card without its front matter, its pictures where `about_routes` serves them."""
+    """Return a card without its front matter, its pictures' addresses being those of `about_routes`."""
     card = re.sub(r"\A---\n.*?\n---\n", "", card, flags=re.DOTALL)
     return re.sub(r"!\[([^]]*)\]\(([^):]+)\)", lambda m: f"![{m[1]}](about/{folder / m[2]})", card)
 
 
 def _render(text: str) -> str:
-    """Markdown as HTML; any HTML in it is shown as text, and links out of the card lose their target."""
+    """Return Markdown as HTML. HTML in it is shown as text; links to other files lose their target."""
     html = MarkdownIt("commonmark", {"html": False}).enable("table").render(text)
     html = re.sub(r'<a href="(?!https?:)[^"]*">(.*?)</a>', r"\1", html)
     html = re.sub(r'<a href="(https?:[^"]*)">', r'<a href="\1" target="_blank" rel="noopener">', html)
-    return f"<section>{html}</section>" if html else escape(text)
+    return f"<section>{html}</section>"

@@ -1,4 +1,4 @@
-"""What the form offers, and the way back to it: from a PNG's text, a link, or the history."""
+"""The values of the form: what it offers for a model, and what a PNG's text, a link or a record fills in."""
 
 from collections.abc import Mapping
 from dataclasses import asdict
@@ -10,29 +10,20 @@ from app.jobs.uploads import read_picture
 from app.models import ModelFacts
 from solver import SOLVERS
 
-# What the form asks for, and for a model that edits.
+# Placeholders of the prompt; the second is for a model that edits.
 PROMPT = "What would you like to see?"
-EDIT_PROMPT = "What would you like to see, or to have changed in a picture?"
-# What the form's sliders reach; more or fewer steps than a preview has are those of a final.
+EDIT_PROMPT = "What would you like to see, or to change in a picture?"
+# Ranges of the sliders. Pictures with more or fewer steps than a preview are taken for finals.
 PREVIEW_STEPS = (4, 8)
 FULL_STEPS = (10, 100)
 # A model that edits needs fewer: the picture is there already.
 EDIT_STEPS = (3, 8)
 USUAL_STEPS, USUAL_EDIT_STEPS = 6, 4
 MAX_GUIDANCE = 12
-# Our solvers under the names that other programs write; a schedule's name may follow.
-SAMPLERS = {
-    "ddim": "ddim",
-    "dpm++ 2m": "dpm++2m",
-    "dpm++ 3m": "dpm++3m",
-    "dpm-solver 2m": "dpm2m",
-    "unipc": "unipc",
-    "deis": "deis",
-    "heun": "heun",
-    "euler": "euler",
-}
+# Our solvers by the names that other programs write; the name of a schedule may follow.
+SAMPLERS = {"dpm++ 2m": "dpm++2m", "dpm++ 3m": "dpm++3m", "dpm-solver 2m": "dpm2m"}
 SCHEDULES = (" karras", " exponential", " sgm uniform", " simple", " normal", " automatic")
-# How a link names what the PNG text names; a link's names come from the address bar.
+# The names of a link's query, and what a PNG's text calls the same.
 LINK = {
     "seed": "Seed",
     "steps": "Steps",
@@ -46,26 +37,26 @@ LINK = {
 
 
 def from_picture(data: bytes) -> dict[str, Any]:
-    """What the `parameters` text of a picture says: prompt, negative_prompt and settings, as text.
+    """Read a picture's `parameters` text: prompt, negative_prompt and settings, as text.
 
-    Raises RequestError, in words, where the file is no PNG, is damaged or too large, or has no such text.
+    Raises RequestError if the file is not a PNG, is damaged or too large, or has no such text.
     """
     text = read_picture(data).info.get(png.CHUNK)
     if not text:
         raise RequestError(
-            "This picture does not say how it was made. PNG files from here do, as long as no other program "
-            "has saved them anew. It can be started from all the same: “Add picture”."
+            "This file does not say how the picture was made. PNG files from here do, unless another program has "
+            "saved them again. You can still start from the picture: “Add picture”."
         )
     return asdict(png.parse_parameters(text))
 
 
 def from_record(record: Record) -> dict[str, Any]:
-    """The same of a picture that was made here."""
+    """Return the same for a picture that was made here."""
     return asdict(record.parameters())
 
 
 def from_link(query: Mapping[str, Any]) -> dict[str, Any]:
-    """The same out of a link's query: the prompts, and settings under the names in LINK."""
+    """Return the same from a link's query: the prompts, and settings by the names in LINK."""
     return {
         "prompt": query.get("prompt", ""),
         "negative_prompt": query.get("negative_prompt", ""),
@@ -74,13 +65,13 @@ def from_link(query: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def start_of_settings(wanted: Mapping[str, Any]) -> tuple[object, float] | None:
-    """The mark of the picture that a picture was made from (see `Start.mark`), if told, and the strength.
+    """Return the mark of the picture that this one started from (see `Start.mark`), if known, and the strength.
 
-    None where it was made from noise alone.
+    None if it was made from noise alone.
     """
     settings = _settings(wanted)
     mark, strength = settings.get("Init image hash"), settings.get("Denoising strength")
-    enlarged = any(str(name).startswith("Hires") for name in settings)  # which has a strength, too
+    enlarged = any(str(name).startswith("Hires") for name in settings)  # this has a strength, too
     if not mark and (not strength or enlarged):
         return None
     try:
@@ -90,17 +81,17 @@ def start_of_settings(wanted: Mapping[str, Any]) -> tuple[object, float] | None:
 
 
 def made_here(wanted: Mapping[str, Any]) -> bool:
-    """Whether `wanted` tells how a picture was made, and not of a prompt alone."""
+    """Whether `wanted` describes a picture that was made, not just a prompt."""
     return bool(_settings(wanted).get("Seed"))
 
 
 def sizes_of(facts: ModelFacts) -> dict[str, tuple[int, int]]:
-    """The sizes that there are to choose from, width and height in pixels, by their names."""
+    """Return the sizes to choose from, width and height in pixels, by name."""
     return {f"{width}x{height}": (width, height) for width, height in facts.sizes}
 
 
 def check_size(name: str | None, facts: ModelFacts) -> tuple[int, int]:
-    """The size of that name; the model's own without one. Raises RequestError where it has no such size."""
+    """Return the size of that name; without a name the model's own. Raises RequestError if there is none."""
     sizes = sizes_of(facts)
     if not name:
         return facts.width, facts.height
@@ -110,7 +101,7 @@ def check_size(name: str | None, facts: ModelFacts) -> tuple[int, int]:
 
 
 def form_for(facts: ModelFacts) -> dict[str, dict[str, Any]]:
-    """What the form's parts are like with a model, by name, as Gradio's properties."""
+    """Return Gradio's properties of the form's parts for a model, by the names of `app.page.click.Form`."""
     sizes = sizes_of(facts)
     low, high = facts.guidance_limits
     fewest, most = preview_steps(facts)
@@ -135,19 +126,19 @@ def form_for(facts: ModelFacts) -> dict[str, dict[str, Any]]:
 
 
 def preview_steps(facts: ModelFacts) -> tuple[int, int]:
-    """How few and how many steps a preview has."""
+    """Return the fewest and the most steps of a preview."""
     return EDIT_STEPS if facts.edits else PREVIEW_STEPS
 
 
 def form_values(wanted: Mapping[str, Any], facts: ModelFacts) -> tuple[dict[str, Any], list[str]]:
-    """The form's fields that `wanted` (see `from_picture`) fills, by name, and in words what does not fit.
+    """Return the form's fields that `wanted` (see `from_picture`) fills, by name, and messages on what does not fit.
 
-    Raises RequestError where there is no usable prompt.
+    Raises RequestError if there is no usable prompt.
     """
     settings = _settings(wanted)
     prompt = check_prompt("The prompt", wanted.get("prompt"))
     if not prompt:
-        raise RequestError("There is no prompt in it.")
+        raise RequestError("It has no prompt.")
     values: dict[str, Any] = {
         "prompt": prompt,
         "negative_prompt": check_prompt("The negative prompt", wanted.get("negative_prompt") or ""),
@@ -157,12 +148,14 @@ def form_values(wanted: Mapping[str, Any], facts: ModelFacts) -> tuple[dict[str,
         try:
             values |= {"seed": check_number("seed", settings["Seed"]), "random_seeds": False}
         except RequestError:
-            notes.append(f"The seed must be from 0 to {LIMITS['seed'].high:,}; this one is left out.")
+            notes.append(f"The seed must be from 0 to {LIMITS['seed'].high:,}; this one is ignored.")
     _guidance(settings, values, notes)
     _steps(settings, facts, values, notes)
     model, size = settings.get("Model"), settings.get("Size")
     if model and model != facts.name:
-        notes.append(f"It was made by {str(model)[:60]}; here {facts.name} draws, so it will look different.")
+        notes.append(
+            f"It was made by {str(model)[:60]}; here the model is {facts.name}, so it will look different."
+        )
     elif settings.get("Model hash") and settings["Model hash"] != facts.revision[:10]:
         notes.append(f"It was made by another version of {facts.name}, so it will look different.")
     sizes = sizes_of(facts)
@@ -184,15 +177,15 @@ def _guidance(settings: Mapping[str, Any], values: dict[str, Any], notes: list[s
     try:
         guidance = check_number("guidance", settings["CFG scale"])
     except RequestError:
-        notes.append("Its guidance can't be used here, and is left as it was.")
+        notes.append("Its guidance can't be used here and is ignored.")
         return
     values["guidance"] = min(guidance, MAX_GUIDANCE)
     if guidance > MAX_GUIDANCE:
-        notes.append(f"Its guidance was {guidance:g}; {MAX_GUIDANCE} is the most here.")
+        notes.append(f"Its guidance was {guidance:g}; the limit here is {MAX_GUIDANCE}.")
 
 
 def _steps(settings: Mapping[str, Any], facts: ModelFacts, values: dict[str, Any], notes: list[str]) -> None:
-    """Few steps are those of a preview, with its solver; many are those of a final."""
+    """A few steps are those of a preview, with its solver; more are those of a final."""
     sampler = _solver(settings.get("Sampler"))
     if settings.get("Sampler") and not sampler:
         notes.append(f"There is no sampler “{str(settings['Sampler'])[:40]}” here; it will look different.")
@@ -202,7 +195,7 @@ def _steps(settings: Mapping[str, Any], facts: ModelFacts, values: dict[str, Any
     try:
         steps = int(check_number("steps", settings["Steps"]))
     except RequestError:
-        notes.append("Its number of steps can't be used here, and is left as it was.")
+        notes.append("Its number of steps can't be used here and is ignored.")
         return
     fewest, most = preview_steps(facts)
     if fewest <= steps <= most:

@@ -1,4 +1,4 @@
-"""The page: its layout, and which handler answers which click."""
+"""The layout of the page, and what its events call."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
@@ -18,7 +18,7 @@ from app.jobs.job import LIMITS, RequestError
 from app.page import filling, handlers, prompts
 from app.page.about import about_routes
 from app.page.click import Click, Form, Studio
-from app.page.form import FULL_STEPS, MAX_GUIDANCE, PREVIEW_STEPS, PROMPT, USUAL_STEPS
+from app.page.form import FULL_STEPS, MAX_GUIDANCE, PREVIEW_STEPS, PROMPT
 from app.page.gradio_internals import Blocks, accept_any_value, event_data
 from app.page.live import file_routes, live_routes
 from app.page.session import GRACE_S, Sessions
@@ -26,18 +26,12 @@ from app.page.sketches import Sketches
 from solver import SOLVERS
 
 STATIC = Path(__file__).parent / "static"
-# Sites show it for links; `python -m tools.screenshots` makes it.
-CARD = STATIC / "card.png"
 SCRIPTS = ("core.js", "start.js", "grid.js", "stage.js", "history.js", "main.js")
 TITLE = "Diffusion Preview"
-# How a page's events are set up. "multiple" lets a second click arrive, so that it gets an answer instead of
-# silence. What submits jobs goes through Gradio's queue, which tells a ZeroGPU Space who asks; the queue
-# lets everything through, since the worker decides who waits for whom.
-SILENT: Mapping[str, Any] = {
-    "show_progress": "hidden",
-    "api_visibility": "private",
-    "trigger_mode": "multiple",
-}
+# Options of events. "multiple" lets a second click arrive, so that it gets an answer. Events that submit jobs go
+# through Gradio's queue, which a ZeroGPU Space needs to know who asks; it lets all through at once, since the worker
+# decides who waits for whom.
+SILENT: Mapping[str, Any] = dict(show_progress="hidden", api_visibility="private", trigger_mode="multiple")
 QUEUED: Mapping[str, Any] = {**SILENT, "concurrency_limit": None}
 
 
@@ -73,9 +67,11 @@ def build_page(
 ) -> Page:
     """Build the page, to be served with `app.server.service.launch_page`.
 
-    data: the folder for all that is kept: pictures for programs in gradio/pictures, which has to be in
-    Gradio's GRADIO_TEMP_DIR, and what people have made in history. grace_s: see `app.page.session`. logged: what
-    the page's foot says of logs.
+    Args:
+        data: folder for all that is kept; what people have made goes into its folder "history".
+        grace_s: see `app.page.session`.
+        watch: see `app.page.handlers`.
+        logged: what the page's foot says about logs.
     """
     sessions = Sessions(History(data / "history"), grace_s)
     studio = Studio(backend, Sketches())
@@ -119,38 +115,7 @@ def build_page(
             "alone, until you delete it. "
             f"{escape(logged)}</p>"
         )
-        parts = dict(zip([field.name for field in fields(Form)], form, strict=True))
-
-        @contextmanager
-        def clicked(event: gr.EventData, request: gr.Request, *settings: Any) -> Iterator[Click]:
-            """The click of an event; a RequestError is told in its tab, or else by Gradio's page."""
-            values = event_data(event)
-            try:
-                session = sessions.of(values.get("browser"), values.get("tab"), request.username or "")
-            except RequestError as error:
-                raise gr.Error(escape(str(error)), print_exception=False) from error
-            try:
-                yield Click(studio, session, values, Form(*settings))
-            except RequestError as error:
-                session.tell(str(error))
-
-        def act(event: gr.EventData, request: gr.Request, *settings: Any) -> None:
-            with clicked(event, request, *settings) as click:
-                handlers.perform(click, submits=True, watch=watch)
-
-        def note(event: gr.EventData, request: gr.Request) -> None:
-            with clicked(event, request) as click:
-                handlers.perform(click, submits=False, watch=watch)
-
-        def fill(event: gr.EventData, request: gr.Request) -> dict[gr.components.Component, Any]:
-            changes = {}
-            with clicked(event, request) as click:
-                changes = filling.fill(click)
-            return {parts[name]: gr.update(**change) for name, change in changes.items()}
-
-        view.act(act, form, None, **QUEUED)
-        view.note(note, None, None, queue=False, **SILENT)
-        view.fill(fill, None, form, queue=False, **SILENT)
+        _connect(view, form, studio, sessions, watch)
         gr.on([prompt.submit, go.click], None, js=_dispatch("preview"), **SILENT)
         for idea, example in zip(ideas, prompts.EXAMPLES, strict=True):
             idea.click(None, outputs=prompt, js=f"() => {example!r}", **SILENT).then(
@@ -166,8 +131,46 @@ def build_page(
     return page
 
 
+def _connect(
+    view: Any, form: list[gr.components.Component], studio: Studio, sessions: Sessions, watch: handlers.Watch
+) -> None:
+    """Have the events of the page's scripts answered: "act" and "note" by actions, "fill" by values for the form."""
+    parts = dict(zip([field.name for field in fields(Form)], form, strict=True))
+
+    @contextmanager
+    def clicked(event: gr.EventData, request: gr.Request, *settings: Any) -> Iterator[Click]:
+        """Yield the click of an event; tell a RequestError in its tab or, without a session, by Gradio's message."""
+        values = event_data(event)
+        try:
+            session = sessions.of(values.get("browser"), values.get("tab"), request.username or "")
+        except RequestError as error:
+            raise gr.Error(escape(str(error)), print_exception=False) from error
+        try:
+            yield Click(studio, session, values, Form(*settings))
+        except RequestError as error:
+            session.tell(str(error))
+
+    def act(event: gr.EventData, request: gr.Request, *settings: Any) -> None:
+        with clicked(event, request, *settings) as click:
+            handlers.perform(click, submits=True, watch=watch)
+
+    def note(event: gr.EventData, request: gr.Request) -> None:
+        with clicked(event, request) as click:
+            handlers.perform(click, submits=False, watch=watch)
+
+    def fill(event: gr.EventData, request: gr.Request) -> dict[gr.components.Component, Any]:
+        changes = {}
+        with clicked(event, request) as click:
+            changes = filling.fill(click)
+        return {parts[name]: gr.update(**change) for name, change in changes.items()}
+
+    view.act(act, form, None, **QUEUED)
+    view.note(note, None, None, queue=False, **SILENT)
+    view.fill(fill, None, form, queue=False, **SILENT)
+
+
 def _card(request: Request) -> Response:
-    return FileResponse(CARD, headers={"Cache-Control": "max-age=86400"})
+    return FileResponse(STATIC / "card.png", headers={"Cache-Control": "max-age=86400"})
 
 
 def _dispatch(what: str) -> str:
@@ -176,23 +179,26 @@ def _dispatch(what: str) -> str:
 
 
 def _settings() -> list[gr.components.Component]:
-    """The drawer of settings, in the order of `Form`."""
+    """Lay out the drawer of settings; return them in the order of `Form`."""
+    usual = Form()
     with gr.Accordion("Settings", open=False, elem_classes="settings"):
         with gr.Row():
             negative = gr.Textbox("", label="Negative prompt", info="What should not be in the picture")
             guidance = gr.Slider(
-                1, MAX_GUIDANCE, 3, step=0.5, label="Guidance", info="How literally to take it"
+                1, MAX_GUIDANCE, usual.guidance, step=0.5, label="Guidance", info="How literally to take it"
             )
-            solver = gr.Dropdown(list(SOLVERS), value="consistency", label="Solver", info="For the previews")
+            solver = gr.Dropdown(list(SOLVERS), value=usual.solver, label="Solver", info="For the previews")
         with gr.Row():
             most = LIMITS["count"].high
-            count = gr.Slider(1, most, 4, step=1, label="Previews", info="How many to choose from")
+            count = gr.Slider(1, most, usual.count, step=1, label="Previews", info="How many to choose from")
             low, high = PREVIEW_STEPS
             steps = gr.Slider(
-                low, high, USUAL_STEPS, step=1, label="Preview steps", info="More: slower, nearer to the end"
+                low, high, usual.steps, step=1, label="Preview steps", info="More: slower, nearer to the end"
             )
             low, high = FULL_STEPS
-            full_steps = gr.Slider(low, high, 40, step=1, label="Full steps", info="Of the refined picture")
+            full_steps = gr.Slider(
+                low, high, usual.full_steps, step=1, label="Full steps", info="Of the refined picture"
+            )
         # Its choices come with the model, see `form_for`.
         size = gr.Radio([], label="Size", info="Width × height in pixels", visible=False, elem_id="size")
         with gr.Row():
@@ -212,7 +218,7 @@ def _settings() -> list[gr.components.Component]:
 
 
 def make_studio(scripts: Sequence[str], **options: Any) -> Any:
-    """Where a page's scripts of these names, in app/page, show what is made; options go on to gr.HTML."""
+    """Lay out the place where scripts of app/page/static show what is made; options go on to gr.HTML."""
     return gr.HTML(
         None,
         html_template="",
@@ -224,5 +230,5 @@ def make_studio(scripts: Sequence[str], **options: Any) -> Any:
 
 
 def read_scripts(names: Sequence[str]) -> str:
-    """The page's scripts of these names, as one."""
+    """Return the scripts of these names as one."""
     return "\n".join((STATIC / name).read_text(encoding="utf-8") for name in names)

@@ -1,4 +1,4 @@
-"""How alike a preview and its refined picture are, in words and in numbers."""
+"""How similar a preview and its refined picture are, as a number and as a sentence."""
 
 import math
 from dataclasses import dataclass
@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import numpy as np
 from PIL import Image
 
-# From this many decibels on, in falling order.
+# The sentence for at least so many decibels.
 WORDS = (
     (32.0, "Practically the same picture"),
     (26.0, "The same picture, finer details"),
@@ -18,16 +18,21 @@ WORDS = (
 
 @dataclass(frozen=True)
 class Likeness:
-    """decibels: peak signal-to-noise ratio, infinite for equal pictures. words: what that looks like."""
+    """How similar two pictures are.
+
+    Attributes:
+        decibels: peak signal-to-noise ratio; infinite for equal pictures.
+        words: what that looks like.
+    """
 
     decibels: float
     words: str
 
 
 def compare(preview: Image.Image, final: Image.Image) -> Likeness:
-    """The likeness of two RGB pictures of one size.
+    """Compare two pictures of one size.
 
-    By numpy: a thread that has computed with torch keeps OpenMP threads, which slow the worker's down.
+    With numpy: a thread that has computed with torch keeps OpenMP threads, which slow down the worker's.
     """
     error = float(np.mean((_array(preview) - _array(final)) ** 2))
     decibels = -10 * math.log10(error) if error else math.inf

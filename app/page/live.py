@@ -1,7 +1,7 @@
-"""What the page asks for besides Gradio's own: what to show, as it changes; pictures; files.
+"""What the page fetches besides Gradio's own: a stream of what to show, pictures and files.
 
-The stream is one line of JSON per change, under the names of `app.page.views`; a page that lost it asks again and
-gets everything anew. Pictures are found by names that nobody can guess, and by nothing else.
+The stream has one line of JSON for each change, with the names of `app.page.views`; a page that lost it connects again
+and gets everything. Pictures are found by names that nobody can guess, and by nothing else.
 """
 
 import asyncio
@@ -24,30 +24,29 @@ from app.page.gradio_internals import login_of
 from app.page.session import Session, Sessions
 from app.page.sketches import Sketches
 from app.page.starting import begin_with
-from app.page.views import grid_view, history_view, stage_view, start_view, status_view
+from app.page.views import View, page_views
 
-# The page is told what is new at most this often.
+# Changes are sent at most this often, and at least an empty one that often.
 REFRESH_S = 0.1
-# When nothing is new, the stream shows at least that it is alive.
 HEARTBEAT_S = 2.0
-# A request that names a tab is short.
+# A request that only names a tab is no longer than this.
 MAX_REQUEST_BYTES = 2000
-# For a file whose content never changes, shown to one person alone, and not to be taken for anything else.
+# For files that never change, are for one person, and must not be taken for anything else.
 _PRIVATE = {
     "Cache-Control": "private, max-age=31536000, immutable",
     "X-Content-Type-Options": "nosniff",
     "Referrer-Policy": "no-referrer",
 }
-_STREAM = {"Cache-Control": "no-store", "X-Accel-Buffering": "no"}
-
-
-Views = Callable[[Backend, Session], dict[str, Any]]
+_UNCACHED = {"Cache-Control": "no-store", "X-Accel-Buffering": "no"}
 
 
 def live_routes(
-    backend: Backend, sessions: Sessions, sketches: Sketches, views: Views | None = None
+    backend: Backend,
+    sessions: Sessions,
+    sketches: Sketches,
+    views: Callable[[Backend, Session], View] | None = None,
 ) -> list[BaseRoute]:
-    """What a page shows: the stream of `views` (those of the ordinary page), and the pictures in it."""
+    """Return the routes of the stream of `views`, by default the ordinary page's, and of the pictures in it."""
 
     async def live(request: Request) -> Response:
         try:
@@ -57,10 +56,10 @@ def live_routes(
         stream = _stream(
             sessions,
             session,
-            lambda: (views or all_views)(backend, session),
+            lambda: (views or page_views)(backend, session),
             lambda: login_of(request) == session.login,
         )
-        return StreamingResponse(stream, 200, _STREAM, "text/event-stream")
+        return StreamingResponse(stream, 200, _UNCACHED, "text/event-stream")
 
     def picture(request: Request) -> Response:
         name, _, ending = request.path_params["file"].partition(".")
@@ -87,7 +86,8 @@ def live_routes(
 
 
 def file_routes(sessions: Sessions) -> list[BaseRoute]:
-    """What a browser has made, as one file; and the form's values, from a picture."""
+    """Return the routes of files: /export gives a zip of all pictures, /restore reads a PNG's text, /start takes a
+    picture to start from."""
 
     async def export(request: Request) -> Response:
         try:
@@ -96,19 +96,18 @@ def file_routes(sessions: Sessions) -> list[BaseRoute]:
         except RequestError as error:
             return refusal(error)
         done = BackgroundTask(path.unlink)
-        return FileResponse(path, filename="diffusion-preview.zip", headers=_STREAM, background=done)
+        return FileResponse(path, filename="diffusion-preview.zip", headers=_UNCACHED, background=done)
 
     async def restore(request: Request) -> Response:
         try:
-            data = await read_body(request, MAX_BYTES)
-            wanted = await asyncio.to_thread(from_picture, data)
+            data = await _read_body(request, MAX_BYTES)
+            return JSONResponse(await asyncio.to_thread(from_picture, data))
         except RequestError as error:
             return refusal(error)
-        return JSONResponse(wanted)
 
     async def start(request: Request) -> Response:
         try:
-            body = await read_body(request, MAX_BYTES + MAX_REQUEST_BYTES)
+            body = await _read_body(request, MAX_BYTES + MAX_REQUEST_BYTES)
             named, _, data = body.partition(b"\n")
             session, _ = await _session_named(request, named, sessions)
             await asyncio.to_thread(begin_with, session, data)
@@ -124,8 +123,8 @@ def file_routes(sessions: Sessions) -> list[BaseRoute]:
 
 
 async def session_of(request: Request, sessions: Sessions) -> tuple[Session, dict[str, Any]]:
-    """The session that a request's body names, and the whole body. Raises RequestError without."""
-    return await _session_named(request, await read_body(request, MAX_REQUEST_BYTES), sessions)
+    """Return the session that a request's JSON names, and that JSON. Raises RequestError if it names none."""
+    return await _session_named(request, await _read_body(request, MAX_REQUEST_BYTES), sessions)
 
 
 async def _session_named(request: Request, body: bytes, sessions: Sessions) -> tuple[Session, dict[str, Any]]:
@@ -138,27 +137,23 @@ async def _session_named(request: Request, body: bytes, sessions: Sessions) -> t
 
 
 async def _stream(
-    sessions: Sessions,
-    session: Session,
-    views_of: Callable[[], dict[str, Any]],
-    allowed: Callable[[], bool],
+    sessions: Sessions, session: Session, views: Callable[[], View], is_allowed: Callable[[], bool]
 ) -> AsyncIterator[str]:
-    """Server-sent events: whatever has changed since the last one, everything in the first; as long as
-    whoever listens is `allowed` to."""
+    """Yield server-sent events: all views at first, then those that have changed, for as long as it is allowed."""
     loop, new = asyncio.get_running_loop(), asyncio.Event()
 
     def listener() -> None:
         loop.call_soon_threadsafe(new.set)
 
-    shown: dict[str, str] = {}
+    sent: dict[str, str] = {}
     sessions.attach(session, listener)
     try:
-        while not sessions.closed and allowed():
+        while not sessions.closed and is_allowed():
             new.clear()
-            values = await asyncio.to_thread(views_of)
-            views = {name: json.dumps(view) for name, view in values.items()}
-            changes = {name: text for name, text in views.items() if shown.get(name) != text}
-            shown |= changes
+            values = await asyncio.to_thread(views)
+            texts = {name: json.dumps(view) for name, view in values.items()}
+            changes = {name: text for name, text in texts.items() if sent.get(name) != text}
+            sent |= changes
             body = ",".join(f'"{name}":{text}' for name, text in changes.items())
             yield f"data: {{{body}}}\n\n"
             await asyncio.sleep(REFRESH_S)
@@ -168,29 +163,16 @@ async def _stream(
         sessions.detach(session, listener)
 
 
-def all_views(backend: Backend, session: Session) -> dict[str, Any]:
-    """What the ordinary page is told."""
-    with session.lock:
-        views: dict[str, Any] = {
-            "status": status_view(backend) | {"login": session.login},
-            "start": start_view(session),
-            "grid": grid_view(session),
-            "stage": stage_view(session),
-            "notices": session.notices,
-        }
-    return views | {"history": history_view(session.shelf)}
-
-
-async def read_body(request: Request, most: int) -> bytes:
-    """The body of a request. Raises RequestError, before all of it is read, where it is too large."""
+async def _read_body(request: Request, limit: int) -> bytes:
+    """Read a request's body. Raises RequestError as soon as it is longer than `limit` bytes."""
     data = b""
     async for chunk in request.stream():
         data += chunk
-        if len(data) > most:
-            raise RequestError(f"This file is too large: {most / 2**20:.0f} MB is the most.")
+        if len(data) > limit:
+            raise RequestError(f"This file is too large; the limit is {limit / 2**20:.0f} MB.")
     return data
 
 
 def refusal(error: RequestError, status: int = 400) -> Response:
-    """Why something is not done, in words."""
+    """Return a response that says why something was not done."""
     return JSONResponse({"error": str(error)}, status, {"Cache-Control": "no-store"})

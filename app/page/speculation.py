@@ -1,4 +1,4 @@
-"""Refining what somebody is likely to pick, while they still look: guesses that cost nobody any time."""
+"""Refine previews while the user still looks at them: one is likely to be picked, and nobody waits longer for it."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
@@ -11,32 +11,32 @@ from app.jobs.job import Job, RequestError
 class Guesses:
     """The speculative refinements of one grid.
 
-    They run at the lowest priority, each only part of the way (`app.worker.scheduling.SPECULATED_SHARE`), and end
-    with the grid, so that what is wasted stays within bounds.
+    They have the lowest priority, go only part of the way (`app.worker.scheduling.SPECULATED_SHARE`) and end with the
+    grid, so that little is wasted.
     """
 
     def __init__(self, handles: Mapping[Job, Handle] | None = None) -> None:
         self._handles = dict(handles or {})
 
     @classmethod
-    def begin(cls, worker: Backend, refinements: Sequence[Job]) -> "Guesses":
-        """Guess at these refinements; at none where the backend does not speculate, or has no room."""
-        if not worker.speculates:
+    def begin(cls, backend: Backend, refinements: Sequence[Job]) -> "Guesses":
+        """Begin these refinements; none if the backend does not speculate or has no room."""
+        if not backend.speculates:
             return cls()
         try:
-            handles = worker.submit_all([replace(job, kind="speculative") for job in refinements])
+            handles = backend.submit_all([replace(job, kind="speculative") for job in refinements])
         except RequestError:
             return cls()
         return cls(dict(zip(refinements, handles, strict=True)))
 
     def favour(self, preview: Job) -> None:
-        """Somebody points at this preview: it is the likely one."""
+        """Put the refinement of this preview first: the user points at it."""
         for job, handle in self._handles.items():
             if (job.seed, job.variation) == (preview.seed, preview.variation):
                 handle.favour()
 
     def take(self, refinement: Job) -> Handle | None:
-        """The guess at this very refinement, now wanted, with the steps that it has made; the others end."""
+        """Return this refinement, promoted, with the steps it has made, if it was begun; end the others."""
         handle = self._handles.pop(refinement, None)
         self.drop()
         if handle:
@@ -44,7 +44,7 @@ class Guesses:
         return handle
 
     def drop(self) -> None:
-        """End them all."""
+        """End all."""
         for handle in self._handles.values():
             handle.cancel()
         self._handles.clear()

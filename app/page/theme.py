@@ -1,4 +1,4 @@
-"""The look that Gradio's own controls get; app/page/static/page.css does the rest.
+"""The look of Gradio's own controls; app/page/static/page.css has the rest.
 
 Colours are those of a landscape at dusk: warm paper, ink, and the coral of a low sun. Fonts come from
 Gradio's own package, so that the page loads nothing from elsewhere.
@@ -9,38 +9,20 @@ from gradio.themes.utils.colors import Color
 from gradio.themes.utils.fonts import LocalFont
 from gradio.themes.utils.sizes import radius_lg, spacing_md, text_md
 
-CORAL = Color(
-    name="coral",
-    c50="#fff4f0",
-    c100="#ffe5dc",
-    c200="#ffcab9",
-    c300="#fba68d",
-    c400="#f2805f",
-    c500="#e2603d",
-    c600="#c64a29",
-    c700="#a23a1f",
-    c800="#7d2f1b",
-    c900="#5f2617",
-    c950="#361109",
+
+def _color(name: str, shades: str) -> Color:
+    """Make a color of its shades from 50 to 950."""
+    return Color(*[*shades.split(), name])
+
+
+CORAL = _color(
+    "coral", "#fff4f0 #ffe5dc #ffcab9 #fba68d #f2805f #e2603d #c64a29 #a23a1f #7d2f1b #5f2617 #361109"
 )
-INK = Color(
-    name="ink",
-    c50="#faf8f5",
-    c100="#f1ede7",
-    c200="#e2dcd3",
-    c300="#c9c2b8",
-    c400="#9d978f",
-    c500="#756f6b",
-    c600="#57535a",
-    c700="#34343f",
-    c800="#22232d",
-    c900="#191a23",
-    c950="#12131a",
-)
+INK = _color("ink", "#faf8f5 #f1ede7 #e2dcd3 #c9c2b8 #9d978f #756f6b #57535a #34343f #22232d #191a23 #12131a")
 
 
 def make_theme() -> gr.themes.Base:
-    """The theme of the page, for light and dark."""
+    """Return the page's theme, for light and dark."""
     theme = gr.themes.Base(
         primary_hue=CORAL,
         secondary_hue=CORAL,

@@ -1,4 +1,4 @@
-"""What the page shows, as plain values for its scripts in app/page: text, numbers, addresses of pictures."""
+"""What the page shows, as plain values for its scripts: texts, numbers, addresses of pictures."""
 
 from typing import Any
 
@@ -10,24 +10,39 @@ from app.page.session import Session, Shelf, Stage, Tile
 View = dict[str, Any]
 
 
+def page_views(backend: Backend, session: Session) -> View:
+    """Return all that the ordinary page shows."""
+    with session.lock:
+        views: View = {
+            "status": status_view(backend) | {"login": session.login},
+            "start": start_view(session),
+            "grid": grid_view(session),
+            "stage": stage_view(session),
+            "notices": session.notices,
+        }
+    return views | {"history": history_view(session.shelf)}
+
+
 def status_view(backend: Backend) -> View:
-    """Whether pictures can be made, and by which model; in words where they can't."""
+    """Return whether pictures can be made and by which model; a message if not."""
     try:
         facts = backend.facts
     except RequestError as loading:
         return {"ready": False, "message": str(loading), "model": "", "edits": False, "warnings": []}
-    message = "" if backend.healthy else "Nothing works just now. Whoever runs this has to look after it."
+    message = (
+        "" if backend.healthy else "No pictures can be made at present. The operator has to look into it."
+    )
     return {
         "ready": True,
         "message": message,
         "model": _model_line(facts),
         "edits": facts.edits,
-        "warnings": list(getattr(facts, "warnings", ())),
+        "warnings": list(facts.warnings),
     }
 
 
 def start_view(session: Session) -> View | None:
-    """What the next grid starts from."""
+    """Return the picture that the next grid starts from."""
     if session.start is None:
         return None
     picture = picture_address(session.shelf, session.start.name, small=True)
@@ -35,7 +50,7 @@ def start_view(session: Session) -> View | None:
 
 
 def grid_view(session: Session) -> View | None:
-    """What the grid shows now."""
+    """Return the grid as it is now."""
     grid = session.grid
     if grid is None:
         return None
@@ -64,7 +79,7 @@ def grid_view(session: Session) -> View | None:
 
 
 def stage_view(session: Session) -> View | None:
-    """What the stage shows now."""
+    """Return the stage as it is now."""
     stage = session.stage
     if stage is None:
         return None
@@ -90,7 +105,7 @@ def stage_view(session: Session) -> View | None:
 
 
 def history_view(shelf: Shelf) -> list[View]:
-    """What was made in this browser, the newest first."""
+    """Return what was made in this browser, the newest first."""
     return [
         {
             "id": entry.id,
@@ -114,7 +129,7 @@ def history_view(shelf: Shelf) -> list[View]:
 
 
 def seed_label(job: Job) -> str:
-    """The seed that was used, and for a variation the other one, too."""
+    """Return the seed and, of a variation, the one that it is turned to."""
     return f"{job.seed} ~ {job.variation.seed}" if job.variation else str(job.seed)
 
 
@@ -135,14 +150,14 @@ def _variation(job: Job) -> str:
 
 
 def tile_picture(shelf: Shelf, tile: Tile) -> str:
-    """The address of a preview, or of a sketch of it; a sketch of what is not made would hide the words."""
+    """Return the address of a preview or its sketch; none if it can't be made, since it would hide the message."""
     if tile.name:
         return picture_address(shelf, tile.name)
     return "" if tile.problem else tile.sketch
 
 
 def picture_address(shelf: Shelf, name: str, small: bool = False) -> str:
-    """Where a picture on the shelf is served, below the page's own address."""
+    """Return the address of a picture on a shelf, below the page's own."""
     return f"pictures/{shelf.name}/{name}.{'jpg' if small else 'png'}"
 
 
@@ -152,7 +167,7 @@ def _model_line(facts: ModelFacts) -> str:
 
 
 def _link(stage: Stage) -> dict[str, str]:
-    """What a link to this picture says, see `app.page.form.from_link`."""
+    """Return the query of a link to this picture, see `app.page.form.from_link`."""
     job = stage.tile.job
     link = {"prompt": job.prompt, "negative_prompt": job.negative_prompt, "seed": str(job.seed)}
     link |= {"steps": str(job.steps), "solver": job.solver, "guidance": f"{job.guidance:g}"}
@@ -168,7 +183,7 @@ def _facts(stage: Stage) -> list[list[str]]:
     took = f", {stage.seconds:.1f} s" if stage.seconds else ""
     facts = [
         ["Prompt", job.prompt],
-        ["Not wanted", job.negative_prompt],
+        ["Negative prompt", job.negative_prompt],
         ["Preview", f"{preview.steps} steps, {preview.solver}{drawn}"],
         ["Final", f"{job.steps} steps, {job.solver}{took}"],
         ["Guidance", f"{job.guidance:g}"],

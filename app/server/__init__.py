@@ -1,1 +1,1 @@
-"""What a service needs around the app: health, metrics, logs, limits, and an orderly end."""
+"""HTTP around the page: launch, endpoints for programs, login, limits, metrics and logs."""

@@ -1,10 +1,11 @@
-"""The endpoints for programs: /preview and /refine, and /cancel to change one's mind."""
+"""The endpoints for programs and agents: /preview, /refine and /cancel."""
 
+import json
 import secrets
 import shutil
 import time
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from base64 import b64encode
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,17 +15,26 @@ from gradio import FileData
 from app.backends.base import Backend
 from app.disk import cannot_keep
 from app.jobs.handle import merge
-from app.jobs.job import Done, Failed, Job, RequestError, Start
+from app.jobs.job import Done, Failed, Job, Kind, Record, RequestError
 from app.jobs.request import build_jobs
 from app.jobs.uploads import start_from
-from app.page.gradio_internals import get_upload_folder
+from app.models import ModelFacts
+from app.page.gradio_internals import encode_file_path, get_upload_folder, is_file_obj_with_meta, traverse
 
-# A program fetches its pictures at once; what is older is deleted when the next ones are made.
+# Programs fetch their pictures at once; older ones are deleted when the next are made.
 KEEP_S = 24 * 3600
 
 
-def add_endpoints(worker: Backend, pictures: Path) -> None:
-    """Add the endpoints to the Blocks being built; their PNGs are written below `pictures`."""
+def add_endpoints(backend: Backend, pictures: Path) -> None:
+    """Add the endpoints to the Blocks that are open; their PNGs are written below `pictures`."""
+
+    def answer(kind: Kind, picture: Any, request: gr.Request | None, **values: Any) -> tuple[list, list]:
+        try:
+            start = start_from(_uploaded(picture)) if picture else None
+            jobs = build_jobs(kind, backend.facts, **values, start=start, owner=_owner(request))
+            return _make(backend, jobs, pictures)
+        except RequestError as error:
+            raise gr.Error(str(error), print_exception=False) from error
 
     def preview(
         prompt: str,
@@ -50,29 +60,26 @@ def add_endpoints(worker: Backend, pictures: Path) -> None:
             guidance: how literally to take the prompt, 1 to 30
             seed: of the first preview, the others follow it; -1 draws fresh seeds
             solver: the learned one, consistency, or a classical one such as unipc
-            picture: a PNG, JPEG or WebP to start from, or to edit
-            strength: how much of the picture is made anew, 0.05 to 1; a model that edits knows none
+            picture: a PNG, JPEG or WebP to start from or to edit
+            strength: how much of the picture is made anew, 0.05 to 1; a model that edits ignores it
             width: in pixels; 0 is the model's own
             height: in pixels; 0 is the model's own
         """
-        with _errors_in_words():
-            jobs = build_jobs(
-                "preview",
-                worker.facts,
-                prompt=prompt,
-                negative_prompt=negative_prompt,
-                count=count,
-                steps=steps,
-                guidance=guidance,
-                seed=seed,
-                solver=solver,
-                width=width,
-                height=height,
-                start=_start(picture),
-                strength=strength,
-                owner=_owner(request),
-            )
-            return _make(worker, jobs, pictures)
+        return answer(
+            "preview",
+            picture,
+            request,
+            prompt=prompt,
+            negative_prompt=negative_prompt,
+            count=count,
+            steps=steps,
+            guidance=guidance,
+            seed=seed,
+            solver=solver,
+            strength=strength,
+            width=width,
+            height=height,
+        )
 
     def refine(
         prompt: str,
@@ -96,56 +103,40 @@ def add_endpoints(worker: Backend, pictures: Path) -> None:
             steps: solver steps, 1 to 100
             guidance: how literally to take the prompt, as for the preview
             solver: the solver of the many steps
-            picture: a PNG, JPEG or WebP to start from, or to edit, as for the preview
-            strength: how much of the picture is made anew, 0.05 to 1; a model that edits knows none
+            picture: a PNG, JPEG or WebP to start from or to edit, as for the preview
+            strength: how much of the picture is made anew, 0.05 to 1; a model that edits ignores it
             width: in pixels; 0 is the model's own
             height: in pixels; 0 is the model's own
         """
-        with _errors_in_words():
-            jobs = build_jobs(
-                "refine",
-                worker.facts,
-                prompt=prompt,
-                negative_prompt=negative_prompt,
-                steps=steps,
-                guidance=guidance,
-                seed=seed,
-                solver=solver,
-                width=width,
-                height=height,
-                start=_start(picture),
-                strength=strength,
-                owner=_owner(request),
-            )
-            files, records = _make(worker, jobs, pictures)
-            return files[0], records[0]
+        files, records = answer(
+            "refine",
+            picture,
+            request,
+            prompt=prompt,
+            negative_prompt=negative_prompt,
+            steps=steps,
+            guidance=guidance,
+            seed=seed,
+            solver=solver,
+            strength=strength,
+            width=width,
+            height=height,
+        )
+        return files[0], records[0]
 
     def cancel(request: gr.Request) -> None:
-        """End whatever this client has asked for and still waits for."""
+        """Stop this client's pending requests."""
         if request.session_hash:
-            worker.cancel_owner(_owner(request))
+            backend.cancel_owner(_owner(request))
 
     gr.api(preview, api_name="preview", concurrency_limit=None)
     gr.api(refine, api_name="refine", concurrency_limit=None)
-    # No tool for agents: each call of theirs is a client of its own.
+    # Not a tool for agents: each of their calls is a client of its own.
     gr.api(cancel, api_name="cancel", concurrency_limit=None, api_visibility="undocumented")
 
 
-@contextmanager
-def _errors_in_words() -> Iterator[None]:
-    """Pass what went wrong on to the program, in words alone."""
-    try:
-        yield
-    except RequestError as error:
-        raise gr.Error(str(error), print_exception=False) from error
-
-
-def _start(picture: Any) -> Start | None:
-    return start_from(_content(picture)) if picture else None
-
-
-def _content(picture: Any) -> bytes:
-    """The bytes of a file that was uploaded; no other file on this machine is read, whatever is asked for."""
+def _uploaded(picture: Any) -> bytes:
+    """Read a file that was uploaded. Raises RequestError for any other file on this machine."""
     named = picture.get("path") if isinstance(picture, dict) else getattr(picture, "path", None)
     try:
         path = Path(str(named)).resolve(strict=True)
@@ -153,20 +144,20 @@ def _content(picture: Any) -> bytes:
             raise FileNotFoundError
         return path.read_bytes()
     except (OSError, ValueError) as error:
-        raise RequestError("The picture to start from has not arrived here. Upload it first.") from error
+        raise RequestError("The picture to start from was not uploaded. Upload it first.") from error
 
 
 def _owner(request: gr.Request | None) -> str:
-    """Whoever asks, by a name that no browser's shelf has."""
+    """Name the client that asks; no browser's shelf has such a name."""
     return f"program-{request.session_hash}" if request else ""
 
 
-def _make(worker: Backend, jobs: Sequence[Job], pictures: Path) -> tuple[list[Any], list[dict[str, Any]]]:
-    """Run the jobs to their end; gives a file (`FileData`, as JSON) and a record of each.
+def _make(backend: Backend, jobs: Sequence[Job], pictures: Path) -> tuple[list, list]:
+    """Run jobs to their end; return a file (`FileData` as JSON) and a record of each.
 
-    Raises RequestError when one fails, or can't be written.
+    Raises RequestError if one fails or can't be written.
     """
-    handles = worker.submit_all(jobs)
+    handles = backend.submit_all(jobs)
     done: dict[int, Done] = {}
     try:
         for position, event in merge(handles):
@@ -180,41 +171,38 @@ def _make(worker: Backend, jobs: Sequence[Job], pictures: Path) -> tuple[list[An
     if len(done) < len(jobs):
         raise RequestError("The request was cancelled.")
     _delete_old(pictures)
-    folder = pictures / secrets.token_hex(16)  # so that nobody can guess where another's pictures are
-    ignored = worker.facts.unknown_words(jobs[0].prompt)
-    files, records = [], []
+    folder = pictures / secrets.token_hex(16)  # nobody can guess where another client's pictures are
+    files = []
     for position, job in enumerate(jobs):
-        picture, record = done[position].picture, done[position].record
         path = folder / f"{job.model.replace('/', '-')}-seed-{job.seed}-{job.steps}-steps.png"
-        data = record.png(picture)
+        data = done[position].record.png(done[position].picture)
         try:
             folder.mkdir(parents=True, exist_ok=True)
             path.write_bytes(data)
         except OSError as error:
             shutil.rmtree(folder, ignore_errors=True)
             raise RequestError(cannot_keep(error, pictures, len(data))) from error
-        # Gradio puts its own address before this; in lists it sees files only as what they are in JSON.
+        # Gradio puts its own address before this. In lists it knows files only as JSON.
         url = f"/gradio_api/file={path}"
         file = FileData(path=str(path), url=url, orig_name=path.name, mime_type="image/png")
         files.append(file.model_dump())
-        records.append(
-            {
-                "seed": job.seed,
-                "steps": job.steps,
-                "solver": job.solver,
-                "seconds": round(record.seconds, 4),
-                "evaluations": record.evaluations,
-                "guidance": job.guidance,
-                "width": job.width,
-                "height": job.height,
-                "strength": job.start.strength if job.start and not worker.facts.edits else None,
-                "model": job.model,
-                "revision": record.revision,
-                "decoder": record.decoder,
-                "ignored_words": ignored,
-            }
-        )
-    return files, records
+    return files, [_record_of(done[position].record, backend.facts) for position in range(len(jobs))]
+
+
+def _record_of(record: Record, facts: ModelFacts) -> dict[str, Any]:
+    job = record.job
+    return {
+        **{
+            name: getattr(job, name)
+            for name in ("seed", "steps", "solver", "guidance", "width", "height", "model")
+        },
+        "seconds": round(record.seconds, 4),
+        "evaluations": record.evaluations,
+        "strength": job.start.strength if job.start and not facts.edits else None,
+        "revision": record.revision,
+        "decoder": record.decoder,
+        "ignored_words": facts.unknown_words(job.prompt),
+    }
 
 
 def _delete_old(pictures: Path) -> None:
@@ -224,3 +212,22 @@ def _delete_old(pictures: Path) -> None:
                 shutil.rmtree(folder)
         except FileNotFoundError:
             continue  # another request was faster
+
+
+def tool_answer(types: Any, data: Any, root_url: str) -> list[Any]:
+    """Return an endpoint's outputs for an agent: each PNG, and then all as JSON with addresses in place of files.
+
+    Args:
+        types: the module `mcp.types`.
+        data: the outputs.
+        root_url: the app's address as the agent sees it.
+    """
+    pictures: list[Any] = []
+
+    def address(file: Mapping[str, Any]) -> str:
+        picture = b64encode(Path(file["path"]).read_bytes()).decode()
+        pictures.append(types.ImageContent(type="image", data=picture, mimeType="image/png"))
+        return f"{root_url.rstrip('/')}/gradio_api/file={encode_file_path(file['path'])}"
+
+    text = json.dumps(traverse(data, address, is_file_obj_with_meta), ensure_ascii=False)
+    return [*pictures, types.TextContent(type="text", text=text)]

@@ -1,10 +1,10 @@
-"""Who may log in: a file with a line for each, holding a name and a salted hash of the password.
+"""Who may log in: a file with a name and a salted hash of the password on each line.
 
     python -m app.server.auth FILE add NAME       # asks for the password
     python -m app.server.auth FILE remove NAME
     python -m app.server.auth FILE list
 
-A line is `name:scrypt:n:r:p:salt:hash`, the last two in hex; see RFC 7914 for the numbers.
+A line is `name:scrypt:n:r:p:salt:hash`, salt and hash in hex; RFC 7914 explains the numbers.
 """
 
 import argparse
@@ -22,20 +22,20 @@ from dataclasses import dataclass
 from pathlib import Path
 
 NAME = re.compile(r"[\w.@+-]{1,64}")
-SHORTEST = 8
-LONGEST = 1000
-# A wrong password is answered after this long, and so many are looked at at once: guessing is slow.
+# Letters of a password.
+MIN_LETTERS, MAX_LETTERS = 8, 1000
+# A wrong password is answered after this pause, and so many are checked at once, so that guessing is slow.
 PAUSE_S = 1.0
-AT_ONCE = 2
+MAX_CHECKS = 2
 
 
 class AuthError(ValueError):
-    """A file of logins, a name or a password that can't be used, in words."""
+    """A file of logins, a name or a password can't be used; the message is for the operator."""
 
 
 @dataclass(frozen=True)
-class Hashed:
-    """A password, hashed by scrypt with the cost numbers n, r and p, and a salt of its own."""
+class PasswordHash:
+    """A password hashed by scrypt, with its cost parameters n, r and p and its salt."""
 
     n: int
     r: int
@@ -45,16 +45,16 @@ class Hashed:
 
     def __post_init__(self) -> None:
         if self.n < 2 or self.n & (self.n - 1) or min(self.r, self.p) < 1 or len(self.hash) != 32:
-            raise ValueError("these are no numbers for scrypt")
+            raise ValueError("scrypt does not take these parameters")
 
     @classmethod
-    def of(cls, password: str, n: int = 2**15, r: int = 8, p: int = 1) -> "Hashed":
+    def of(cls, password: str, n: int = 2**15, r: int = 8, p: int = 1) -> "PasswordHash":
         """Hash a password with a new salt."""
         salt = secrets.token_bytes(16)
         return cls(n, r, p, salt, _scrypt(password, n, r, p, salt))
 
-    def fits(self, password: str) -> bool:
-        """Whether this is the password's hash; takes as long either way."""
+    def matches(self, password: str) -> bool:
+        """Whether this is the password's hash; takes the same time either way."""
         return hmac.compare_digest(_scrypt(password, self.n, self.r, self.p, self.salt), self.hash)
 
 
@@ -63,27 +63,27 @@ def _scrypt(password: str, n: int, r: int, p: int, salt: bytes) -> bytes:
 
 
 class Logins:
-    """The names and hashes of a file; `await check(name, password)` is what Gradio asks."""
+    """Checks names and passwords; Gradio awaits `check(name, password)`."""
 
-    def __init__(self, users: Mapping[str, Hashed]) -> None:
+    def __init__(self, users: Mapping[str, PasswordHash]) -> None:
         self._users = dict(users)
-        self._nobody = Hashed.of(secrets.token_hex(16))  # so that unknown names take as long as known ones
-        self._looking = asyncio.Semaphore(AT_ONCE)
+        self._nobody = PasswordHash.of(secrets.token_hex(16))  # unknown names take as long as known ones
+        self._checks = asyncio.Semaphore(MAX_CHECKS)
 
     async def check(self, name: str, password: str) -> bool:
-        """Whether this name may come in with this password."""
-        if len(password) > LONGEST:
+        """Whether this is the name's password."""
+        if len(password) > MAX_LETTERS:
             return False
         known = self._users.get(name)
-        async with self._looking:
-            fits = await asyncio.to_thread((known or self._nobody).fits, password)
-            if not (known and fits):
+        async with self._checks:
+            matches = await asyncio.to_thread((known or self._nobody).matches, password)
+            if not (known and matches):
                 await asyncio.sleep(PAUSE_S)
-        return bool(known and fits)
+        return bool(known and matches)
 
 
-def read(path: Path) -> dict[str, Hashed]:
-    """Names and hashes of a file. Raises AuthError, in words, where it is none, naming the line."""
+def read(path: Path) -> dict[str, PasswordHash]:
+    """Read the names and hashes of a file. Raises AuthError, naming the line, if they can't be read."""
     try:
         lines = path.read_text(encoding="utf-8").splitlines()
     except (OSError, UnicodeDecodeError) as error:
@@ -98,9 +98,11 @@ def read(path: Path) -> dict[str, Hashed]:
             name, method, n, r, p, salt, digest = line.split(":")
             if method != "scrypt" or not NAME.fullmatch(name):
                 raise ValueError
-            users[name] = Hashed(int(n), int(r), int(p), bytes.fromhex(salt), bytes.fromhex(digest))
+            users[name] = PasswordHash(int(n), int(r), int(p), bytes.fromhex(salt), bytes.fromhex(digest))
         except ValueError as error:
-            raise AuthError(f"Line {number} of {path} is no login. Remove it, and add it anew.") from error
+            raise AuthError(
+                f"Line {number} of {path} is not a login. Remove it and add the person again."
+            ) from error
     if not users:
         raise AuthError(
             f"Nobody could log in: {path} is empty. Add somebody: python -m app.server.auth {path} add NAME"
@@ -108,8 +110,8 @@ def read(path: Path) -> dict[str, Hashed]:
     return users
 
 
-def write(path: Path, users: Mapping[str, Hashed]) -> None:
-    """Write the file anew, readable by its owner alone."""
+def write(path: Path, users: Mapping[str, PasswordHash]) -> None:
+    """Write the file, readable by its owner only."""
     lines = [
         f"{name}:scrypt:{each.n}:{each.r}:{each.p}:{each.salt.hex()}:{each.hash.hex()}\n"
         for name, each in users.items()
@@ -121,26 +123,26 @@ def write(path: Path, users: Mapping[str, Hashed]) -> None:
 
 
 def ask_password() -> str:
-    """A password from the keyboard, twice, or from a line of standard input where that is none."""
+    """Ask for a password twice or, without a terminal, read it from standard input."""
     if not sys.stdin.isatty():
         return sys.stdin.readline().rstrip("\n")
     password = getpass.getpass("Password: ")
     if getpass.getpass("Again: ") != password:
-        raise AuthError("These were two different passwords. Nothing was changed.")
+        raise AuthError("The two passwords differ. Nothing was changed.")
     return password
 
 
 def add(path: Path, name: str, password: str) -> None:
-    """Add somebody, or give them another password. Raises AuthError, in words."""
+    """Add a person, or change their password. Raises AuthError if name or password can't be used."""
     if not NAME.fullmatch(name):
-        raise AuthError("A name has 1 to 64 letters, digits, and signs of . _ @ + -")
-    if not SHORTEST <= len(password) <= LONGEST:
-        raise AuthError(f"A password has {SHORTEST} to {LONGEST} letters.")
-    write(path, (read(path) if path.exists() else {}) | {name: Hashed.of(password)})
+        raise AuthError("A name has 1 to 64 letters, digits and the signs . _ @ + -")
+    if not MIN_LETTERS <= len(password) <= MAX_LETTERS:
+        raise AuthError(f"A password has {MIN_LETTERS} to {MAX_LETTERS} letters.")
+    write(path, (read(path) if path.exists() else {}) | {name: PasswordHash.of(password)})
 
 
 def remove(path: Path, name: str) -> None:
-    """Take somebody out. Raises AuthError, in words, where there is no such name."""
+    """Remove a person. Raises AuthError if the file does not name them."""
     users = read(path)
     if name not in users:
         raise AuthError(f"There is no {name} in {path}.")
@@ -154,18 +156,18 @@ def main() -> int:
     )
     parser.add_argument("file", type=Path, help="the file; made by the first add")
     commands = parser.add_subparsers(dest="command", required=True)
-    for command, words in (("add", "add somebody, or change a password"), ("remove", "take somebody out")):
+    for command, words in (("add", "add a person or change their password"), ("remove", "remove a person")):
         commands.add_parser(command, help=words).add_argument("name")
-    commands.add_parser("list", help="who is there").add_argument("--json", action="store_true")
+    commands.add_parser("list", help="list the names").add_argument("--json", action="store_true")
     arguments = parser.parse_args()
     try:
         match arguments.command:
             case "add":
                 add(arguments.file, arguments.name, ask_password())
-                print(f"{arguments.name} can log in. Restart the app to let them.")
+                print(f"{arguments.name} can log in after a restart of the app.")
             case "remove":
                 remove(arguments.file, arguments.name)
-                print(f"{arguments.name} can't log in any more, once the app is restarted.")
+                print(f"{arguments.name} can't log in after a restart of the app.")
             case "list":
                 names = sorted(read(arguments.file))
                 print(json.dumps(names) if arguments.json else "\n".join(names))

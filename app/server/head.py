@@ -1,7 +1,7 @@
-"""The page's head, as it is served: what sites read that show a link to it.
+"""Put meta tags into the page's head, for sites that show a link to it.
 
-They run no scripts, and Gradio adds a head of one's own by a script. So it is put into the page on its way
-out, in place of what Gradio says there of itself; addresses in it are whole, since sites want them so.
+They run no scripts, and Gradio adds a page's own head by a script. So the tags replace Gradio's own in the response;
+addresses in them are absolute, as those sites need them.
 """
 
 import re
@@ -15,7 +15,7 @@ GRADIOS_OWN = re.compile(r'<meta\s+(property="og:|name="twitter:)[^>]*>\s*')
 
 
 class Head:
-    """Puts `head` into the HTML of the page's own address, with the app's for each {root} in it."""
+    """Puts `head` into the page's HTML, with the app's address for each {root} in it."""
 
     def __init__(self, app: ASGIApp, head: str) -> None:
         self._app, self._head = app, head
@@ -28,7 +28,7 @@ class Head:
         start: Message = {}
         html = b""
 
-        async def pass_on(message: Message) -> None:
+        async def send_with_head(message: Message) -> None:
             nonlocal start, html
             if message["type"] == "http.response.start" and _is_html(message):
                 start = message
@@ -37,17 +37,17 @@ class Head:
             elif message["type"] == "http.response.body":
                 html += message.get("body", b"")
                 if not message.get("more_body"):
-                    whole = with_head(html.decode(), head).encode() if html else b""  # none for HEAD
+                    whole = with_head(html.decode(), head).encode() if html else b""  # empty for HEAD
                     others = [each for each in start["headers"] if each[0] != b"content-length"]
                     length = [(b"content-length", str(len(whole)).encode())] if html else []
                     await send({**start, "headers": [*others, *length]})
                     await send({"type": "http.response.body", "body": whole})
 
-        await self._app(scope, receive, pass_on)
+        await self._app(scope, receive, send_with_head)
 
 
 def with_head(html: str, head: str) -> str:
-    """The HTML with `head` at the end of its own, and nothing of what Gradio says to such sites."""
+    """Return the HTML with `head` at the end of its head, and without Gradio's tags for such sites."""
     own, end, rest = html.partition("</head>")
     return f"{GRADIOS_OWN.sub('', own)}{head}{end}{rest}"
 

@@ -1,6 +1,6 @@
-"""Ask the app on this machine whether it is well: python -m app.server.healthy ends with 0 if it is.
+"""Check the app on this machine: `python -m app.server.healthy` ends with 0 if it is healthy.
 
-Where it listens is taken from the environment, as the app itself takes it.
+The address is taken from the environment, as the app itself does.
 """
 
 import sys
@@ -21,8 +21,8 @@ def main() -> int:
     except SettingsError as error:
         print(error, file=sys.stderr)
         return 2
-    except OSError as error:  # urllib's errors are such
-        print(f"The app is not well: {error}", file=sys.stderr)
+    except OSError as error:
+        print(f"The app is not healthy: {error}", file=sys.stderr)
         return 1
     return 0
 

@@ -1,4 +1,4 @@
-"""The log: one line for each entry, as text or as JSON, and never a prompt."""
+"""The log: one line for each entry, as text or as JSON, never with a prompt."""
 
 import json
 import logging
@@ -6,31 +6,28 @@ import sys
 import time
 from typing import Any, TextIO
 
-# What a record has by itself; all else came as `extra`.
+# Attributes that every record has; others were given as `extra`.
 _OWN = set(vars(logging.makeLogRecord({}))) | {"message", "asctime", "taskName", "color_message"}
 
 
 def start_logging(style: str, level: str, stream: TextIO | None = None) -> logging.Handler:
-    """Have everything from `level` on written to `stream` (standard error), as "text" or "json".
-
-    Returns the handler, whose `flush` writes what is held back.
-    """
+    """Write entries from `level` on to `stream` (standard error), as "text" or "json"; return the handler."""
     handler = logging.StreamHandler(stream or sys.stderr)
     handler.setFormatter(JsonLines() if style == "json" else TextLines())
     root = logging.getLogger()
     root.handlers = [handler]
-    root.setLevel(logging.WARNING)  # libraries have much to say that nobody needs
+    root.setLevel(logging.WARNING)
     logging.getLogger("app").setLevel(level.upper())
     return handler
 
 
 def extras(record: logging.LogRecord) -> dict[str, Any]:
-    """What was given to the entry as `extra`, without what is empty."""
+    """Return what was given to the entry as `extra` and is not empty."""
     return {key: value for key, value in vars(record).items() if key not in _OWN and value not in (None, "")}
 
 
 class TextLines(logging.Formatter):
-    """For people: time, level, message, and `key=value` for what came along."""
+    """For people: time, level, message, and `key=value` for each extra."""
 
     def __init__(self) -> None:
         super().__init__("%(asctime)s %(levelname)s %(message)s", "%Y-%m-%d %H:%M:%S")
@@ -41,8 +38,8 @@ class TextLines(logging.Formatter):
 
 
 class JsonLines(logging.Formatter):
-    """For programs: an object on each line with `time` (UTC, ISO 8601), `level`, `logger`, `message`, what
-    came along, and `error` with the traceback where there is one."""
+    """For programs: an object on each line with `time` (UTC, ISO 8601), `level`, `logger`, `message`, the extras, and
+    `error` with a traceback if there is one."""
 
     def format(self, record: logging.LogRecord) -> str:
         when = time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(record.created))
@@ -59,5 +56,5 @@ class JsonLines(logging.Formatter):
 
 
 def _one_line(text: str) -> str:
-    """What a visitor sent must not look like another entry."""
+    """Keep what a visitor sent from looking like another entry."""
     return text.replace("\r", " ").replace("\n", " ")

@@ -1,4 +1,4 @@
-"""What is counted and measured, as Prometheus reads it. Nothing in it says who asked for what."""
+"""Metrics for Prometheus. None of them tells who asked for what."""
 
 from collections.abc import Callable
 from typing import Any
@@ -20,9 +20,9 @@ PICTURES = (1, 2, 4, 8, 16, 32, 64)
 
 
 class Metrics:
-    """All figures of one app, in a registry of their own.
+    """All metrics of one app, in their own registry.
 
-    A "kind" is preview, refine or speculative (a guess); an "outcome" done, failed or cancelled.
+    Label "kind": preview, refine or speculative (a guess). Label "outcome": done, failed or cancelled.
     """
 
     def __init__(self) -> None:
@@ -49,16 +49,16 @@ class Metrics:
         return kind(f"diffusion_preview_{name}", words, labels, registry=self.registry, **options)
 
     def tick(self, seconds: float, pictures: int) -> None:
-        """A denoiser call for so many pictures took so long."""
+        """Count a denoiser call: how long it took, and for how many pictures."""
         self.ticks.observe(seconds)
         self.batches.observe(pictures)
 
     def text(self) -> bytes:
-        """All figures in Prometheus' text format."""
+        """Return all metrics in Prometheus' text format."""
         return generate_latest(self.registry)
 
     def serve(self, port: int, host: str) -> Callable[[], None]:
-        """Serve the figures on a port of their own; returns what ends that. Raises OSError where it can't."""
+        """Serve the metrics on their own port; return a function that stops it. Raises OSError if the port is taken."""
         server, thread = start_http_server(port, host, self.registry)
 
         def stop() -> None:

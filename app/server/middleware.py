@@ -41,7 +41,7 @@ HEADERS = ((b"x-content-type-options", b"nosniff"), (b"referrer-policy", b"same-
 
 def middleware() -> list[Middleware]:
     """Return what each request passes, outermost first."""
-    return [Middleware(RequestLog), Middleware(LoginWall), Middleware(BodyLimit), Middleware(EventCheck)]
+    return [Middleware(AccessLog), Middleware(LoginWall), Middleware(BodyLimit), Middleware(EventCheck)]
 
 
 async def refuse_values(request: Request, error: Exception) -> Response:
@@ -51,7 +51,7 @@ async def refuse_values(request: Request, error: Exception) -> Response:
     return refusal("; ".join(problems)[:1000].encode(errors="replace").decode(), 422)
 
 
-class RequestLog:
+class AccessLog:
     """Give each request an id, send it as the header X-Request-ID, and log the request when it has ended.
 
     The log has the route, not the path: a path may be the secret address of somebody's picture.

@@ -21,9 +21,8 @@ from app.jobs.uploads import MAX_BYTES
 from app.page.gradio_internals import LAUNCH, drop_messages_for_lost_tabs, set_tool_answers
 from app.page.layout import STATIC, Page, build_page
 from app.page.theme import make_theme
-from app.server.agents import tool_answer
-from app.server.api import add_endpoints
-from app.server.auth import Hashed, Logins
+from app.server.api import add_endpoints, tool_answer
+from app.server.auth import Logins, PasswordHash
 from app.server.head import Head
 from app.server.limits import Limits
 from app.server.metered import MeteredBackend
@@ -100,7 +99,7 @@ def launch_page(page: Page, host: str, port: int, **options: Any) -> str:
 
 
 def launch_options(
-    settings: Settings, backend: MeteredBackend, users: Mapping[str, Hashed]
+    settings: Settings, backend: MeteredBackend, users: Mapping[str, PasswordHash]
 ) -> dict[str, Any]:
     """Return the options of `launch_page` that follow from the settings."""
     return {

@@ -69,7 +69,7 @@ LISTEN = """(spoken) => {
 @pytest.fixture(params=["every step is told", "only the end is told"])
 def told(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
     """Pages are told what happens as it does, or, as on a slow line, not before it is over."""
-    views = live.all_views
+    views = live.page_views
 
     def late(backend: Backend, session: Session) -> dict[str, Any]:
         while (session.grid and session.grid.busy) or (session.stage and session.stage.state == "running"):
@@ -77,7 +77,7 @@ def told(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Non
         return views(backend, session)
 
     if request.param == "only the end is told":
-        monkeypatch.setattr(live, "all_views", late)
+        monkeypatch.setattr(live, "page_views", late)
 
 
 def test_a_screen_reader_hears_what_happens_and_finds_its_way(told: None, page: Any) -> None:

@@ -71,7 +71,7 @@ def test_what_other_programs_write_is_understood(model: ImageModel) -> None:
         ({"Seed": "-1"}, "The seed must be"),
         ({"Seed": "99999999999999"}, "The seed must be"),
         ({"CFG scale": "high"}, "guidance can't be used"),
-        ({"CFG scale": "20"}, "12 is the most"),
+        ({"CFG scale": "20"}, "the limit here is 12"),
         ({"Steps": "0"}, "number of steps can't"),
         ({"Steps": "1e9"}, "number of steps can't"),
         ({"Model": "dream"}, "made by dream"),
@@ -98,7 +98,7 @@ def test_without_a_usable_prompt_nothing_is_filled_in(model: ImageModel, wanted:
     [
         (b"", "empty"),
         (b"no picture at all", "not a picture"),
-        (png_with(None), "does not say how it was made"),
+        (png_with(None), "does not say how the picture was made"),
         (png_with("lake\nSteps: 4, Seed: 1")[:-40], "damaged"),
         (png_with("lake", (17_000, 8)), "too large"),
         (b"\x89PNG\r\n\x1a\n" + bytes(MAX_BYTES), "MB is the most"),

@@ -13,6 +13,7 @@ from PIL import Image
 
 from app.jobs.job import Done, Job, Start, Variation
 from app.jobs.request import build_jobs
+from app.jobs.uploads import start_from
 from app.models import ImageModel, load
 from app.server import api
 from app.worker import Worker
@@ -121,9 +122,8 @@ def test_at_full_strength_nothing_is_left_but_for_an_edit(
 
 
 def test_programs_are_told_of_a_strength_where_there_is_one(
-    family: ImageModel, families_worker: Worker, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    family: ImageModel, families_worker: Worker, tmp_path: Path
 ) -> None:
-    monkeypatch.setattr(api, "_content", lambda _: png())
     jobs = build_jobs(
         "preview",
         family.facts,
@@ -131,7 +131,7 @@ def test_programs_are_told_of_a_strength_where_there_is_one(
         steps=4,
         guidance=1,
         solver=make_job(family).solver,
-        start=api._start("a file"),
+        start=start_from(png()),
         strength=0.3,
     )
     assert [job.start and job.start.strength for job in jobs] == [1 if family.facts.edits else 0.3]

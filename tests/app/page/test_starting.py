@@ -450,7 +450,7 @@ def test_a_bad_file_is_refused_in_words(url: str) -> None:
     answer = sent(url, b"Dear all")
     assert answer.status_code == 400
     assert "not a picture" in answer.json()["error"]
-    assert "MB is the most" in sent(url, bytes(uploads.MAX_BYTES + 5000)).json()["error"]
+    assert "the limit is 20 MB" in sent(url, bytes(uploads.MAX_BYTES + 5000)).json()["error"]
 
 
 def test_programs_get_the_pages_picture(served: Served, tmp_path: Path) -> None:

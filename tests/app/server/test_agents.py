@@ -5,7 +5,7 @@ import json
 from pathlib import Path
 from types import SimpleNamespace
 
-from app.server import agents
+from app.server.api import tool_answer
 
 TYPES = SimpleNamespace(
     ImageContent=lambda **values: SimpleNamespace(**values),
@@ -17,7 +17,7 @@ def test_agents_get_pictures_and_addresses_instead_of_paths(tmp_path: Path) -> N
     path = tmp_path / "a lake.png"
     path.write_bytes(b"a PNG")
     file = {"path": str(path), "url": None, "meta": {"_type": "gradio.FileData"}}
-    picture, text = agents.tool_answer(TYPES, [[[file], [{"seed": 7}]]], "http://there/preview/")
+    picture, text = tool_answer(TYPES, [[[file], [{"seed": 7}]]], "http://there/preview/")
     assert base64.b64decode(picture.data) == b"a PNG"
     assert picture.mimeType == "image/png"
     ((addresses, records),) = json.loads(text.text)
@@ -27,5 +27,5 @@ def test_agents_get_pictures_and_addresses_instead_of_paths(tmp_path: Path) -> N
 
 
 def test_what_has_no_pictures_is_told_as_it_is() -> None:
-    (text,) = agents.tool_answer(TYPES, [{"prompt": "Wälder"}], "http://there")
+    (text,) = tool_answer(TYPES, [{"prompt": "Wälder"}], "http://there")
     assert text.text == '[{"prompt": "Wälder"}]'

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from app.server import auth
-from app.server.auth import AuthError, Hashed, Logins
+from app.server.auth import AuthError, Logins, PasswordHash
 
 PASSWORD = "four corners and a lake"
 
@@ -53,7 +53,7 @@ def test_adding_again_changes_the_password_and_removing_ends_it(file: Path) -> N
     auth.add(file, "ada", PASSWORD)
     auth.add(file, "bob", PASSWORD)
     auth.add(file, "ada", "something else")
-    assert auth.read(file)["ada"].fits("something else")
+    assert auth.read(file)["ada"].matches("something else")
     auth.remove(file, "ada")
     assert set(auth.read(file)) == {"bob"}
 
@@ -91,8 +91,8 @@ def test_the_hash_is_the_one_of_the_standard() -> None:
     # RFC 7914, section 12, third vector, cut to 32 bytes
     salt = b"SodiumChloride"
     known = bytes.fromhex("7023bdcb3afd7348461c06cd81fd38ebfda8fbba904f8e3ea9b543f6545da1f2")
-    assert Hashed(16384, 8, 1, salt, known).fits("pleaseletmein")
-    assert not Hashed(16384, 8, 1, salt, known).fits("pleaseletmeout")
+    assert PasswordHash(16384, 8, 1, salt, known).matches("pleaseletmein")
+    assert not PasswordHash(16384, 8, 1, salt, known).matches("pleaseletmeout")
 
 
 def test_the_command(file: Path) -> None:
