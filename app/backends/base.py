@@ -45,3 +45,34 @@ class Backend(Protocol):
     def close(self) -> None:
         """Cancel everything, and end."""
         ...
+
+
+class BackendWrapper:
+    """Passes everything on to another backend; subclasses override what they change."""
+
+    def __init__(self, backend: Backend) -> None:
+        self._backend = backend
+
+    @property
+    def speculates(self) -> bool:
+        return self._backend.speculates
+
+    @property
+    def facts(self) -> ModelFacts:
+        return self._backend.facts
+
+    @property
+    def healthy(self) -> bool:
+        return self._backend.healthy
+
+    def submit(self, job: Job) -> Handle:
+        return self.submit_all([job])[0]
+
+    def submit_all(self, jobs: Sequence[Job]) -> list[Handle]:
+        return self._backend.submit_all(jobs)
+
+    def cancel_owner(self, owner: str) -> None:
+        self._backend.cancel_owner(owner)
+
+    def close(self) -> None:
+        self._backend.close()

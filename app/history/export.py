@@ -1,4 +1,4 @@
-"""A browser's history as one zip file: all pictures, and a JSON that says how each was made."""
+"""A browser's history as a zip file: all pictures, and how each was made as JSON."""
 
 import json
 import tempfile
@@ -14,11 +14,12 @@ from app.jobs.job import RequestError
 
 
 def export_zip(shelf: Shelf) -> Path:
-    """A new zip file below the shelf, to be deleted by the caller; RequestError where there is nothing.
+    """Write a zip file into the shelf's folder, to be deleted by the caller. Raises RequestError for an empty shelf.
 
-    `session.json` in it is a list of grids, the newest first: time (ISO 8601), start, the file of the picture
-    that they start from and the strength, if any; and previews and finals, each with its file in the zip and
-    what it was made from.
+    Its `session.json` lists the grids, the newest first, each with:
+        time: in ISO 8601.
+        start: file and strength of the picture that they start from, or null.
+        previews, finals: for each its file and how it was made.
     """
     entries = shelf.entries
     if not entries:

@@ -1,9 +1,8 @@
-"""What a browser has made, kept on disk: prompts, previews, picks and finals, and their pictures.
+"""What each browser has made, kept on disk: prompts, previews, finals, and their pictures.
 
-Each browser, or where people log in each of them, has a shelf: a folder named after a hash of the browser's
-secret id or of the login, with one JSON file and the pictures. A picture's name is drawn at random, so that
-only who was told can ask for it. What people send never becomes part of a path: names are checked to be the
-hex digits that were given out.
+Each browser, or each login, has a shelf: a folder named after a hash of the browser's secret id or of the login, with
+one JSON file and the pictures. A picture's name is random, so that only those who were told can ask for it. Nothing
+that people send becomes part of a path: names must be hex digits of the right number.
 """
 
 import contextlib
@@ -30,25 +29,25 @@ from app.jobs.job import RequestError, Start
 
 log = logging.getLogger(__name__)
 
-# Browsers name themselves by 256 random bits, in hex; shelves and pictures have 128.
+# In hex: browsers name themselves by 256 random bits, shelves and pictures have 128.
 _BROWSER = re.compile(r"[0-9a-f]{64}")
 _NAME = re.compile(r"[0-9a-f]{32}")
 _MARK = re.compile(r"[0-9a-f]{10}")
-# Small versions of the pictures, for lists.
+# Pixels along an edge of the small pictures in lists.
 THUMBNAIL_EDGE = 256
-# So many pictures to start from are kept that nothing was made of.
+# So many pictures to start from are kept that nothing was made from.
 UNUSED_STARTS = 8
-# A deleted entry can be brought back for so long.
+# A deleted entry can be brought back within this time.
 UNDO_S = 120
-# A picture that no entry names, after a crash or as a start that nothing was made of, is kept for so long.
+# A picture that no entry names, after a crash or as an unused start, is kept for this long.
 LEFT_OVER_S = 86_400
-# All shelves are measured again whenever they have grown by this share of what they may hold.
+# All shelves are measured again when they have grown by this share of their limit.
 GROWTH = 0.01
 
 
 @dataclass(frozen=True)
 class Bounds:
-    """How much is kept: entries and bytes of one browser, and bytes of all together."""
+    """How much is kept: entries and bytes for one browser, and bytes for all together."""
 
     entries: int = 60
     shelf_bytes: int = 200 * 2**20
@@ -57,8 +56,14 @@ class Bounds:
 
 @dataclass
 class Shot:
-    """One picture of an entry. job: as `app.page.session.values_of` tells it. picture: its name on the shelf.
-    decoder: see `Record`."""
+    """One picture of an entry.
+
+    Attributes:
+        job: how it was made, see `app.page.session.values_of`.
+        picture: its name on the shelf.
+        kept: whether it stays through rerolls.
+        decoder: see `app.jobs.job.Record`.
+    """
 
     job: dict[str, Any]
     picture: str
@@ -71,9 +76,12 @@ class Shot:
 
 @dataclass
 class Entry:
-    """One grid and what became of it. time: seconds since 1970. deleted: when that was, or 0.
+    """One grid and its finals.
 
-    start: the picture that all of them start from, if any: its name on the shelf, and the strength.
+    Attributes:
+        time: of the grid, in seconds since 1970.
+        deleted: when it was deleted; 0 if it was not.
+        start: the picture that all of them start from: "picture", its name on the shelf, and "strength".
     """
 
     id: str
@@ -90,7 +98,7 @@ class Entry:
 
 
 class Shelf:
-    """What one browser has made; safe to use from any thread. grew: told of the bytes of each new picture."""
+    """What one browser has made; safe to use from any thread. `grew` is called with the bytes of each new picture."""
 
     def __init__(self, folder: Path, bounds: Bounds, grew: Callable[[int], None]) -> None:
         self.folder = folder
@@ -99,7 +107,7 @@ class Shelf:
         self._lock = threading.RLock()
         self._entries = _read(folder / "history.json")
         self._starts: list[str] = []
-        self._dropped: set[str] = set()  # pictures that go once the file on disk names them no more
+        self._dropped: set[str] = set()  # pictures to delete once the file on disk no longer names them
         self._clean()
 
     @property
@@ -113,7 +121,7 @@ class Shelf:
             return sorted((e for e in self._entries if not e.deleted), key=lambda e: -e.time)
 
     def find(self, entry_id: object) -> Entry:
-        """The entry of that id. Raises RequestError where there is none."""
+        """Return the entry of that id, deleted or not. Raises RequestError if there is none."""
         with self._lock:
             for entry in self._entries:
                 if entry.id == entry_id:
@@ -121,9 +129,9 @@ class Shelf:
         raise RequestError("This is no longer in your history.")
 
     def put(self, png: bytes, name: str = "") -> str:
-        """Keep a picture, and a small version of it; gives its name, which is drawn at random by default.
+        """Keep a picture and a small version of it; return its name, which is random by default.
 
-        Raises RequestError where it can't.
+        Raises RequestError if it can't be written.
         """
         name = name or secrets.token_hex(16)
         large, small = self._files(name)
@@ -142,7 +150,7 @@ class Shelf:
         return name
 
     def put_start(self, start: Start) -> None:
-        """Keep a picture to start from, under its own name and thus once."""
+        """Keep a picture to start from, under its own name and so only once."""
         with self._lock:
             self._starts = [*(name for name in self._starts if name != start.name), start.name]
             if not all(path.exists() for path in self._files(start.name)):
@@ -151,14 +159,14 @@ class Shelf:
             self._starts = self._starts[-UNUSED_STARTS:]
 
     def find_start(self, mark: object) -> bytes | None:
-        """The picture to start from that goes by that mark (see `Start.mark`), if it is kept."""
+        """Return the picture to start from that has this mark (see `Start.mark`), if it is kept."""
         if not isinstance(mark, str) or not _MARK.fullmatch(mark):
             return None
         path = next(self.folder.glob(f"{mark}*.png"), None)
         return path.read_bytes() if path else None
 
     def path(self, name: str, small: bool = False) -> Path:
-        """The file of a picture. Raises RequestError where there is none of that name."""
+        """Return the file of a picture. Raises RequestError if there is none of that name."""
         if _NAME.fullmatch(name):
             path = self.folder / f"{name}.{'jpg' if small else 'png'}"
             if path.is_file():
@@ -166,14 +174,14 @@ class Shelf:
         raise RequestError("This picture is gone: it was deleted, or made room for newer ones.")
 
     def open(self, name: str) -> Image.Image:
-        """A picture, as RGB; see `path`."""
+        """Open a picture as RGB; see `path`."""
         with Image.open(self.path(name)) as picture:
             return picture.convert("RGB")
 
     def record(self, entry: Entry) -> None:
-        """Write an entry down, new or changed; the oldest make room where there are too many.
+        """Save an entry, new or changed; the oldest are deleted if there are too many.
 
-        Raises RequestError where it can't be written; what was written before is as it was.
+        Raises RequestError if it can't be written; then the file is as before.
         """
         with self._lock:
             self._entries = [e for e in self._entries if e.id != entry.id] + [entry]
@@ -181,13 +189,13 @@ class Shelf:
             self._save()
 
     def delete(self, entry_id: object, undo: bool = False) -> None:
-        """Delete an entry, or bring it back with `undo`, which works for UNDO_S. Raises RequestError."""
+        """Delete an entry or, within UNDO_S, bring it back. Raises RequestError if there is none."""
         with self._lock:
             self.find(entry_id).deleted = 0.0 if undo else time.time()
             self._save()
 
     def clear(self) -> None:
-        """Delete everything at once, with its pictures."""
+        """Delete everything, with all pictures."""
         with self._lock:
             self._entries, self._starts = [], []
             self._dropped.clear()
@@ -200,7 +208,7 @@ class Shelf:
         return sum(self._bytes(entry) for entry in self._entries)
 
     def _trim(self) -> None:
-        """The oldest make room: entries without finals first; of the others first what was not picked."""
+        """Delete the oldest: entries without finals first; of the others first the previews that were not picked."""
         now = time.time()
         for entry in [e for e in self._entries if e.deleted and now - e.deleted > UNDO_S]:
             self._remove(entry)
@@ -222,7 +230,7 @@ class Shelf:
         self._dropped.update(entry.pictures)
 
     def _clean(self) -> None:
-        """Delete the pictures that are left over."""
+        """Delete old pictures that no entry names."""
         if _aside(self.folder / "history.json").exists():  # which may name them
             return
         files = [path for path in self.folder.glob("*") if path.suffix in (".png", ".jpg")]
@@ -230,7 +238,7 @@ class Shelf:
         self._unlink([path.stem for path in files if path.stat().st_mtime < old])
 
     def _unlink(self, names: Iterable[str]) -> None:
-        """Delete pictures, but for those that another entry shows as well, as a kept preview is."""
+        """Delete pictures, except those that an entry still shows: a kept preview is in several."""
         named = {name for entry in self._entries for name in entry.pictures}
         for name in set(names) - named:
             for path in self._files(name):
@@ -258,7 +266,7 @@ class Shelf:
 
 
 class History:
-    """The shelves of all browsers, below one folder."""
+    """The shelves of all browsers, in one folder."""
 
     def __init__(self, folder: Path, bounds: Bounds | None = None, shelves: type[Shelf] = Shelf) -> None:
         self.folder = folder
@@ -271,9 +279,9 @@ class History:
         self.trim()
 
     def shelf(self, browser: object, login: str = "") -> Shelf:
-        """The shelf of whoever has logged in, or else of a browser, by its secret id.
+        """Return the shelf of a login or, without one, of a browser by its secret id.
 
-        Raises RequestError where it is not an id.
+        Raises RequestError if `browser` is not an id.
         """
         if not isinstance(browser, str) or not _BROWSER.fullmatch(browser):
             raise RequestError("This page is out of date. Please load it again.")
@@ -281,33 +289,30 @@ class History:
         return self._at(hashlib.sha256(owner.encode()).hexdigest()[:32])
 
     def path(self, shelf: str, picture: str, small: bool = False) -> Path:
-        """The file of a picture that was given out. Raises RequestError where there is none."""
+        """Return the file of a picture. Raises RequestError if there is no such shelf or picture."""
         if not _NAME.fullmatch(shelf) or not (self.folder / shelf).is_dir():
             raise RequestError("This picture is gone: it was deleted, or made room for newer ones.")
         return self._at(shelf).path(picture, small)
 
     def trim(self) -> None:
-        """Where all shelves together hold too much, those unused for the longest go."""
-        with self._trimming:  # two at once would each make the same room
-            self._trim()
-
-    def _trim(self) -> None:
-        used, sizes = {}, {}
-        for path in self.folder.glob("*/"):
-            with contextlib.suppress(FileNotFoundError):  # it may be deleted meanwhile
-                if _NAME.fullmatch(path.name):
-                    used[path.name] = path.stat().st_mtime
-                    sizes[path.name] = sum(file.stat().st_size for file in path.glob("*"))
-        total = sum(sizes.values())
-        for name in sorted(sizes, key=used.__getitem__):
-            if total <= self.bounds.all_bytes:
-                return
-            total -= sizes[name]
-            log.info("The history is full; what one browser kept makes room")
-            self._at(name).clear()
+        """Delete the shelves that were not used for the longest, if all together are too large."""
+        with self._trimming:  # two at once would delete twice as much
+            used, sizes = {}, {}
+            for path in self.folder.glob("*/"):
+                with contextlib.suppress(FileNotFoundError):  # it may be deleted meanwhile
+                    if _NAME.fullmatch(path.name):
+                        used[path.name] = path.stat().st_mtime
+                        sizes[path.name] = sum(file.stat().st_size for file in path.glob("*"))
+            total = sum(sizes.values())
+            for name in sorted(sizes, key=used.__getitem__):
+                if total <= self.bounds.all_bytes:
+                    return
+                total -= sizes[name]
+                log.info("The history is full; one browser's is deleted")
+                self._at(name).clear()
 
     def _grew(self, count: int) -> None:
-        """So many bytes have come to a shelf; beside, so that nobody waits, all are trimmed now and then."""
+        """Count new bytes; now and then trim all shelves, in a thread, so that nobody waits."""
         with self._lock:
             self._grown += count
             if self._grown <= GROWTH * self.bounds.all_bytes:
@@ -324,13 +329,13 @@ class History:
 
 
 def _read(path: Path) -> list[Entry]:
-    """What was saved; a damaged file is put aside rather than overwritten."""
+    """Read what was saved. A damaged file is put aside, not overwritten."""
     try:
         return [_entry(each) for each in json.loads(path.read_text(encoding="utf-8"))]
     except FileNotFoundError:
         return []
     except (OSError, ValueError, TypeError, KeyError):
-        log.exception("A history can't be read; it is put aside as %s", _aside(path).name)
+        log.exception("A history can't be read and is put aside as %s", _aside(path).name)
         path.replace(_aside(path))
         return []
 
@@ -340,11 +345,5 @@ def _aside(path: Path) -> Path:
 
 
 def _entry(values: Mapping[str, Any]) -> Entry:
-    return Entry(
-        id=values["id"],
-        time=values["time"],
-        deleted=values["deleted"],
-        previews=[Shot(**shot) for shot in values["previews"]],
-        finals=[Shot(**shot) for shot in values["finals"]],
-        start=values.get("start"),
-    )
+    shots = {kind: [Shot(**shot) for shot in values[kind]] for kind in ("previews", "finals")}
+    return Entry(values["id"], values["time"], **shots, deleted=values["deleted"], start=values.get("start"))

@@ -276,15 +276,14 @@ def show_entry(session: Session, entry: Entry) -> None:
         )
         for shot in entry.previews
     ]
-    grid = Grid(tiles, note=note_of(tiles), id=entry.id)
-    stage = None
+    grid, stage = Grid(tiles, note=note_of(tiles), id=entry.id), None
     if entry.finals:
         shot = entry.finals[-1]
         job = job_of(shot, "refine", session, start)
         tile = next((t for t in tiles if (t.job.seed, t.job.variation) == (job.seed, job.variation)), None)
         if tile:
-            stage = Stage(grid.id, tile, job, "done", 100, "", name=shot.picture)
-            stage.revision, stage.likeness, stage.seconds = shot.revision, shot.likeness, shot.seconds
+            stage = Stage(grid.id, tile, job, "done", 100, "", name=shot.picture, revision=shot.revision)
+            stage.likeness, stage.seconds = shot.likeness, shot.seconds
     with session.lock:
         session.stop()
         session.grid, session.stage, session.previews, session.refinement = grid, stage, [], None

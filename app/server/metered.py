@@ -6,10 +6,9 @@ import time
 from collections.abc import Sequence
 from typing import Any
 
-from app.backends.base import Backend
+from app.backends.base import Backend, BackendWrapper
 from app.jobs.handle import Handle
 from app.jobs.job import LAST_EVENTS, Busy, Cancelled, Done, Event, Failed, Job, Queued, RequestError
-from app.models import ModelFacts
 from app.page.gradio_internals import current_request
 from app.server.limits import MAX_PEOPLE, LimitReached, Limits, network_of
 from app.server.metrics import Metrics
@@ -21,7 +20,7 @@ HANDED_BACK = "The app is being restarted, and this was not finished. Please ask
 OUTCOMES = {Done: "done", Failed: "failed", Cancelled: "cancelled"}
 
 
-class MeteredBackend:
+class MeteredBackend(BackendWrapper):
     """A backend that meters another one; see `app.backends.base.Backend` for what it offers.
 
     Args:
@@ -31,30 +30,15 @@ class MeteredBackend:
     """
 
     def __init__(self, backend: Backend, metrics: Metrics, limits: Limits | None = None) -> None:
+        super().__init__(backend)
         self.metrics = metrics
         self.limits = limits
-        self._backend = backend
         self._stopping = False
         self._changed = threading.Condition()
         self._open: set[Handle] = set()
         self._people: dict[str, str] = {}  # the person behind each owner, the latest last
         metrics.ready.set_function(lambda: float(self.state == "ready"))
         metrics.healthy.set_function(lambda: float(self.healthy))
-
-    @property
-    def speculates(self) -> bool:
-        """See `Backend`."""
-        return self._backend.speculates
-
-    @property
-    def facts(self) -> ModelFacts:
-        """See `Backend`."""
-        return self._backend.facts
-
-    @property
-    def healthy(self) -> bool:
-        """See `Backend`."""
-        return self._backend.healthy
 
     @property
     def state(self) -> str:
@@ -66,10 +50,6 @@ class MeteredBackend:
         except Busy:
             return "loading"
         return "ready" if self.healthy else "broken"
-
-    def submit(self, job: Job) -> Handle:
-        """See `Backend`. Raises LimitReached, too, if the person has used up their share."""
-        return self.submit_all([job])[0]
 
     def submit_all(self, jobs: Sequence[Job]) -> list[Handle]:
         """See `Backend`. Raises LimitReached, too, if the person has used up their share."""
@@ -93,10 +73,6 @@ class MeteredBackend:
             self.limits.charge(person, sum(job.steps for job in jobs))
         return handles
 
-    def cancel_owner(self, owner: str) -> None:
-        """See `Backend`."""
-        self._backend.cancel_owner(owner)
-
     def drain(self, grace_s: float) -> bool:
         """Accept nothing more, let what somebody waits for finish within `grace_s` seconds, and fail the rest.
 
@@ -115,7 +91,7 @@ class MeteredBackend:
     def close(self) -> None:
         """See `Backend`."""
         self._stopping = True
-        self._backend.close()
+        super().close()
 
     def forget(self, handle: Handle) -> None:
         """Count a handle as ended."""

@@ -4,18 +4,17 @@ import secrets
 import threading
 from collections.abc import Sequence
 
-from app.backends.base import Backend
+from app.backends.base import Backend, BackendWrapper
 from app.jobs import job as jobs_
 from app.jobs.handle import Handle
 from app.jobs.job import LAST_EVENTS, Job
-from app.models import ModelFacts
 from app.study.log.events import ComputeEnd, ComputeStart, RequestQueued, Submit
 from app.study.log.writer import Note, NotRecorded, wait_for
 
 OUTCOMES = {jobs_.Failed: "failed", jobs_.Cancelled: "cancelled", jobs_.Done: "done"}
 
 
-class RecordingBackend:
+class RecordingBackend(BackendWrapper):
     """A backend that passes jobs on to another one, and logs their requests.
 
     Args:
@@ -23,26 +22,13 @@ class RecordingBackend:
     """
 
     def __init__(self, backend: Backend, note: Note, speculate: bool = True) -> None:
-        self._backend, self._note, self._speculate = backend, note, speculate
+        super().__init__(backend)
+        self._note, self._speculate = note, speculate
 
     @property
     def speculates(self) -> bool:
         """See `app.backends.base.Backend`."""
         return self._speculate and self._backend.speculates
-
-    @property
-    def facts(self) -> ModelFacts:
-        """See `app.backends.base.Backend`."""
-        return self._backend.facts
-
-    @property
-    def healthy(self) -> bool:
-        """See `app.backends.base.Backend`."""
-        return self._backend.healthy
-
-    def submit(self, job: Job) -> Handle:
-        """See `submit_all`."""
-        return self.submit_all([job])[0]
 
     def submit_all(self, jobs: Sequence[Job]) -> list[Handle]:
         """See `app.backends.base.Backend`. Raises NotRecorded as well; then no picture is made."""
@@ -67,14 +53,6 @@ class RecordingBackend:
             for handle in handles:
                 handle.cancel()
             raise
-
-    def cancel_owner(self, owner: str) -> None:
-        """See `app.backends.base.Backend`."""
-        self._backend.cancel_owner(owner)
-
-    def close(self) -> None:
-        """See `app.backends.base.Backend`."""
-        self._backend.close()
 
 
 class _Progress:
