@@ -214,6 +214,7 @@ def test_a_full_disk_is_told_in_words(
             raise OSError(errno.ENOSPC, "No space left on device")
         return write(path, data)
 
+    served.pictures.mkdir(parents=True, exist_ok=True)
     before = set(served.pictures.iterdir())
     monkeypatch.setattr(Path, "write_bytes", full)
     with pytest.raises(AppError, match="could not be saved: the disk is full"):
