@@ -1,4 +1,4 @@
-"""User studies: what a study is, who meets what in which order, what is logged, and what it comes to.
+"""User studies: plan (the study file), log (events), page (what participants see), report (the analysis).
 
-`python -m app.study --help` has the commands, docs/study.md the whole story.
+`python -m app.study --help` lists the commands; docs/study.md explains how to run a study.
 """

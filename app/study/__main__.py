@@ -1,7 +1,7 @@
-"""User studies, from the file that describes one to the report: python -m app.study COMMAND
+"""Commands for user studies, from the study file to the report: python -m app.study COMMAND
 
-A log is an SQLite file, a postgresql:// URL, a .jsonl file, or parquet. Everything here is done at a command
-line; nothing of it can be reached through the page.
+A log is an SQLite file, a postgresql:// URL, a .jsonl file, or parquet. None of these commands can be reached
+through the page.
 """
 
 import argparse
@@ -22,11 +22,11 @@ from app.study.plan.study_file import EXAMPLE, StudyError, read_study
 
 
 class CommandError(ValueError):
-    """What was asked for can't be done; the message says why."""
+    """A command that can't be carried out; the message says why."""
 
 
 def check(options: argparse.Namespace) -> dict[str, Any]:
-    """Say whether a study file is in order, and what a participant would do."""
+    """Check a study file, and show the trials of one participant."""
     study = read_study(options.study)
     return {
         "title": study.title,
@@ -39,12 +39,12 @@ def check(options: argparse.Namespace) -> dict[str, Any]:
 
 
 def words(options: argparse.Namespace) -> dict[str, Any]:
-    """Show the words of a study's own buttons and messages, to be changed in the [words] of a study file."""
+    """Show the words of the study's buttons and messages, which a study file can replace in its [words]."""
     return {"words": dict(LABELS[options.language])}
 
 
 def export(options: argparse.Namespace) -> dict[str, Any]:
-    """Write a log as JSON lines (.jsonl) or parquet (.parquet)."""
+    """Convert a log to JSON lines (.jsonl) or parquet (.parquet)."""
     from app.study.log.reading import read_log, write_jsonl, write_parquet
 
     writers = {".jsonl": write_jsonl, ".parquet": write_parquet}
@@ -56,22 +56,22 @@ def export(options: argparse.Namespace) -> dict[str, Any]:
 
 
 def import_(options: argparse.Namespace) -> dict[str, Any]:
-    """Take the events of one log into another; those that are there already are left as they are."""
+    """Copy the events of one log into another; events that are there already are left as they are."""
     from app.study.log.reading import read_log
 
     log = read_log(options.source)
-    return {"read": append_all(_opened(options), log.events)}
+    return {"read": append_all(_open(options), log.events)}
 
 
 def withdraw(options: argparse.Namespace) -> dict[str, Any]:
-    """Delete all that there is of the participant with a withdrawal code."""
+    """Delete all data of the participant with a withdrawal code."""
     from app.study.log.pictures import delete_pictures
     from app.study.log.withdrawal import participant_of
 
     participant = participant_of(options.code)
-    count = _opened(options, must_exist=True).withdraw(participant)
+    count = _open(options, must_exist=True).withdraw(participant)
     if not count:
-        raise CommandError("Nobody in this log has that code. It has 20 letters and digits.")
+        raise CommandError("No participant in this log has that code. A code has 20 letters and digits.")
     return {"events": count, "pictures": delete_pictures(options.log, participant)}
 
 
@@ -80,12 +80,12 @@ def prune(options: argparse.Namespace) -> dict[str, Any]:
     from app.study.log.pictures import delete_orphans
 
     days = options.days if options.days is not None else read_study(options.study).retention_days
-    store = _opened(options, must_exist=True)
+    store = _open(options, must_exist=True)
     return {"events": store.prune(days), "pictures": delete_orphans(options.log, store)}
 
 
 def status(options: argparse.Namespace) -> dict[str, Any]:
-    """Say what a log holds."""
+    """Count participants and events of a log, and what is wrong with it."""
     from app.study.log.reading import read_log
 
     log = read_log(options.log)
@@ -100,13 +100,13 @@ def status(options: argparse.Namespace) -> dict[str, Any]:
 
 
 def report(options: argparse.Namespace) -> dict[str, Any]:
-    """Write the report of a log: a page, and tables."""
+    """Analyse a log: write a report as an HTML page, and its tables."""
     from app.study.log.reading import read_log
     from app.study.report.document import write_report
     from app.study.report.findings import ReportError
 
     if not 0 < options.level < 1:
-        raise CommandError(f"--level lies between 0 and 1, such as 0.95; it is {options.level:g}.")
+        raise CommandError(f"--level must be between 0 and 1, such as 0.95, not {options.level:g}.")
     study = read_study(options.study)
     try:
         found = write_report(study, read_log(options.log), options.out, options.level)
@@ -122,24 +122,24 @@ def report(options: argparse.Namespace) -> dict[str, Any]:
 
 
 def power(options: argparse.Namespace) -> dict[str, Any]:
-    """Say how many participants find a ratio of times, by the paired t test."""
-    from app.study.report.power import needed
+    """Compute how many participants are needed to find a ratio of times by the paired t test."""
+    from app.study.report.power import participants_needed
 
     try:
-        return asdict(needed(options.ratio, options.spread, options.power, options.alpha))
+        return asdict(participants_needed(options.ratio, options.spread, options.power, options.alpha))
     except ValueError as error:
         raise CommandError(str(error)) from error
 
 
 def simulate(options: argparse.Namespace) -> dict[str, Any]:
-    """Simulate studies with a known effect, and say how often the primary interval holds it."""
-    from app.study.report.simulation import Truth, coverage
+    """Simulate studies with a known effect, and count how often the primary interval contains it."""
+    from app.study.report.simulation import Truth, measure_coverage
 
     study, rows = read_study(options.study), []
     for count in options.participants:
         if count < 2 or options.studies < 1:
-            raise CommandError("--participants takes numbers from 2, and --studies from 1.")
-        steps = coverage(study, count, options.studies, Truth(ratio=options.ratio), options.seed)
+            raise CommandError("--participants must be at least 2, and --studies at least 1.")
+        steps = measure_coverage(study, count, options.studies, Truth(ratio=options.ratio), options.seed)
         for row in tqdm(steps, total=options.studies, desc=f"{count} participants", unit="study"):
             last = row
         rows.append(asdict(last))
@@ -147,14 +147,15 @@ def simulate(options: argparse.Namespace) -> dict[str, Any]:
 
 
 def participants(options: argparse.Namespace) -> dict[str, Any]:
-    """Let programs take part through the running app, and report how long they took. No person takes part."""
-    from app.study.report.simulated_participants import MAX_UNSAID, run
+    """Let programs take part in a study through the running app, and report their times."""
+    from app.study.report.goals import MAX_UNSAID
+    from app.study.report.simulated_participants import run
 
     if options.prompts < 1 or options.participants < 1 or options.look < 0:
-        raise CommandError("--participants and --prompts take numbers from 1, and --look from 0.")
+        raise CommandError("--participants and --prompts must be at least 1, and --look at least 0.")
     if not 0 <= options.unsaid <= MAX_UNSAID:
         raise CommandError(
-            f"--unsaid takes 0 to {MAX_UNSAID}; a scene has no more that a prompt leaves open."
+            f"--unsaid must be from 0 to {MAX_UNSAID}: a prompt leaves no more of a scene open."
         )
     try:
         return run(options)
@@ -162,7 +163,7 @@ def participants(options: argparse.Namespace) -> dict[str, Any]:
         raise CommandError(str(error)) from error
 
 
-def _opened(options: argparse.Namespace, must_exist: bool = False) -> Any:
+def _open(options: argparse.Namespace, must_exist: bool = False) -> Any:
     if must_exist and "://" not in options.log and not Path(options.log).exists():
         raise StoreError(f"there is no log {options.log}.")
     store = open_store(options.log)
@@ -174,79 +175,83 @@ def _opened(options: argparse.Namespace, must_exist: bool = False) -> Any:
     return HubStore(store, dataset)
 
 
+class _Help(argparse.ArgumentDefaultsHelpFormatter, argparse.RawDescriptionHelpFormatter):
+    """Shows a command's description as it is written, and the defaults that options have."""
+
+    def _get_help_string(self, action: argparse.Action) -> str | None:
+        has_default = action.default is not None and action.default is not False
+        return super()._get_help_string(action) if has_default else action.help
+
+
+def _argument(*names: str, **options: Any) -> tuple[tuple[str, ...], dict[str, Any]]:
+    return names, options
+
+
+_LOG = _argument("log", metavar="LOG", help="SQLite file, postgresql:// URL, .jsonl or parquet")
+_STUDY = _argument("--study", type=Path, default=EXAMPLE, metavar="FILE", help="the study file")
+_DATASET = _argument("--dataset", metavar="OWNER/NAME", help="delete from this dataset on the Hub as well")
+_COUNT: dict[str, Any] = {"type": int, "metavar": "N"}
+COMMANDS: dict[Callable[[argparse.Namespace], dict[str, Any]], list[Any]] = {
+    check: [
+        _argument("study", type=Path, nargs="?", default=EXAMPLE, help="the study file"),
+        _argument("--place", **_COUNT, default=0, help="the participant's place in the design"),
+    ],
+    words: [_argument("--language", choices=tuple(LABELS), default="en", help="of the words")],
+    status: [_LOG],
+    export: [
+        _LOG,
+        _argument("--out", type=Path, required=True, metavar="FILE", help="a .jsonl or .parquet file"),
+    ],
+    import_: [_LOG, _argument("source", metavar="SOURCE", help="the log to copy from")],
+    withdraw: [_LOG, _argument("code", metavar="CODE", help="from the study's last page"), _DATASET],
+    prune: [
+        _LOG,
+        _STUDY,
+        _argument("--days", type=float, metavar="N", help="instead of the study file's retention_days"),
+        _DATASET,
+    ],
+    report: [
+        _LOG,
+        _STUDY,
+        _argument("--out", type=Path, required=True, metavar="DIR", help="folder of the report"),
+        _argument("--level", type=float, default=0.95, metavar="P", help="confidence level"),
+    ],
+    power: [
+        _argument("--ratio", type=float, default=1.85, help="the ratio of times to find"),
+        _argument("--spread", type=float, default=0.6, help="standard deviation of participants' log ratios"),
+        _argument("--power", type=float, default=0.8, help="probability of finding it"),
+        _argument("--alpha", type=float, default=0.05, help="significance level, two-sided"),
+    ],
+    simulate: [
+        _STUDY,
+        _argument("--studies", **_COUNT, default=500, help="number of studies"),
+        _argument("--participants", **_COUNT, nargs="+", default=[12, 24], help="in each study"),
+        _argument("--ratio", type=float, default=0.54, help="the true ratio"),
+        _argument("--seed", **_COUNT, default=0, help="of the simulation"),
+    ],
+    participants: [
+        _argument("--url", default="http://127.0.0.1:7860", help="the running app"),
+        _argument("--participants", **_COUNT, default=10, help="number of programs"),
+        _argument("--prompts", **_COUNT, default=10, help="for each program"),
+        _argument("--look", type=float, default=0.4, metavar="S", help="seconds spent on each picture"),
+        _argument("--unsaid", **_COUNT, default=0, help="wanted attributes that the prompt does not name"),
+        _argument("--out", type=Path, required=True, metavar="DIR", help="folder of the log and the report"),
+    ],
+}
+
+
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
-        prog="python -m app.study", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = argparse.ArgumentParser(prog="python -m app.study", description=__doc__, formatter_class=_Help)
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
-
-    def command(name: str, run: Callable[[argparse.Namespace], Any]) -> argparse.ArgumentParser:
-        words = (run.__doc__ or "").strip()
-        made = commands.add_parser(name, help=words.splitlines()[0], description=words)
-        made.set_defaults(run=run)
-        made.add_argument("--json", action="store_true", help="answer with JSON")
-        return made
-
-    def log(made: argparse.ArgumentParser) -> None:
-        made.add_argument("log", metavar="LOG", help="SQLite file, postgresql:// URL, .jsonl or parquet")
-
-    def study(made: argparse.ArgumentParser) -> None:
-        made.add_argument(
-            "--study", type=Path, default=EXAMPLE, metavar="FILE", help="the study's file (the example)"
+    for run, arguments in COMMANDS.items():
+        about = run.__doc__ or ""
+        made = commands.add_parser(
+            run.__name__.rstrip("_"), help=about, description=about, formatter_class=_Help
         )
-
-    def dataset(made: argparse.ArgumentParser) -> None:
-        made.add_argument("--dataset", metavar="OWNER/NAME", help="and from this dataset on the Hub, too")
-
-    made = command("check", check)
-    made.add_argument("study", type=Path, nargs="?", default=EXAMPLE, help="the study's file (the example)")
-    made.add_argument("--place", type=int, default=0, metavar="N", help="whose trials to show (%(default)s)")
-    made = command("words", words)
-    made.add_argument("--language", choices=tuple(LABELS), default="en", help="(%(default)s)")
-    log(command("status", status))
-    made = command("export", export)
-    log(made)
-    made.add_argument("--out", type=Path, required=True, metavar="FILE", help="a .jsonl or .parquet file")
-    made = command("import", import_)
-    log(made)
-    made.add_argument("source", metavar="SOURCE", help="the log whose events are taken in")
-    made = command("withdraw", withdraw)
-    log(made)
-    made.add_argument("code", metavar="CODE", help="as told on the study's last page")
-    dataset(made)
-    made = command("prune", prune)
-    log(made)
-    study(made)
-    made.add_argument("--days", type=float, metavar="N", help="instead of the file's retention_days")
-    dataset(made)
-    made = command("report", report)
-    log(made)
-    study(made)
-    made.add_argument("--out", type=Path, required=True, metavar="DIR", help="the report's folder")
-    made.add_argument("--level", type=float, default=0.95, metavar="P", help="of intervals (%(default)s)")
-    made = command("power", power)
-    made.add_argument("--ratio", type=float, default=1.85, help="of times, to be found (%(default)s)")
-    made.add_argument(
-        "--spread", type=float, default=0.6,
-        help="standard deviation between participants of the log of their ratio (%(default)s)",
-    )  # fmt: skip
-    made.add_argument("--power", type=float, default=0.8, help="chance of finding it (%(default)s)")
-    made.add_argument("--alpha", type=float, default=0.05, help="two-sided (%(default)s)")
-    made = command("simulate", simulate)
-    study(made)
-    made.add_argument("--studies", type=int, default=500, metavar="N", help="(%(default)s)")
-    made.add_argument("--participants", type=int, nargs="+", default=[12, 24], metavar="N", help="(12 24)")
-    made.add_argument("--ratio", type=float, default=0.54, help="the true one (%(default)s)")
-    made.add_argument("--seed", type=int, default=0, help="(%(default)s)")
-    made = command("participants", participants)
-    made.add_argument("--url", default="http://127.0.0.1:7860", help="the running app (%(default)s)")
-    made.add_argument("--participants", type=int, default=10, metavar="N", help="(%(default)s)")
-    made.add_argument("--prompts", type=int, default=10, metavar="N", help="for each (%(default)s)")
-    made.add_argument("--look", type=float, default=0.4, metavar="S", help="per picture (%(default)s)")
-    made.add_argument(
-        "--unsaid", type=int, default=0, metavar="N", help="things wanted that no prompt says (%(default)s)"
-    )
-    made.add_argument("--out", type=Path, required=True, metavar="DIR", help="for log and report")
+        made.set_defaults(run=run)
+        made.add_argument("--json", action="store_true", help="print JSON")
+        for names, options in arguments:
+            made.add_argument(*names, **options)
     return parser
 
 
@@ -287,7 +292,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         sys.exit(130)
     if options.json:
         print(json.dumps(told, indent=1, ensure_ascii=False))
-    elif options.command == "words":  # as a study file has them
+    elif options.command == "words":  # in the form of a study file
         lines = (f"{name} = {json.dumps(text, ensure_ascii=False)}" for name, text in told["words"].items())
         print("[words]", *lines, sep="\n")
     else:

@@ -1,4 +1,4 @@
-"""From the settings to the page that is served: the ordinary one, with or without a log, or a study's."""
+"""Build the page that the settings ask for: the ordinary page, with or without a log, or a study's."""
 
 import logging
 from collections.abc import Callable
@@ -12,21 +12,25 @@ from app.server.settings import Settings
 from app.study.plan.definition import Study
 from app.study.plan.study_file import read_study
 
-if TYPE_CHECKING:  # what writes logs is needed where there is one
+if TYPE_CHECKING:  # imported only if there is a log: it needs requirements-study.txt
     from app.study.log.writer import Writer
 
 logger = logging.getLogger("app.study")
 
 NEEDS = "a log needs `pip install -r requirements-study.txt`"
-# From this level on, the app's own log has nothing about what a visitor does.
+# At these levels the app's own log says nothing about what a visitor does.
 QUIET = ("warning", "error")
-NOT_LOGGED = "Nothing of what you do here is logged."
+NOT_LOGGED = "Nothing that you do here is logged."
 
 
 @dataclass(frozen=True)
 class Opened:
-    """A page, and what goes with it. check: raises ValueError where the model can't do what the study asks
-    for. close: writes what is left to be written."""
+    """A page and its log.
+
+    Attributes:
+        check: raises ValueError if the model can't make the pictures of the study's conditions.
+        close: writes the last events and closes the log.
+    """
 
     page: Page
     check: Callable[[Backend], None] = lambda backend: None
@@ -34,9 +38,9 @@ class Opened:
 
 
 def open_page(settings: Settings, backend: Backend) -> Opened:
-    """The page that the settings ask for, not yet launched.
+    """Build the page that the settings ask for, and open its log.
 
-    Raises ValueError, in words, where the study's file or a log can't be used.
+    Raises ValueError if the study file or the log can't be used.
     """
     data = settings.data.resolve()
     if not settings.study and not settings.log:
@@ -58,7 +62,7 @@ def open_page(settings: Settings, backend: Backend) -> Opened:
 
 
 def _open_writer(settings: Settings, where: str, study: Study | None) -> "Writer":
-    """The log, opened; of a study, what is older than its retention_days is deleted first."""
+    """Open the log; delete what is older than the study's retention_days."""
     from app.study.log.pictures import delete_orphans
     from app.study.log.store import Store, open_store
     from app.study.log.writer import Writer
@@ -69,7 +73,7 @@ def _open_writer(settings: Settings, where: str, study: Study | None) -> "Writer
 
         try:
             store = HubStore(store, settings.study_dataset)
-        except Exception as error:  # whatever the Hub and the network raise
+        except Exception as error:  # any error of the Hub and the network
             store.close()
             raise ValueError(f"the dataset {settings.study_dataset} can't be used ({error}).") from error
     if study:

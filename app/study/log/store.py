@@ -1,7 +1,7 @@
 """Store events in a database: SQLite for one machine, PostgreSQL for several.
 
-`append` returns once the event is on the disk, so a killed process loses at most the event in flight. The events
-cannot be reached through the page.
+`append` returns once the event is on the disk, so a killed process loses at most the event in flight.
+The page cannot reach the events.
 """
 
 import time

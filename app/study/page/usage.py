@@ -1,4 +1,4 @@
-"""What visitors of the ordinary page do, written down where the operator wants it: no words, no pictures."""
+"""Log what visitors of the ordinary page do, if the operator asks for it: no words, no pictures."""
 
 from collections.abc import Iterator, Mapping
 from concurrent.futures import Future
@@ -13,15 +13,15 @@ from app.study.log import events
 from app.study.log.recording import RecordingBackend
 from app.study.log.writer import Writer
 
-FOOT = "What is clicked here, and when, is written down, without names, words and pictures."
-_NOBODY_WAITS: "Future[None]" = Future()
-_NOBODY_WAITS.set_result(None)
+FOOT = "This page logs what is clicked and when, without names, words or pictures."
+_WRITTEN: "Future[None]" = Future()
+_WRITTEN.set_result(None)
 
 
 class Usage:
-    """Writes the events of ordinary use. A tab is a participant, under a random name, of no study.
+    """Logs the events of ordinary use; each tab is a participant with a random name, of no study.
 
-    Nobody waits for the log here, and nobody is refused anything because of it.
+    Clicks do not wait for the log, and go on if it can't be written.
     """
 
     def __init__(self, writer: Writer) -> None:
@@ -48,11 +48,11 @@ class Usage:
 
     def _note(self, name: str, body: events.Body) -> "Future[None]":
         self._writer.post(events.LogEvent(name, name, body))
-        return _NOBODY_WAITS
+        return _WRITTEN
 
 
 def _body(session: Session, values: Mapping[str, Any]) -> events.Body | None:
-    """What a click asks for, where it is about the pictures that are shown."""
+    """Return the event of a click; None if it is not about the pictures shown."""
     grid = session.grid
     if values.get("do") == "cancel":
         return events.Cancel()

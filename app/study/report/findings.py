@@ -221,7 +221,7 @@ def _warnings(study: Study, table: pd.DataFrame, faults: Faults, versions: int) 
         troubles.append(f"a server's clock jumped {'once' if faults.jumps == 1 else f'{faults.jumps} times'}")
     if troubles:
         words = _and(troubles)
-        yield f"{words[0].upper()}{words[1:]}; see the table of the log's faults below."
+        yield f"{words[0].upper()}{words[1:]}; see the faults of the log below."
     capped = (table["outcome"] != "satisfied").mean()
     if capped > 0.2:
         yield (

@@ -1,4 +1,4 @@
-"""The report's plots, as SVG to stand in its page."""
+"""Draw the report's plots as SVG for its page."""
 
 import io
 import math
@@ -14,13 +14,13 @@ from matplotlib.ticker import FuncFormatter
 from app.study.report.analysis import Estimate, Ratio, log_means, survival
 
 matplotlib.rcParams.update({"svg.fonttype": "none", "font.family": "sans-serif", "font.size": 10})
-# An axis that goes from one value to so many times it is labelled with powers of ten alone.
+# An axis over more than this ratio is labelled with powers of ten only.
 WIDE = 100
 COLOURS = ("#4c6a92", "#c4713b", "#5a8f5c", "#8a5a8f", "#a8903a", "#3f8f94", "#9c4a55", "#6b6b6b")
 
 
 def times_plot(table: pd.DataFrame, conditions: Sequence[str], means: Mapping[str, Estimate]) -> str:
-    """Each participant's geometric mean in each condition, joined, and all of them with intervals."""
+    """Draw each participant's geometric means as a line, and the overall means with intervals."""
     figure, axes = _axes(1.4 + 1.3 * len(conditions), 3.8)
     each = np.exp(log_means(table).reindex(columns=list(conditions)))
     for _, row in each.iterrows():
@@ -41,11 +41,11 @@ def times_plot(table: pd.DataFrame, conditions: Sequence[str], means: Mapping[st
 
 
 def ratios_plot(ratios: Sequence[Ratio]) -> str:
-    """Ratios of times with the intervals of all roads."""
+    """Draw ratios of times with the intervals of all three methods."""
     figure, axes = _axes(6.4, 1.0 + 0.75 * len(ratios))
-    roads = (("paired t", "paired", "o"), ("mixed model", "mixed", "s"), ("bootstrap", "bootstrap", "D"))
+    methods = (("paired t", "paired", "o"), ("mixed model", "mixed", "s"), ("bootstrap", "bootstrap", "D"))
     for row, ratio in enumerate(ratios):
-        for place, (label, name, marker) in enumerate(roads):
+        for place, (label, name, marker) in enumerate(methods):
             interval = getattr(ratio, name)
             if interval is None or not np.isfinite(interval.high):
                 continue
@@ -60,7 +60,7 @@ def ratios_plot(ratios: Sequence[Ratio]) -> str:
     low, high = min(low, 0.9), max(high, 1.1)
     axes.set_xlim(low, high)
     ticks = [0.1, 0.2, 0.3, 0.5, 0.7, 1, 1.5, 2, 3, 5, 10]
-    if high / low > WIDE:  # of a handful of participants: labels would lie on each other
+    if high / low > WIDE:  # with very few participants: labels would overlap
         apart = 1 + int(math.log10(high / low)) // 6
         ticks = [10.0 ** (apart * count) for count in range(-9, 10)]
     axes.set_xticks([each for each in ticks if low <= each <= high])
@@ -74,7 +74,7 @@ def ratios_plot(ratios: Sequence[Ratio]) -> str:
 
 
 def survival_plot(table: pd.DataFrame, conditions: Sequence[str]) -> str:
-    """The share of trials not yet ended satisfied, by time."""
+    """Draw the share of trials that have not ended satisfied, by time."""
     figure, axes = _axes(5.2, 3.8)
     for place, name in enumerate(conditions):
         if (table["condition"] == name).any():
@@ -89,7 +89,7 @@ def survival_plot(table: pd.DataFrame, conditions: Sequence[str]) -> str:
 
 
 def parts_plot(table: pd.DataFrame, conditions: Sequence[str]) -> str:
-    """What the time of a trial goes into, in the mean."""
+    """Draw what the mean time of a trial is spent on."""
     figure, axes = _axes(6.4, 0.9 + 0.5 * len(conditions))
     means = table.groupby("condition")[["queue_s", "compute_s", "think_s"]].mean()
     means = means.reindex(list(conditions)).fillna(0.0)
@@ -107,7 +107,7 @@ def parts_plot(table: pd.DataFrame, conditions: Sequence[str]) -> str:
 
 
 def ratings_plot(table: pd.DataFrame, conditions: Sequence[str], question: str, points: int) -> str:
-    """How often each answer was given, by condition."""
+    """Draw how often each answer was given, by condition."""
     figure, axes = _axes(6.4, 0.9 + 0.5 * len(conditions))
     answers = range(1, points + 1)
     shades = matplotlib.colormaps["RdYlBu"](np.linspace(0.08, 0.92, points))
@@ -125,7 +125,7 @@ def ratings_plot(table: pd.DataFrame, conditions: Sequence[str], question: str, 
 
 
 def residuals_plot(table: pd.DataFrame, of: str, over: str) -> str:
-    """The participants' log ratios against normal quantiles: on the line, the t test may be trusted."""
+    """Draw the participants' log ratios against normal quantiles: close to the line, the t test is sound."""
     from scipy import stats
 
     means = log_means(table)

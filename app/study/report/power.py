@@ -1,4 +1,4 @@
-"""How many participants a study needs: exact for the paired t test on log times, checked by simulation."""
+"""Compute how many participants a study needs, exactly for the paired t test on log times."""
 
 import math
 from dataclasses import dataclass
@@ -9,8 +9,12 @@ from scipy import stats
 
 @dataclass(frozen=True)
 class Power:
-    """participants: the fewest; power: the chance, with so many, that the test finds the effect; simulated:
-    the same by simulation, within `error` (one standard error)."""
+    """The fewest participants that reach a power.
+
+    Attributes:
+        power: the probability that the test finds the effect.
+        simulated: the same by simulation, with the standard error `error`.
+    """
 
     participants: int
     power: float
@@ -19,10 +23,11 @@ class Power:
 
 
 def power_of(participants: int, ratio: float, spread: float, alpha: float = 0.05) -> float:
-    """Of the two-sided paired t test, by the noncentral t distribution.
+    """Return the power of the two-sided paired t test, by the noncentral t distribution.
 
-    ratio: of times, such as 1.85 or 0.54. spread: standard deviation between participants of the
-    logarithm of their own ratio.
+    Args:
+        ratio: of times, such as 1.85 or 0.54.
+        spread: standard deviation of the participants' log ratios.
     """
     df = participants - 1
     shift = abs(math.log(ratio)) / spread * math.sqrt(participants)
@@ -30,19 +35,19 @@ def power_of(participants: int, ratio: float, spread: float, alpha: float = 0.05
     return float(stats.nct.sf(critical, df, shift) + stats.nct.cdf(-critical, df, shift))
 
 
-def needed(
+def participants_needed(
     ratio: float, spread: float, power: float = 0.8, alpha: float = 0.05, most: int = 100_000
 ) -> Power:
-    """The fewest participants with at least this power.
+    """Return the fewest participants with at least this power.
 
-    Raises ValueError, in words, for values that make no sense, or where `most` are not enough.
+    Raises ValueError for impossible values, or if `most` participants are not enough.
     """
     if not (ratio > 0 and ratio != 1 and math.isfinite(ratio)):
         raise ValueError(f"the ratio must be above 0 and not 1, such as 1.85; it is {ratio:g}.")
     if not (spread > 0 and math.isfinite(spread)):
         raise ValueError(f"the spread must be above 0, such as 0.5; it is {spread:g}.")
     if not (0 < alpha < 1 and alpha < power < 1):
-        raise ValueError("alpha and power lie between 0 and 1, and power above alpha.")
+        raise ValueError("alpha and power must be between 0 and 1, and power above alpha.")
     low, high = 1, 2
     while power_of(high, ratio, spread, alpha) < power:
         low, high = high, 2 * high
@@ -58,7 +63,7 @@ def needed(
 def simulate_power(
     participants: int, ratio: float, spread: float, alpha: float = 0.05, studies: int = 4000, seed: int = 0
 ) -> tuple[float, float]:
-    """The share of simulated studies whose test finds the effect, and its standard error."""
+    """Return the share of simulated studies whose test finds the effect, and its standard error."""
     drawn = np.random.default_rng(seed).normal(math.log(ratio), spread, (studies, participants))
     share = float((stats.ttest_1samp(drawn, 0, axis=1).pvalue < alpha).mean())
     return share, math.sqrt(share * (1 - share) / studies)

@@ -1,8 +1,8 @@
 """Simulated participants: programs that use the running app as a person might. No person takes part.
 
-They look at one picture after the other for a stated time, accept one when the judging reader finds all that
-the prompt asked for, and perhaps things that it left open, and else ask for others. Each makes every prompt's
-picture in all conditions, from the same seeds. Their log is labelled as simulated, and so is its report.
+A program looks at each picture for a fixed time, and accepts it if the judging reader finds every
+attribute that is wanted; otherwise it requests others. It makes each prompt's picture in all conditions, from the same seeds.
+The log and the report say that the participants are simulated.
 """
 
 import argparse
@@ -13,19 +13,15 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import wait
 from contextlib import closing
-from dataclasses import asdict, dataclass, replace
-from functools import partial
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import httpx
-import numpy as np
 import pandas as pd
-import torch
 from gradio_client import Client
 from gradio_client.client import Job
 from gradio_client.exceptions import AppError
-from PIL import Image
 from tqdm import tqdm
 
 from app.study.log.enrolment import enrol
@@ -52,17 +48,15 @@ from app.study.plan.definition import Analysis, Condition, RatingQuestion, Study
 from app.study.plan.order import order_of
 from app.study.report.analysis import exclude, time_ratio
 from app.study.report.document import write_report
+from app.study.report.goals import MODEL, Faithful, Goal, read_goals, reader_of
 from app.study.report.trial_table import trial_table
-from checkpoints.recipe.scenes import ATTRIBUTES, sample_scene
-from solver.evaluation.measures import faithfulness, load_judge
 
-PROMPTS = Path(__file__).parents[3] / "checkpoints/landscapes/prompts/test.jsonl"
-MODEL = PROMPTS.parents[1]
 PAPER_SPEED_UP = 1.85
 """Full-step ÷ preview-and-refine in the study of arXiv 2512.13592, with people."""
 LOOK_S = 0.4
 TIME_CAP_S = 120.0
-# No participant asks for so many pictures of a prompt that the seeds run out.
+GUIDANCE = 3.0
+# No participant requests so many pictures of a prompt that the seeds run out.
 LAST_SEED = 10**9
 CONDITIONS = (
     Condition("one", "full", count=1),
@@ -72,25 +66,11 @@ CONDITIONS = (
     Condition("speculative", "preview", speculate=True),
 )
 QUALITY = RatingQuestion("quality", "Share of what was wanted that is in the picture", "none", "all", 11)
-# Prompts that name so many things are taken.
-NAMED = range(2, 5)
-MAX_UNSAID = len(ATTRIBUTES) - NAMED[-1]
-
-Faithful = Callable[[Path, Mapping[str, str]], float]
-"""How much of what a prompt names a picture has, in [0, 1]."""
-
-
-@dataclass(frozen=True)
-class Goal:
-    """A prompt, and what its picture is to show, attribute -> value: what it names, and maybe more."""
-
-    prompt: str
-    attributes: Mapping[str, str]
 
 
 @dataclass(frozen=True)
 class Turn:
-    """A picture to make. seed: of the first; the others follow it, so that all conditions see the same."""
+    """A picture to make; all conditions start from the same `seed` and count up from it."""
 
     condition: Condition
     task: str
@@ -98,10 +78,12 @@ class Turn:
     seed: int
 
 
-def plan(study: Study, number: int) -> list[Turn]:
-    """All that a participant does: each task in every condition, one right after the other, from the same
-    noise. A program remembers no task, so that nothing is carried over; the order of conditions goes on
-    through the balanced square with every task."""
+def turns_of(study: Study, number: int) -> list[Turn]:
+    """Return everything a participant does: each task in every condition, right after each other.
+
+    A program remembers no task, so nothing carries over. The order of the conditions continues through the
+    balanced square from task to task.
+    """
     turns: list[Turn] = []
     for place, task in enumerate(study.tasks):
         mark = hashlib.sha256(f"{number} {task.id}".encode()).digest()
@@ -112,11 +94,13 @@ def plan(study: Study, number: int) -> list[Turn]:
 
 
 @dataclass
-class Participant:
-    """Programs that take part, one after the other, each known by its number.
+class SimulatedParticipant:
+    """Programs that take part one after the other, each with a number.
 
-    judge: decides whether a picture will do. reader: another one, built differently, that rates what was
-    accepted. look_s: seconds for each picture.
+    Attributes:
+        judge: decides whether a picture is accepted.
+        reader: a different network that rates accepted pictures.
+        look_s: seconds spent on each picture.
     """
 
     app: Client
@@ -127,13 +111,13 @@ class Participant:
     look_s: float = LOOK_S
 
     def left(self, number: int) -> list[Turn]:
-        """What a participant has not done yet, as the log says."""
+        """Return what a participant has not done yet, by the log."""
         table = trial_table(self._known(number))
         done = set(table.loc[table["outcome"] != "left", "position"])
-        return [turn for turn in plan(self.study, number) if turn.position not in done]
+        return [turn for turn in turns_of(self.study, number) if turn.position not in done]
 
     def take_part(self, number: int, goals: Mapping[str, Goal]) -> Iterator[None]:
-        """Do what is left for a participant; yields after each picture."""
+        """Do what is left for a participant; yield after each picture."""
         known = self._known(number)
         if any(event.kind == "session_end" for event in known):
             return
@@ -177,7 +161,7 @@ class Participant:
     def _look_through(
         self, condition: Condition, goal: Goal, files: Mapping[int, Path], note: Callable[[Body], None]
     ) -> bool:
-        """Whether one of these, by their seeds, is what was wanted."""
+        """Look at pictures, by their seeds, until one is accepted; return whether one was."""
         ahead: Job | None = None
         for seed, file in files.items():
             until = time.monotonic() + self.look_s
@@ -210,7 +194,7 @@ class Participant:
         steps = condition.full_steps if full else condition.steps
         solver = condition.full_solver if full else condition.solver
         seeds = list(range(seed, seed + condition.count))
-        note(Submit(request, "preview", seeds, steps, solver, MODEL.name, 3.0))
+        note(Submit(request, "preview", seeds, steps, solver, MODEL.name, GUIDANCE))
         files, records = self.app.predict(
             prompt=goal.prompt, seed=seed, count=condition.count, steps=steps, solver=solver,
             api_name="/preview",
@@ -229,7 +213,7 @@ class Participant:
         )
 
     def _drop(self, ahead: Job | None) -> None:
-        """End a refinement that was made ahead and is not wanted; the cores are free afterwards."""
+        """Cancel a speculative refinement, and wait until the app is free."""
         if ahead is not None:
             self.app.predict(api_name="/cancel")
             wait([ahead.future])
@@ -237,35 +221,22 @@ class Participant:
     def _final(self, condition: Condition, job: Job, seed: int, note: Callable[[Body], None]) -> Path:
         request = secrets.token_hex(8)
         note(Refine(seed))
-        note(Submit(request, "refine", [seed], condition.full_steps, condition.full_solver, MODEL.name, 3.0))
+        note(
+            Submit(
+                request, "refine", [seed], condition.full_steps, condition.full_solver, MODEL.name, GUIDANCE
+            )
+        )
         file, record = job.result()
         note(ComputeEnd(request, "done", record["revision"], record["evaluations"]))
         return _path(file)
 
 
-def reader_of(kind: str) -> Faithful:
-    """The judge ("judge") or the other reader ("reward") of the embedded model."""
-    if kind == "judge":
-        reader = load_judge(MODEL)
-    else:
-        from checkpoints.readers import READERS
-
-        reader = READERS[kind].from_pretrained(MODEL / "readers" / kind).float().eval()
-
-    def faithful(path: Path, named: Mapping[str, str]) -> float:
-        pixels = np.asarray(Image.open(path).convert("RGB"), dtype=np.float32) / 127.5 - 1
-        seen = reader.read(torch.from_numpy(pixels).permute(2, 0, 1)[None])
-        return float(faithfulness(seen, [named])[0])
-
-    return faithful
-
-
 def make_study(
     goals: Mapping[str, Goal], conditions: Sequence[Condition] = CONDITIONS, look_s: float = LOOK_S
 ) -> Study:
-    """The study that the programs take part in: every goal in each of the conditions.
+    """Return the programs' study: every goal in each of the conditions.
 
-    Its digest is that of all this, so that a run that was cut off goes on with the same study.
+    The digest is computed from all of these, so an interrupted run continues the same study.
     """
     study = Study(
         title="Simulated participants: no person took part",
@@ -280,39 +251,8 @@ def make_study(
     return replace(study, digest="simulated-" + mark.hexdigest()[:8])
 
 
-def read_goals(count: int, unsaid: int = 0, path: Path = PROMPTS) -> dict[str, Goal]:
-    """The first prompts that name two to four things, by names of their own.
-
-    Rarely does a picture have all of a longer list, and one thing is found in nearly every picture.
-
-    Args:
-        unsaid: how many things more are wanted of a picture than its prompt says, 0 to MAX_UNSAID.
-    """
-    rows = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
-    fit = [(row["prompt"], row["attributes"]) for row in rows if len(row["attributes"]) in NAMED]
-    return {
-        f"prompt-{n}": Goal(prompt, named | _unsaid(prompt, named, unsaid))
-        for n, (prompt, named) in enumerate(fit[:count])
-    }
-
-
-def _unsaid(prompt: str, named: Mapping[str, str], count: int) -> dict[str, str]:
-    """So many attributes that the prompt leaves open, as they are in a scene that has all that it names.
-
-    The scene is drawn as those are that the model learned from; so what is usual is wanted more often.
-    """
-    if not count:
-        return {}
-    rng = np.random.default_rng(int.from_bytes(hashlib.sha256(prompt.encode()).digest()[:8]))
-    scenes = map(asdict, iter(partial(sample_scene, rng), None))
-    scene = next(scene for scene in scenes if named.items() <= scene.items())
-    wanted = rng.permutation(sorted(scene.keys() - named.keys()))[:count]
-    return {str(name): scene[name] for name in wanted}
-
-
-def summary(study: Study, log: str, look_s: float) -> dict[str, Any]:
-    """What came of it: speed-ups against four full pictures, beside the paper's, and how many pictures were
-    accepted: of those that were looked at, and of the refined ones."""
+def summarise(study: Study, log: str, look_s: float) -> dict[str, Any]:
+    """Summarise a log: speed-ups over four full pictures, and shares of accepted pictures and finals."""
     events = [event for event in read_log(log).events if event.study == study.digest]
     table = exclude(trial_table(events))[0]
     told: dict[str, Any] = {
@@ -342,14 +282,14 @@ def _share(part: int, of: int) -> float:
 
 
 def _at_first_try(table: pd.DataFrame, name: str) -> pd.DataFrame:
-    """The trials of the prompts for which one try was enough in this condition as well as with `full`."""
+    """Return the trials of prompts for which one try was enough both in this condition and with `full`."""
     both = table[table["condition"].isin([name, "full"])]
     enough = (both["tries"] == 1) & (both["outcome"] == "satisfied")
     return both[enough.groupby([both["participant"], both["task"]]).transform("sum") == 2]
 
 
 def _speed_up(table: pd.DataFrame, name: str) -> list[float] | str:
-    """Time with `full` ÷ time with the condition, and its interval; or why there is none."""
+    """Return time with `full` ÷ time with the condition and its interval, or why there is none."""
     try:
         ratio = time_ratio(table, "full", name, full=False).paired
     except ValueError as error:
@@ -358,35 +298,37 @@ def _speed_up(table: pd.DataFrame, name: str) -> list[float] | str:
 
 
 def run(options: argparse.Namespace) -> dict[str, Any]:
-    """The command; goes on with what an earlier run of the same into the same folder left.
+    """Run the command `participants`; continue an earlier run with the same options and folder.
 
-    Raises ValueError, in words, where the app does not answer.
+    Raises ValueError if the app does not answer.
     """
     try:
         client = Client(options.url, verbose=False)
-    except Exception as error:  # whatever httpx and gradio_client raise
+    except Exception as error:  # any error of httpx and gradio_client
         raise ValueError(f"no app answers at {options.url}: start it with `python app.py`.") from error
     goals = read_goals(options.prompts, options.unsaid)
     study = make_study(goals, look_s=options.look)
     options.out.mkdir(parents=True, exist_ok=True)
     log = str(options.out / "simulated.sqlite")
     with closing(open_store(log)) as store:
-        someone = Participant(client, store, study, reader_of("judge"), reader_of("reward"), options.look)
+        programs = SimulatedParticipant(
+            client, store, study, reader_of("judge"), reader_of("reward"), options.look
+        )
         every = options.participants * len(goals) * len(study.conditions)
-        left = sum(len(someone.left(number)) for number in range(options.participants))
+        left = sum(len(programs.left(number)) for number in range(options.participants))
         with tqdm(total=every, initial=every - left, desc="simulated", unit="picture") as bar:
             try:
                 for number in range(options.participants):
-                    for _ in someone.take_part(number, goals):
+                    for _ in programs.take_part(number, goals):
                         bar.update()
             except (httpx.HTTPError, AppError, OSError) as error:
                 why = str(error) or type(error).__name__
                 raise ValueError(
                     f"the app at {options.url} has stopped answering ({why}). Start it again, and then this "
-                    "command: it goes on where it was."
+                    "command: it continues where it stopped."
                 ) from error
     write_report(study, read_log(log), options.out)
-    told = summary(study, log, options.look)
+    told = summarise(study, log, options.look)
     (options.out / "summary.json").write_text(json.dumps(told, indent=1) + "\n", encoding="utf-8")
     return told
 

@@ -1,4 +1,4 @@
-"""Simulated studies with a known effect, to check the report's statistics. No person took part in them."""
+"""Simulate studies with a known effect, to check the report's statistics. No person takes part."""
 
 import math
 from collections.abc import Iterator
@@ -15,10 +15,13 @@ from app.study.report.trial_table import COLUMNS
 
 @dataclass(frozen=True)
 class Truth:
-    """What the simulated people are like, on log seconds.
+    """The true effect and the variation of log seconds.
 
-    ratio: time with the treatment ÷ with the control, for the typical participant. The others are
-    standard deviations: between participants, of their own effect, between tasks, and of what is left.
+    Attributes:
+        ratio: time with the treatment ÷ with the control, for the typical participant.
+        seconds: of the typical trial with the control.
+        participant, effect, task, noise: standard deviations between participants, of their own effects,
+            between tasks, and of the rest.
     """
 
     ratio: float = 0.54
@@ -31,7 +34,7 @@ class Truth:
 
 @dataclass(frozen=True)
 class Coverage:
-    """How often the primary interval held the true ratio. No person took part."""
+    """How often the primary interval contained the true ratio. No person took part."""
 
     participants: int
     studies: int
@@ -81,10 +84,10 @@ def simulated_trials(study: Study, participants: int, truth: Truth, rng: np.rand
     return pd.DataFrame(rows)
 
 
-def coverage(
+def measure_coverage(
     study: Study, participants: int, studies: int, truth: Truth, seed: int = 0
 ) -> Iterator[Coverage]:
-    """How often the primary interval holds the truth, after each study; the last one is of all."""
+    """Yield how often the primary interval contains the true ratio, after each simulated study."""
     held = found = 0
     logs = []
     of, over = study.analysis.treatment, study.analysis.control

@@ -21,8 +21,8 @@ from app.study.plan.study_file import EXAMPLE, read_study
 from app.study.report import analysis
 from app.study.report.analysis import holm, mean_interval, rank_biserial, time_ratio
 from app.study.report.findings import ReportError, analyse, describe_left_out
-from app.study.report.power import needed, power_of, simulate_power
-from app.study.report.simulation import Truth, coverage, simulated_trials
+from app.study.report.power import participants_needed, power_of, simulate_power
+from app.study.report.simulation import Truth, measure_coverage, simulated_trials
 from app.study.report.trial_table import trial_table
 
 # Student (1908), The probable error of a mean: extra hours of sleep of ten patients with two drugs.
@@ -156,7 +156,7 @@ def test_the_mixed_model_and_the_bootstrap_find_what_was_put_in() -> None:
 
 
 def test_the_primary_interval_covers_and_too_narrow_a_one_would_not() -> None:
-    *_, last = coverage(read_study(EXAMPLE), 12, 60, Truth())
+    *_, last = measure_coverage(read_study(EXAMPLE), 12, 60, Truth())
     assert last.coverage >= 0.95 - 4 * math.sqrt(0.95 * 0.05 / 60)
     assert abs(math.log(last.mean_ratio / 0.54)) < 0.1
 
@@ -175,7 +175,7 @@ def test_power_is_that_of_statsmodels_and_of_simulation() -> None:
 
     theirs = TTestPower().power(math.log(1.85) / 0.8, 14, 0.05)
     assert power_of(14, 1.85, 0.8) == pytest.approx(theirs, abs=1e-6)
-    found = needed(1.85, 0.8)
+    found = participants_needed(1.85, 0.8)
     assert power_of(found.participants - 1, 1.85, 0.8) < 0.8 <= found.power
     assert abs(found.simulated - found.power) < 5 * found.error
     assert power_of(20, 1 / 1.85, 0.8) == pytest.approx(power_of(20, 1.85, 0.8))
@@ -185,7 +185,7 @@ def test_power_is_that_of_statsmodels_and_of_simulation() -> None:
 @pytest.mark.parametrize("bad", [(1.0, 0.5), (-2, 0.5), (1.5, 0), (1.0001, 5.0)])
 def test_power_of_nonsense(bad: tuple[float, float]) -> None:
     with pytest.raises(ValueError, match=r"ratio must|spread must|more than"):
-        needed(*bad)
+        participants_needed(*bad)
 
 
 def test_intervals_of_hardly_anything_are_infinite() -> None:

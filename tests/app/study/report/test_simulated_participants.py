@@ -17,14 +17,13 @@ from app.study.__main__ import main
 from app.study.log.reading import read_log
 from app.study.log.store import SqlStore, open_store
 from app.study.report.document import write_report
+from app.study.report.goals import Goal, read_goals
 from app.study.report.simulated_participants import (
     CONDITIONS,
-    Goal,
-    Participant,
+    SimulatedParticipant,
     make_study,
-    plan,
-    read_goals,
-    summary,
+    summarise,
+    turns_of,
 )
 from app.study.report.trial_table import trial_table
 from app.worker import Worker
@@ -59,8 +58,10 @@ def store(tmp_path: Path) -> Iterator[SqlStore]:
         yield store
 
 
-def someone(served: Served, store: SqlStore) -> Participant:
-    return Participant(Client(served.url, verbose=False), store, STUDY, Judge(), lambda *_: 1.0, look_s=0.0)
+def someone(served: Served, store: SqlStore) -> SimulatedParticipant:
+    return SimulatedParticipant(
+        Client(served.url, verbose=False), store, STUDY, Judge(), lambda *_: 1.0, look_s=0.0
+    )
 
 
 def test_all_conditions_through_the_app(served: Served, store: SqlStore, tmp_path: Path) -> None:
@@ -76,7 +77,7 @@ def test_all_conditions_through_the_app(served: Served, store: SqlStore, tmp_pat
     ).all()
     assert (table["compute_s"] > 0).all() and (table["compute_s"] <= table["seconds"]).all()
     assert table["picked"].between(1, table["looked"]).all()
-    told = summary(STUDY, log, 0.0)
+    told = summarise(STUDY, log, 0.0)
     assert told["simulated"] and told["paper_speed_up_with_people"] == 1.85
     assert set(told["accepted"]) == {each.id for each in CONDITIONS}
     assert all(0 < rate <= 1 for rate in [*told["accepted"].values(), *told["finals_accepted"].values()])
@@ -118,10 +119,10 @@ def test_what_was_refined_ahead_in_vain_is_ended(
 
 
 def test_conditions_are_paired_and_their_orders_balanced() -> None:
-    turns = [turn for number in range(10) for turn in plan(STUDY, number)]
+    turns = [turn for number in range(10) for turn in turns_of(STUDY, number)]
     seeds = Counter(turn.seed for turn in turns)
     assert set(seeds.values()) == {len(SMALL)} and len(seeds) == 10 * len(GOALS)
-    assert turns == [turn for number in range(10) for turn in plan(STUDY, number)]
+    assert turns == [turn for number in range(10) for turn in turns_of(STUDY, number)]
     first = Counter(turn.condition.id for turn in turns if turn.position % len(SMALL) == 0)
     assert set(first.values()) == {10 * len(GOALS) // len(SMALL)}
 
@@ -146,7 +147,7 @@ def test_what_is_wanted_beyond_the_prompt_fits_it_and_makes_another_study() -> N
 def test_without_an_app_it_says_so(tmp_path: Path) -> None:
     with pytest.raises(SystemExit, match="no app answers"):
         main(["participants", "--url", "http://127.0.0.1:9", "--out", str(tmp_path)])
-    with pytest.raises(SystemExit, match="numbers from 1"):
+    with pytest.raises(SystemExit, match="at least 1"):
         main(["participants", "--prompts", "0", "--out", str(tmp_path)])
-    with pytest.raises(SystemExit, match="--unsaid takes 0 to 11"):
+    with pytest.raises(SystemExit, match="--unsaid must be from 0 to 11"):
         main(["participants", "--unsaid", "12", "--out", str(tmp_path)])
