@@ -15,10 +15,9 @@ from app.server.settings import Settings, describe, read
 def prepare_environment(
     data: Path, model: str, configs: Path | None = None, dataset: str | None = None
 ) -> None:
-    """Keep the libraries off the network and their files below `data`; they read this when imported.
+    """Keep libraries off the network and their files below `data`, by variables that they read when imported.
 
-    A model of the hub alone may be fetched, and a study's log mirrored to a dataset there: with the hub's own
-    cache, where what was fetched before also lies, and with the login that is kept there.
+    Only a model or dataset on the hub needs the network; then the hub's usual folder has cache and login.
     """
     os.environ["GRADIO_TEMP_DIR"] = str(data / "gradio")
     os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"
@@ -30,16 +29,16 @@ def prepare_environment(
 
 
 def check_address(host: str, port: int) -> None:
-    """Raise OSError now, before the long loading, where the app could not listen."""
+    """Raise OSError if the app could not listen there."""
     with socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET) as probe:
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         probe.bind((host, port))
 
 
 def check(settings: Settings) -> dict[str, auth.PasswordHash]:
-    """Try all that can be tried before the long loading, and make the folders; gives those who may log in.
+    """Check what can be checked before the model is loaded, and make the folders; return who may log in.
 
-    Raises ValueError, in words.
+    Raises ValueError with a message for the operator.
     """
     data = settings.data.resolve()
     try:
@@ -64,7 +63,7 @@ def check(settings: Settings) -> dict[str, auth.PasswordHash]:
 
 
 def refuse(reason: object) -> int:
-    """Say why the app can't start; gives the exit code."""
+    """Print why the app can't start; return the exit code."""
     lines = str(reason).splitlines()
     print(
         "\n  ".join(["Can't start:", *lines]) if len(lines) > 1 else f"Can't start: {reason}", file=sys.stderr
@@ -84,7 +83,7 @@ def main() -> int:
     print(f"Settings: {describe(settings)}", flush=True)
     print(f"Loading {settings.model} …", flush=True)
 
-    # Imported only now: these take seconds, and --help should not.
+    # Imported here, since it takes seconds: --help should be quick.
     from app.backends import loads_beside, start
     from app.backends.loading import Loading
     from app.models import Choice, ModelError
@@ -110,36 +109,37 @@ def main() -> int:
     except ModelError as error:
         return refuse(error)
     stop = service.Stop()
-    front = service.meter(settings, backend)
+    metered = service.meter(settings, backend)
     try:
-        kept = open_page(settings, front)
+        opened = open_page(settings, metered)
         if not isinstance(backend, Loading):
-            kept.check(front)
+            opened.check(metered)
     except ValueError as error:
         return refuse(error)
-    page = kept.page
+    page = opened.page
     try:
-        around = service.launch_options(settings, front, users)
-        url = service.launch_page(page, settings.host, settings.port, **around)
+        url = service.launch_page(
+            page, settings.host, settings.port, **service.launch_options(settings, metered, users)
+        )
     except OSError:
         return refuse(
             f"nothing listens on {settings.host}:{settings.port}. Something else has just taken the port, "
             "or the machine is too busy. Try again, or choose another --port."
         )
     if isinstance(backend, Loading):
-        print(f"The page is at {url}, and the model on its way", flush=True)
+        print(f"The page is at {url}; the model is still loading", flush=True)
         try:
-            service.count_ticks(backend.wait(), front.metrics)
-            kept.check(front)
+            service.count_ticks(backend.wait(), metered.metrics)
+            opened.check(metered)
         except (ModelError, ValueError) as error:
             page.close(verbose=False)
             return refuse(error)
-    for words in front.facts.warnings:
-        print(f"Note: {words}", flush=True)
+    for warning in metered.facts.warnings:
+        print(f"Note: {warning}", flush=True)
     print(f"Ready: {url} (Ctrl+C stops it)", flush=True)
     stop.wait()
-    service.end(page, front, settings.grace)
-    kept.close()
+    service.end(page, metered, settings.grace)
+    opened.close()
     return 0
 
 

@@ -14,7 +14,7 @@ from app.jobs.job import RequestError
 
 
 def export_zip(shelf: Shelf) -> Path:
-    """Write a zip file into the shelf's folder, to be deleted by the caller. Raises RequestError for an empty shelf.
+    """Write a zip file into the shelf's folder; the caller deletes it. Raises RequestError for no entries.
 
     Its `session.json` lists the grids, the newest first, each with:
         time: in ISO 8601.

@@ -1,8 +1,8 @@
 """What each browser has made, kept on disk: prompts, previews, finals, and their pictures.
 
-Each browser, or each login, has a shelf: a folder named after a hash of the browser's secret id or of the login, with
-one JSON file and the pictures. A picture's name is random, so that only those who were told can ask for it. Nothing
-that people send becomes part of a path: names must be hex digits of the right number.
+Each browser, or each login, has a shelf: a folder named after a hash of the browser's secret id or of the
+login, with one JSON file and the pictures. A picture's name is random, so that nobody else can ask for it.
+Nothing that people send becomes part of a path: names must be hex digits of the right number.
 """
 
 import contextlib
@@ -98,7 +98,7 @@ class Entry:
 
 
 class Shelf:
-    """What one browser has made; safe to use from any thread. `grew` is called with the bytes of each new picture."""
+    """What one browser has made, for any thread. `grew` is told the bytes of each new picture."""
 
     def __init__(self, folder: Path, bounds: Bounds, grew: Callable[[int], None]) -> None:
         self.folder = folder
@@ -208,7 +208,7 @@ class Shelf:
         return sum(self._bytes(entry) for entry in self._entries)
 
     def _trim(self) -> None:
-        """Delete the oldest: entries without finals first; of the others first the previews that were not picked."""
+        """Delete the oldest: first entries without finals, then previews that were not picked."""
         now = time.time()
         for entry in [e for e in self._entries if e.deleted and now - e.deleted > UNDO_S]:
             self._remove(entry)

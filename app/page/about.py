@@ -15,8 +15,8 @@ from app.jobs.job import RequestError
 INTRODUCTION = """
 # Diffusion Preview
 
-Previews take a few solver steps and finals many, both from the same noise: the final is the preview, finished.
-The learned solver and the small model that draws here are described below.
+Previews take a few solver steps and finals many, both from the same noise: the final is the finished
+preview. The learned solver and the small model that draws here are described below.
 """
 # In the model's folder.
 CARDS = ("README.md", "solver/README.md")

@@ -57,7 +57,8 @@ class Click:
     Attributes:
         studio: makes the pictures.
         session: of the tab that asks.
-        values: sent by the page's script, by name; not checked yet. "do" names the action, "grid" and "seed" a preview.
+        values: sent by the page's script, by name; not checked yet. "do" names the action; "grid" and "seed"
+            name a preview.
         form: the form at that moment.
     """
 
@@ -67,7 +68,7 @@ class Click:
     form: Form = Form()
 
     def grid(self) -> Grid:
-        """Return the grid that values["grid"] names. Raises RequestError if the tab shows another one by now."""
+        """Return the grid that values["grid"] names. Raises RequestError if the tab shows another one."""
         grid = self.session.grid
         if grid is None or self.values.get("grid") != grid.id:
             raise RequestError("These previews have been replaced. Please pick from those that you see now.")

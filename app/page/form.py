@@ -44,8 +44,8 @@ def from_picture(data: bytes) -> dict[str, Any]:
     text = read_picture(data).info.get(png.CHUNK)
     if not text:
         raise RequestError(
-            "This file does not say how the picture was made. PNG files from here do, unless another program has "
-            "saved them again. You can still start from the picture: “Add picture”."
+            "This file does not say how the picture was made. PNG files from here do, unless another program "
+            "has saved them again. You can still start from the picture: “Add picture”."
         )
     return asdict(png.parse_parameters(text))
 
@@ -65,7 +65,7 @@ def from_link(query: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def start_of_settings(wanted: Mapping[str, Any]) -> tuple[object, float] | None:
-    """Return the mark of the picture that this one started from (see `Start.mark`), if known, and the strength.
+    """Return the mark of the picture that this one started from (see `Start.mark`) and the strength.
 
     None if it was made from noise alone.
     """
@@ -131,7 +131,7 @@ def preview_steps(facts: ModelFacts) -> tuple[int, int]:
 
 
 def form_values(wanted: Mapping[str, Any], facts: ModelFacts) -> tuple[dict[str, Any], list[str]]:
-    """Return the form's fields that `wanted` (see `from_picture`) fills, by name, and messages on what does not fit.
+    """Return the form's fields that `wanted` (see `from_picture`) fills, and messages on what does not fit.
 
     Raises RequestError if there is no usable prompt.
     """

@@ -1,6 +1,6 @@
 """All that leans on private parts of Gradio, each with the reason. Nothing else in the app touches them.
 
-`tests/app/page/test_gradio_internals.py` holds each against the installed Gradio: after an update, look there first.
+tests/app/page/test_gradio_internals.py checks each against the installed Gradio.
 """
 
 import re
@@ -33,8 +33,8 @@ EVENT_BY_NAME = "/gradio_api/call/v2/"
 ANSWER = re.compile(r"/gradio_api/(queue/data|call/(v2/)?[^/]+/[^/]+)/?")
 # Gradio fetches from other servers at the first, and calls what no component of ours has at the second.
 UNUSED = re.compile(r"/(gradio_api/)?(proxy=.*|component_server/?)", re.DOTALL)
-# Options of `launch`. After the server has answered once, Gradio opens the whole page and gives up after three
-# seconds, which a busy machine may need. There is no public option against that.
+# Options of `launch`. After the server has answered once, Gradio also opens the page and gives up after three
+# seconds, which a busy machine may need. No public option avoids that.
 LAUNCH: Mapping[str, Any] = {"_frontend": False}
 
 
@@ -95,7 +95,7 @@ def login_of(request: Request) -> str:
 
 
 def root_of(scope: Scope) -> str:
-    """Return the app's address as the sender of a request sees it, also behind a proxy; no slash at the end."""
+    """Return the app's address as a request's sender sees it, also behind a proxy; no slash at the end."""
     return get_root_url(Request(scope), "/", scope["app"].root_path or scope.get("root_path"))
 
 
@@ -110,7 +110,7 @@ def find_event(page: gr.Blocks, number: int | None, name: str) -> Any:
 
 
 def drop_messages_for_lost_tabs(page: gr.Blocks) -> None:
-    """Have the queue drop messages for a tab that is gone: Gradio raises, and from then on refuses everybody."""
+    """Have the queue drop messages for lost tabs: Gradio raises, and then refuses everybody."""
     queue = page._queue
     send = queue.send_message
 
@@ -122,7 +122,7 @@ def drop_messages_for_lost_tabs(page: gr.Blocks) -> None:
 
 
 def is_answer_lost(page: Any, path: str, tab: str | None) -> bool:
-    """Whether the queue has no answer for a request to an address of ANSWER: Gradio would break off in the middle."""
+    """Whether the queue has no answer for a request to an address of ANSWER; Gradio breaks the connection."""
     queue = page._queue
     if path.startswith("/gradio_api/queue/data"):
         return tab is not None and tab not in queue.pending_messages_per_session
@@ -132,7 +132,7 @@ def is_answer_lost(page: Any, path: str, tab: str | None) -> bool:
 
 
 def set_tool_answers(page: gr.Blocks, answer: Callable[[Any, Any, str], list[Any]]) -> None:
-    """Have the agents' tools of a launched page, if it has any, answer as `answer(types, outputs, root_url)` does.
+    """Have the agents' tools of a launched page, if any, answer as `answer(types, outputs, root_url)` does.
 
     types: the module `mcp.types`. Gradio sends a picture itself only where it is the whole output.
     """

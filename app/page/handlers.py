@@ -3,13 +3,14 @@
 1. `static/main.js` and `core.js`: `act("refine", {grid, seed})` triggers the event "act" of `gr.HTML#studio`.
 2. `layout.build_page`: the listener `act` makes a `Click` of what was sent, and passes it to `perform`.
 3. `perform` looks "refine" up in `ACTIONS` and calls `refine(click)`.
-4. `refine` submits a job: `click.studio.backend.submit(job)`. That is `app.server.metered.MeteredBackend`, which passes
-   it on to a backend of `app.backends`, by default `app.worker.Worker`, whose thread calls the network.
+4. `refine` submits a job: `click.studio.backend.submit(job)`. That is a
+   `app.server.metered.MeteredBackend`, which passes it on to a backend of `app.backends`, by default
+   `app.worker.Worker`, whose thread calls the network.
 5. `progress.follow_refinement` reads the job's events in a thread and changes `session.stage`.
 6. `live`: the page's stream sends what `views.stage_view` says of it, and `static/stage.js` shows that.
 
-Each function returns at once. Values come from the browser and may be anything: what can't be done raises RequestError
-with a message for the user, and changes nothing.
+Each function returns at once. Values come from the browser and may be anything: what can't be done raises
+RequestError with a message for the user, and changes nothing.
 """
 
 from collections.abc import Callable, Mapping
@@ -34,7 +35,7 @@ MAX_CALLS = 8
 MAX_CALL_LETTERS = 32
 
 Watch = Callable[[Click], AbstractContextManager[Click]]
-"""Goes around what is done for a click; gives the click to do it for, which may have another studio."""
+"""A context around a click's action; yields the click to perform, which may have another studio."""
 
 
 def perform(click: Click, submits: bool, watch: Watch) -> None:
@@ -56,7 +57,7 @@ def perform(click: Click, submits: bool, watch: Watch) -> None:
 
 
 def preview(click: Click) -> None:
-    """Make a new grid from the form; values["strength"] is that of the picture to start from, if it has changed."""
+    """Make a new grid from the form. values["strength"] replaces that of the picture to start from."""
     session, form, facts = click.session, click.form, click.studio.backend.facts
     width, height = check_size(form.size, facts)
     jobs = build_jobs(
@@ -87,7 +88,7 @@ def preview(click: Click) -> None:
 def reroll(click: Click) -> None:
     """Replace the previews that are not kept, or all with values["all"], by those of fresh seeds.
 
-    The kept ones stay in their places. The new ones are asked for as these were, even if the form has changed since.
+    The kept ones stay in their places. The new ones use the settings of these, not those of the form.
     """
     with click.session.lock:
         grid = click.grid()
@@ -167,8 +168,8 @@ def point_at(click: Click) -> None:
 def cancel(click: Click) -> None:
     """Cancel the refinement that is running, or else the previews that are on their way.
 
-    A cancel does not queue and may overtake what it is meant for. So values["calls"] names the page's latest clicks of
-    SUBMITTING, each by its values["call"]; one that arrives later is not begun.
+    A cancel does not queue and may overtake what it is meant for. So values["calls"] names the page's latest
+    clicks of SUBMITTING, each by its values["call"]; one that arrives later is not begun.
     """
     calls = click.values.get("calls")
     with click.session.lock:
@@ -220,7 +221,7 @@ ACTIONS: Mapping[str, Callable[[Click], None]] = {
     "delete": delete_entry,
     "clear": clear_history,
 }
-# Those that submit jobs: they come with the form, and through Gradio's queue. `QUEUED` in static/core.js names the same.
+# Those that submit jobs come with the form and through Gradio's queue. See `QUEUED` in static/core.js.
 SUBMITTING = frozenset({"preview", "reroll", "vary", "refine"})
 
 

@@ -28,9 +28,9 @@ from solver import SOLVERS
 STATIC = Path(__file__).parent / "static"
 SCRIPTS = ("core.js", "start.js", "grid.js", "stage.js", "history.js", "main.js")
 TITLE = "Diffusion Preview"
-# Options of events. "multiple" lets a second click arrive, so that it gets an answer. Events that submit jobs go
-# through Gradio's queue, which a ZeroGPU Space needs to know who asks; it lets all through at once, since the worker
-# decides who waits for whom.
+# Options of events. "multiple" lets a second click arrive, so that it gets an answer. Events that submit jobs
+# go through Gradio's queue, from which a ZeroGPU Space knows who asks; it lets all through at once, since the
+# worker decides who waits for whom.
 SILENT: Mapping[str, Any] = dict(show_progress="hidden", api_visibility="private", trigger_mode="multiple")
 QUEUED: Mapping[str, Any] = {**SILENT, "concurrency_limit": None}
 
@@ -134,12 +134,12 @@ def build_page(
 def _connect(
     view: Any, form: list[gr.components.Component], studio: Studio, sessions: Sessions, watch: handlers.Watch
 ) -> None:
-    """Have the events of the page's scripts answered: "act" and "note" by actions, "fill" by values for the form."""
+    """Answer the events of the page's scripts: "act" and "note" by actions, "fill" by values for the form."""
     parts = dict(zip([field.name for field in fields(Form)], form, strict=True))
 
     @contextmanager
     def clicked(event: gr.EventData, request: gr.Request, *settings: Any) -> Iterator[Click]:
-        """Yield the click of an event; tell a RequestError in its tab or, without a session, by Gradio's message."""
+        """Yield an event's click. A RequestError is shown in its tab or, without a session, by Gradio."""
         values = event_data(event)
         try:
             session = sessions.of(values.get("browser"), values.get("tab"), request.username or "")

@@ -1,7 +1,7 @@
 """What the page fetches besides Gradio's own: a stream of what to show, pictures and files.
 
-The stream has one line of JSON for each change, with the names of `app.page.views`; a page that lost it connects again
-and gets everything. Pictures are found by names that nobody can guess, and by nothing else.
+The stream has one line of JSON for each change, with the names of `app.page.views`. A page that lost it
+connects again and gets everything. Pictures are found by names that nobody can guess, and by nothing else.
 """
 
 import asyncio
@@ -46,7 +46,7 @@ def live_routes(
     sketches: Sketches,
     views: Callable[[Backend, Session], View] | None = None,
 ) -> list[BaseRoute]:
-    """Return the routes of the stream of `views`, by default the ordinary page's, and of the pictures in it."""
+    """Return the routes of the stream of `views` (by default the ordinary page's) and its pictures."""
 
     async def live(request: Request) -> Response:
         try:
@@ -86,8 +86,8 @@ def live_routes(
 
 
 def file_routes(sessions: Sessions) -> list[BaseRoute]:
-    """Return the routes of files: /export gives a zip of all pictures, /restore reads a PNG's text, /start takes a
-    picture to start from."""
+    """Return the routes of files: /export gives a zip of all pictures, /restore reads a PNG's text, and
+    /start takes a picture to start from."""
 
     async def export(request: Request) -> Response:
         try:
@@ -139,7 +139,7 @@ async def _session_named(request: Request, body: bytes, sessions: Sessions) -> t
 async def _stream(
     sessions: Sessions, session: Session, views: Callable[[], View], is_allowed: Callable[[], bool]
 ) -> AsyncIterator[str]:
-    """Yield server-sent events: all views at first, then those that have changed, for as long as it is allowed."""
+    """Yield server-sent events while it is allowed: all views at first, then those that have changed."""
     loop, new = asyncio.get_running_loop(), asyncio.Event()
 
     def listener() -> None:

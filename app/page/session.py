@@ -1,7 +1,7 @@
 """What one browser tab shows: its grid of previews, its stage, and the jobs that run for it.
 
-A tab has a secret of its own, so all that outlives a refresh; the jobs of a tab that stays away are cancelled.
-What it has made is on the shelf of its browser (`app.history.shelf`).
+A tab has a secret of its own, so all that outlives a refresh; the jobs of a tab that stays away are
+cancelled. What it has made is on the shelf of its browser (`app.history.shelf`).
 """
 
 import contextlib
@@ -204,7 +204,7 @@ class Sessions:
         self._leaving: dict[int, threading.Timer] = {}
 
     def of(self, browser: object, tab: object, login: str = "") -> Session:
-        """Return a tab's session, by the secrets of its browser and its own, and by the login if there is one.
+        """Return a tab's session, by the secrets of its browser and its own, and by the login if any.
 
         Raises RequestError if these are no such secrets.
         """

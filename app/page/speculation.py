@@ -1,4 +1,4 @@
-"""Refine previews while the user still looks at them: one is likely to be picked, and nobody waits longer for it."""
+"""Refine previews while the user still looks at them: one is likely to be picked."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
@@ -11,8 +11,8 @@ from app.jobs.job import Job, RequestError
 class Guesses:
     """The speculative refinements of one grid.
 
-    They have the lowest priority, go only part of the way (`app.worker.scheduling.SPECULATED_SHARE`) and end with the
-    grid, so that little is wasted.
+    They have the lowest priority, go only part of the way (`app.worker.scheduling.SPECULATED_SHARE`) and end
+    with the grid, so that little is wasted.
     """
 
     def __init__(self, handles: Mapping[Job, Handle] | None = None) -> None:

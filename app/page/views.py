@@ -150,7 +150,7 @@ def _variation(job: Job) -> str:
 
 
 def tile_picture(shelf: Shelf, tile: Tile) -> str:
-    """Return the address of a preview or its sketch; none if it can't be made, since it would hide the message."""
+    """Return the address of a preview or its sketch; none if that would hide why it can't be made."""
     if tile.name:
         return picture_address(shelf, tile.name)
     return "" if tile.problem else tile.sketch

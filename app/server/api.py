@@ -215,7 +215,7 @@ def _delete_old(pictures: Path) -> None:
 
 
 def tool_answer(types: Any, data: Any, root_url: str) -> list[Any]:
-    """Return an endpoint's outputs for an agent: each PNG, and then all as JSON with addresses in place of files.
+    """Return an endpoint's outputs for an agent: each PNG, then all as JSON with addresses in place of files.
 
     Args:
         types: the module `mcp.types`.

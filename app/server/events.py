@@ -1,4 +1,4 @@
-"""Check Gradio's events before Gradio gets them: it answers some malformed ones with a traceback or not at all."""
+"""Check events before Gradio gets them: it answers some malformed ones with a traceback, or never."""
 
 import json
 import re

@@ -1,7 +1,7 @@
 """Put meta tags into the page's head, for sites that show a link to it.
 
-They run no scripts, and Gradio adds a page's own head by a script. So the tags replace Gradio's own in the response;
-addresses in them are absolute, as those sites need them.
+They run no scripts, and Gradio adds a page's own head by a script. So the tags replace Gradio's own in the
+response; addresses in them are absolute, as those sites need them.
 """
 
 import re

@@ -38,8 +38,8 @@ class TextLines(logging.Formatter):
 
 
 class JsonLines(logging.Formatter):
-    """For programs: an object on each line with `time` (UTC, ISO 8601), `level`, `logger`, `message`, the extras, and
-    `error` with a traceback if there is one."""
+    """For programs: an object on each line with `time` (UTC, ISO 8601), `level`, `logger`, `message`, the
+    extras, and `error` with a traceback if there is one."""
 
     def format(self, record: logging.LogRecord) -> str:
         when = time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(record.created))

@@ -1,4 +1,4 @@
-"""The backend as the page and the endpoints see it: requests are counted, logged and limited, and end in order."""
+"""The backend as page and endpoints see it: requests are counted, logged and limited, and end in order."""
 
 import logging
 import threading
@@ -74,7 +74,7 @@ class MeteredBackend(BackendWrapper):
         return handles
 
     def drain(self, grace_s: float) -> bool:
-        """Accept nothing more, let what somebody waits for finish within `grace_s` seconds, and fail the rest.
+        """Accept nothing more, let pending requests finish within `grace_s` seconds, and fail the rest.
 
         Returns whether everything was finished.
         """
@@ -138,8 +138,8 @@ class _Meter:
         self._gauge = self._metrics.open.labels(self._job.kind, "waiting")
         self._gauge.inc()
 
-    def put(self, told: tuple[Handle, Event]) -> None:
-        handle, event = told
+    def put(self, item: tuple[Handle, Event]) -> None:
+        handle, event = item
         if isinstance(event, Queued):
             return
         if self._waited is None and not isinstance(event, Failed | Cancelled):

@@ -58,7 +58,7 @@ class Metrics:
         return generate_latest(self.registry)
 
     def serve(self, port: int, host: str) -> Callable[[], None]:
-        """Serve the metrics on their own port; return a function that stops it. Raises OSError if the port is taken."""
+        """Serve the metrics on their own port; return how to stop that. Raises OSError if it is taken."""
         server, thread = start_http_server(port, host, self.registry)
 
         def stop() -> None:

@@ -1,4 +1,4 @@
-"""What every request passes: request ids and the log, the login, the limit of body sizes, the check of events."""
+"""What every request passes: ids and the log, the login, the limit of body sizes, the check of events."""
 
 import logging
 import re
@@ -34,7 +34,7 @@ LOGIN_LABELS: Mapping[str, str] = {
     "wrong": "The name or the password is wrong.",
     "silent": "The server did not answer. Please try again.",
 }
-# First parts of the paths that are served without a login: the login itself, and what Gradio checks by itself.
+# First parts of the paths that need no login: the login itself, and what Gradio checks by itself.
 WITHOUT_LOGIN = {"", "healthz", "readyz", "metrics", "card.png", *INTERNAL_ROUTES}
 HEADERS = ((b"x-content-type-options", b"nosniff"), (b"referrer-policy", b"same-origin"))
 

@@ -40,7 +40,7 @@ DELIVERY_S = 0.5
 
 
 def meter(settings: Settings, backend: Backend) -> MeteredBackend:
-    """Put metrics and limits before a backend, and serve the metrics on their own port if the settings say so."""
+    """Put metrics and limits before a backend; serve the metrics on a port if the settings say so."""
     metrics = Metrics()
     count_ticks(backend, metrics)
     if settings.metrics_port:
@@ -116,7 +116,7 @@ def launch_options(
 
 
 def service_routes(backend: MeteredBackend, metrics_token: str | None) -> list[Route]:
-    """/healthz: this process is alive and can make pictures. /readyz: it accepts work. /metrics, with a token."""
+    """Return the routes of /healthz (it can make pictures), /readyz (it accepts work) and /metrics."""
 
     def healthz(request: Request) -> Response:
         return _state(backend.healthy, "healthy" if backend.healthy else "broken")

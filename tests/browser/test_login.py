@@ -30,9 +30,9 @@ def guarded(model: ImageModel, tmp_path_factory: pytest.TempPathFactory) -> Iter
         auth.add(folder / "logins", name, password)
     limits = Limits(10_000)
     worker = Worker(model)
-    front = MeteredBackend(worker, Metrics(), limits)
-    page = service.build_app(front, folder)
-    options = service.launch_options(Settings(), front, auth.read(folder / "logins"))
+    metered = MeteredBackend(worker, Metrics(), limits)
+    page = service.build_app(metered, folder)
+    options = service.launch_options(Settings(), metered, auth.read(folder / "logins"))
     yield service.launch_page(page, "127.0.0.1", free_port(), **options), limits
     page.close()
     worker.close()

@@ -138,8 +138,8 @@ def test_whoever_has_to_log_in_is_asked_in_the_studys_words(
     served: Served, marked: Study, tmp_path: Path, browser: Any
 ) -> None:
     auth.add(tmp_path / "logins", "lab", "a lake at night")
-    front = MeteredBackend(served.worker, Metrics())
-    options = service.launch_options(Settings(), front, auth.read(tmp_path / "logins"))
+    metered = MeteredBackend(served.worker, Metrics())
+    options = service.launch_options(Settings(), metered, auth.read(tmp_path / "logins"))
     with running(served, marked, tmp_path, **options) as lab, browser.new_context() as context:
         page = context.new_page()
         page.set_default_timeout(PATIENCE_MS)

@@ -23,17 +23,17 @@ def test_until_it_is_there_it_says_so_and_then_it_works(model: ImageModel, worke
         return worker
 
     loading = Loading(start)
-    front = MeteredBackend(loading, Metrics())
-    assert loading.healthy and front.state == "loading"
-    assert "still loading" in status_view(front)["message"]
+    metered = MeteredBackend(loading, Metrics())
+    assert loading.healthy and metered.state == "loading"
+    assert "still loading" in status_view(metered)["message"]
     with pytest.raises(RequestError, match="still loading"):
         loading.submit(make_job(model))
     arrived.set()
     assert loading.wait() is worker
-    status = status_view(front)
-    assert (status["ready"], status["message"], front.state) == (True, "", "ready")
+    status = status_view(metered)
+    assert (status["ready"], status["message"], metered.state) == (True, "", "ready")
     assert "tiny" in status["model"]
-    assert isinstance(list(front.submit(make_job(model)).events())[-1], Done)
+    assert isinstance(list(metered.submit(make_job(model)).events())[-1], Done)
 
 
 def test_what_went_wrong_is_raised_to_whoever_waits(tmp_path: Path) -> None:

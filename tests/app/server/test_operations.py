@@ -32,15 +32,15 @@ TOKEN = "a token of some length"
 
 
 @pytest.fixture
-def front(worker: Worker) -> MeteredBackend:
+def metered(worker: Worker) -> MeteredBackend:
     metrics = Metrics()
     worker.on_tick = metrics.tick
     return MeteredBackend(worker, metrics)
 
 
-def value(front: MeteredBackend, name: str, **labels: str) -> float:
+def value(metered: MeteredBackend, name: str, **labels: str) -> float:
     """A figure as Prometheus would read it; 0 where there is none yet."""
-    for family in text_string_to_metric_families(front.metrics.text().decode()):
+    for family in text_string_to_metric_families(metered.metrics.text().decode()):
         for sample in family.samples:
             if sample.name == f"diffusion_preview_{name}" and labels.items() <= sample.labels.items():
                 return sample.value
@@ -51,27 +51,27 @@ def finish(handles: list[Handle]) -> list[object]:
     return [event for _, event in merge(handles) if isinstance(event, Done | Failed)]
 
 
-def test_pictures_are_counted_by_how_they_end(front: MeteredBackend, model: ImageModel) -> None:
-    finish(front.submit_all([make_job(model, seed=seed) for seed in range(3)]))
-    long = front.submit(make_job(model, kind="refine", steps=100))
-    assert value(front, "pictures_open", kind="refine") + value(
-        front, "pictures_open", kind="refine", state="running"
+def test_pictures_are_counted_by_how_they_end(metered: MeteredBackend, model: ImageModel) -> None:
+    finish(metered.submit_all([make_job(model, seed=seed) for seed in range(3)]))
+    long = metered.submit(make_job(model, kind="refine", steps=100))
+    assert value(metered, "pictures_open", kind="refine") + value(
+        metered, "pictures_open", kind="refine", state="running"
     )
     long.cancel()
     finish([long])
-    assert value(front, "pictures_total", kind="preview", outcome="done") == 3
-    assert value(front, "pictures_total", kind="refine", outcome="cancelled") == 1
-    assert value(front, "picture_seconds_count", kind="preview") == 3
-    assert value(front, "wait_seconds_count", kind="preview") == 3
-    assert value(front, "tick_seconds_count") >= 4
-    assert value(front, "batch_pictures_sum") >= 12
+    assert value(metered, "pictures_total", kind="preview", outcome="done") == 3
+    assert value(metered, "pictures_total", kind="refine", outcome="cancelled") == 1
+    assert value(metered, "picture_seconds_count", kind="preview") == 3
+    assert value(metered, "wait_seconds_count", kind="preview") == 3
+    assert value(metered, "tick_seconds_count") >= 4
+    assert value(metered, "batch_pictures_sum") >= 12
     for state in ("waiting", "running"):
-        assert value(front, "pictures_open", kind="preview", state=state) == 0
-        assert value(front, "pictures_open", kind="refine", state=state) == 0
+        assert value(metered, "pictures_open", kind="preview", state=state) == 0
+        assert value(metered, "pictures_open", kind="refine", state=state) == 0
 
 
-def test_guesses_count_as_used_or_wasted(front: MeteredBackend, model: ImageModel) -> None:
-    used, wasted = front.submit_all(
+def test_guesses_count_as_used_or_wasted(metered: MeteredBackend, model: ImageModel) -> None:
+    used, wasted = metered.submit_all(
         [make_job(model, kind="speculative", steps=40, seed=seed) for seed in (1, 2)]
     )
     for handle in (used, wasted):
@@ -79,37 +79,37 @@ def test_guesses_count_as_used_or_wasted(front: MeteredBackend, model: ImageMode
     used.promote()
     wasted.cancel()
     finish([used, wasted])
-    assert value(front, "guesses_total", fate="used") == 1
-    assert value(front, "guesses_total", fate="wasted") == 1
-    assert 3 <= value(front, "guess_steps_total", fate="used") < 40
-    assert 3 <= value(front, "guess_steps_total", fate="wasted") < 40
-    assert value(front, "pictures_total", kind="refine", outcome="done") == 1
+    assert value(metered, "guesses_total", fate="used") == 1
+    assert value(metered, "guesses_total", fate="wasted") == 1
+    assert 3 <= value(metered, "guess_steps_total", fate="used") < 40
+    assert 3 <= value(metered, "guess_steps_total", fate="wasted") < 40
+    assert value(metered, "pictures_total", kind="refine", outcome="done") == 1
 
 
-def test_refusals_are_counted_by_their_reason(front: MeteredBackend, model: ImageModel) -> None:
+def test_refusals_are_counted_by_their_reason(metered: MeteredBackend, model: ImageModel) -> None:
     with pytest.raises(RequestError):
-        front.submit(make_job(model, prompt="lake " * 40))
-    front.drain(0)
+        metered.submit(make_job(model, prompt="lake " * 40))
+    metered.drain(0)
     with pytest.raises(Busy, match="being restarted"):
-        front.submit(make_job(model))
-    assert value(front, "refusals_total", reason="invalid") == 1
-    assert value(front, "refusals_total", reason="stopping") == 1
+        metered.submit(make_job(model))
+    assert value(metered, "refusals_total", reason="invalid") == 1
+    assert value(metered, "refusals_total", reason="stopping") == 1
 
 
-def test_draining_finishes_what_somebody_waits_for(front: MeteredBackend, model: ImageModel) -> None:
-    handle = front.submit(make_job(model, kind="refine", steps=30))
-    guess = front.submit(make_job(model, kind="speculative", steps=100))
-    assert front.state == "ready"
-    assert front.drain(60)
+def test_draining_finishes_what_somebody_waits_for(metered: MeteredBackend, model: ImageModel) -> None:
+    handle = metered.submit(make_job(model, kind="refine", steps=30))
+    guess = metered.submit(make_job(model, kind="speculative", steps=100))
+    assert metered.state == "ready"
+    assert metered.drain(60)
     assert isinstance(list(handle.events())[-1], Done)
     assert not isinstance(list(guess.events())[-1], Done)
-    assert front.state == "stopping"
+    assert metered.state == "stopping"
 
 
-def test_draining_hands_back_in_words_what_takes_too_long(front: MeteredBackend, model: ImageModel) -> None:
-    handles = front.submit_all([make_job(model, kind="refine", steps=100, seed=seed) for seed in range(8)])
+def test_draining_hands_back_in_words_what_takes_too_long(metered: MeteredBackend, model: ImageModel) -> None:
+    handles = metered.submit_all([make_job(model, kind="refine", steps=100, seed=seed) for seed in range(8)])
     began = time.monotonic()
-    assert not front.drain(0.05)
+    assert not metered.drain(0.05)
     assert time.monotonic() - began < 5
     assert finish(handles) == [Failed(HANDED_BACK)] * 8
 
@@ -156,17 +156,17 @@ def test_a_household_is_one_person() -> None:
 def test_the_limit_counts_what_was_accepted_and_guesses_once_they_are_wanted(
     worker: Worker, model: ImageModel
 ) -> None:
-    front = MeteredBackend(worker, Metrics(), Limits(100, lambda: 0.0))
+    metered = MeteredBackend(worker, Metrics(), Limits(100, lambda: 0.0))
     for _ in range(30):
         with pytest.raises(RequestError, match="too long"):
-            front.submit(make_job(model, prompt="lake " * 40))
-    guess = front.submit(make_job(model, kind="speculative", steps=100))
-    finish([front.submit(make_job(model, steps=60))])
+            metered.submit(make_job(model, prompt="lake " * 40))
+    guess = metered.submit(make_job(model, kind="speculative", steps=100))
+    finish([metered.submit(make_job(model, steps=60))])
     guess.promote()
     finish([guess])
     with pytest.raises(LimitReached):
-        front.submit(make_job(model))
-    assert value(front, "refusals_total", reason="limit") == 1
+        metered.submit(make_job(model))
+    assert value(metered, "refusals_total", reason="limit") == 1
 
 
 @pytest.fixture
@@ -183,9 +183,9 @@ def log() -> Iterator[io.StringIO]:
 
 
 def test_the_log_tells_of_each_picture_but_not_of_its_prompt(
-    front: MeteredBackend, model: ImageModel, log: io.StringIO
+    metered: MeteredBackend, model: ImageModel, log: io.StringIO
 ) -> None:
-    finish([front.submit(make_job(model, prompt="snowy cabin", negative_prompt="boat"))])
+    finish([metered.submit(make_job(model, prompt="snowy cabin", negative_prompt="boat"))])
     entry = json.loads(log.getvalue().splitlines()[-1])
     assert (entry["message"], entry["kind"], entry["outcome"]) == ("preview done", "preview", "done")
     assert entry["seconds"] >= entry["waited"] >= 0
@@ -211,29 +211,29 @@ def test_errors_keep_their_traceback_in_the_log_in_one_line(log: io.StringIO) ->
     assert "ValueError: why" in entry["error"]
 
 
-def served(front: MeteredBackend, token: str | None = None) -> TestClient:
+def served(metered: MeteredBackend, token: str | None = None) -> TestClient:
     async def echo(request: Request) -> PlainTextResponse:
         return PlainTextResponse(str(len(await request.body())))
 
-    routes = [*service_routes(front, token), Route("/echo/{secret}", echo, methods=["POST"])]
+    routes = [*service_routes(metered, token), Route("/echo/{secret}", echo, methods=["POST"])]
     return TestClient(Starlette(routes=routes, middleware=middleware.middleware()))
 
 
-def test_health_and_readiness(front: MeteredBackend, worker: Worker) -> None:
-    client = served(front)
+def test_health_and_readiness(metered: MeteredBackend, worker: Worker) -> None:
+    client = served(metered)
     assert client.get("/healthz").status_code == client.get("/readyz").status_code == 200
     worker.healthy = False
     assert client.get("/healthz").status_code == 503
     assert client.get("/readyz").json() == {"state": "broken"}
     worker.healthy = True
-    front.drain(0)
+    metered.drain(0)
     assert client.get("/healthz").status_code == 200
     assert (client.get("/readyz").status_code, client.get("/readyz").json()) == (503, {"state": "stopping"})
 
 
-def test_metrics_are_for_whoever_has_the_token(front: MeteredBackend) -> None:
-    assert served(front).get("/metrics").status_code == 404
-    client = served(front, TOKEN)
+def test_metrics_are_for_whoever_has_the_token(metered: MeteredBackend) -> None:
+    assert served(metered).get("/metrics").status_code == 404
+    client = served(metered, TOKEN)
     for wrong in ({}, {"Authorization": "Bearer "}, {"Authorization": TOKEN}, {"Authorization": "Bearer é"}):
         headers = [(key.encode(), value.encode()) for key, value in wrong.items()]
         assert client.get("/metrics", headers=headers).status_code == 401
@@ -242,8 +242,8 @@ def test_metrics_are_for_whoever_has_the_token(front: MeteredBackend) -> None:
     assert list(text_string_to_metric_families(answer.text))
 
 
-def test_each_request_has_an_id_and_its_path_is_not_logged(front: MeteredBackend, log: io.StringIO) -> None:
-    client = served(front)
+def test_each_request_has_an_id_and_its_path_is_not_logged(metered: MeteredBackend, log: io.StringIO) -> None:
+    client = served(metered)
     first = client.post("/echo/hidden", content=b"abc")
     assert first.text == "3"
     assert first.headers["x-content-type-options"] == "nosniff"
@@ -257,9 +257,9 @@ def test_each_request_has_an_id_and_its_path_is_not_logged(front: MeteredBackend
     assert "hidden" not in log.getvalue()
 
 
-def test_bodies_have_a_largest_size(front: MeteredBackend, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_bodies_have_a_largest_size(metered: MeteredBackend, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(middleware, "MAX_BODY_BYTES", 1000)
-    client = served(front)
+    client = served(metered)
     assert client.post("/echo/a", content=bytes(1000)).text == "1000"
     assert client.post("/echo/a", content=bytes(1001)).status_code == 413
     in_parts = client.post("/echo/a", content=(bytes(400) for _ in range(3)))
