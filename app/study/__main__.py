@@ -16,13 +16,9 @@ from typing import Any
 from tqdm import tqdm
 
 from app.study.log.store import StoreError, append_all, open_store
+from app.study.plan import EXAMPLE, read_study, trials
 from app.study.plan.labels import LABELS
-from app.study.plan.order import trials
-from app.study.plan.study_file import EXAMPLE, StudyError, read_study
-
-
-class CommandError(ValueError):
-    """A command that can't be carried out; the message says why."""
+from app.study.shared import StudyProblem
 
 
 def check(options: argparse.Namespace) -> dict[str, Any]:
@@ -49,7 +45,7 @@ def export(options: argparse.Namespace) -> dict[str, Any]:
 
     writers = {".jsonl": write_jsonl, ".parquet": write_parquet}
     if options.out.suffix not in writers:
-        raise CommandError(f"--out must end in .jsonl or .parquet, not {options.out.suffix or 'nothing'}.")
+        raise StudyProblem(f"--out must end in .jsonl or .parquet, not {options.out.suffix or 'nothing'}.")
     log = read_log(options.log)
     options.out.parent.mkdir(parents=True, exist_ok=True)
     return {"written": writers[options.out.suffix](log.events, options.out), **asdict(log.faults)}
@@ -71,7 +67,7 @@ def withdraw(options: argparse.Namespace) -> dict[str, Any]:
     participant = participant_of(options.code)
     count = _open(options, must_exist=True).withdraw(participant)
     if not count:
-        raise CommandError("No participant in this log has that code. A code has 20 letters and digits.")
+        raise StudyProblem("No participant in this log has that code. A code has 20 letters and digits.")
     return {"events": count, "pictures": delete_pictures(options.log, participant)}
 
 
@@ -103,15 +99,10 @@ def report(options: argparse.Namespace) -> dict[str, Any]:
     """Analyse a log: write a report as an HTML page, and its tables."""
     from app.study.log.reading import read_log
     from app.study.report.document import write_report
-    from app.study.report.findings import ReportError
 
     if not 0 < options.level < 1:
-        raise CommandError(f"--level must be between 0 and 1, such as 0.95, not {options.level:g}.")
-    study = read_study(options.study)
-    try:
-        found = write_report(study, read_log(options.log), options.out, options.level)
-    except ReportError as error:
-        raise CommandError(str(error)) from error
+        raise StudyProblem(f"--level must be between 0 and 1, such as 0.95, not {options.level:g}.")
+    found = write_report(read_study(options.study), read_log(options.log), options.out, options.level)
     return {
         "report": str(options.out / "report.html"),
         "participants": found.analysed,
@@ -125,10 +116,7 @@ def power(options: argparse.Namespace) -> dict[str, Any]:
     """Compute how many participants are needed to find a ratio of times by the paired t test."""
     from app.study.report.power import participants_needed
 
-    try:
-        return asdict(participants_needed(options.ratio, options.spread, options.power, options.alpha))
-    except ValueError as error:
-        raise CommandError(str(error)) from error
+    return asdict(participants_needed(options.ratio, options.spread, options.power, options.alpha))
 
 
 def simulate(options: argparse.Namespace) -> dict[str, Any]:
@@ -138,7 +126,7 @@ def simulate(options: argparse.Namespace) -> dict[str, Any]:
     study, rows = read_study(options.study), []
     for count in options.participants:
         if count < 2 or options.studies < 1:
-            raise CommandError("--participants must be at least 2, and --studies at least 1.")
+            raise StudyProblem("--participants must be at least 2, and --studies at least 1.")
         steps = measure_coverage(study, count, options.studies, Truth(ratio=options.ratio), options.seed)
         for row in tqdm(steps, total=options.studies, desc=f"{count} participants", unit="study"):
             last = row
@@ -152,15 +140,12 @@ def participants(options: argparse.Namespace) -> dict[str, Any]:
     from app.study.report.simulated_participants import run
 
     if options.prompts < 1 or options.participants < 1 or options.look < 0:
-        raise CommandError("--participants and --prompts must be at least 1, and --look at least 0.")
+        raise StudyProblem("--participants and --prompts must be at least 1, and --look at least 0.")
     if not 0 <= options.unsaid <= MAX_UNSAID:
-        raise CommandError(
+        raise StudyProblem(
             f"--unsaid must be from 0 to {MAX_UNSAID}: a prompt leaves no more of a scene open."
         )
-    try:
-        return run(options)
-    except ValueError as error:
-        raise CommandError(str(error)) from error
+    return run(options)
 
 
 def _open(options: argparse.Namespace, must_exist: bool = False) -> Any:
@@ -255,21 +240,18 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
-def _show(told: dict[str, Any], indent: str = "") -> None:
+def _show(told: dict[str, Any]) -> None:
     for name, value in told.items():
         if isinstance(value, dict) and value and all(isinstance(each, dict) for each in value.values()):
-            print(f"{indent}{name}:")
-            for part, each in value.items():
-                print(f"{indent}  {part}: {_row(each)}")
+            value = [f"{part}: {_row(each)}" for part, each in value.items()]
+        elif isinstance(value, dict):
+            value = [value] if value else []
+        if not isinstance(value, list):
+            print(f"{name}: {_short(value)}")
             continue
-        rows = value if isinstance(value, list) else [value] if isinstance(value, dict) else None
-        if rows is None:
-            print(f"{indent}{name}: {_short(value)}")
-            continue
-        rows = [each for each in rows if each]
-        print(f"{indent}{name}:" if rows else f"{indent}{name}: none")
-        for row in rows:
-            print(f"{indent}  {_row(row) if isinstance(row, dict) else row}")
+        print(f"{name}:" if value else f"{name}: none")
+        for each in value:
+            print(f"  {_row(each) if isinstance(each, dict) else each}")
 
 
 def _row(values: dict[str, Any]) -> str:
@@ -284,7 +266,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     options = _parser().parse_args(arguments)
     try:
         told = options.run(options)
-    except (StudyError, StoreError, CommandError) as error:
+    except StudyProblem as error:
         sys.exit(str(error))
     except OSError as error:
         sys.exit(f"{error.filename} can't be used ({error.strerror})." if error.filename else str(error))

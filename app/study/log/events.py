@@ -13,7 +13,7 @@ from typing import Any, ClassVar
 
 from pydantic import StrictBool, StrictFloat, StrictInt, TypeAdapter, ValidationError
 
-from app.study.strict import Strict
+from app.study.shared import Strict
 
 VERSION = 3
 PROCESS = secrets.token_hex(8)

@@ -13,6 +13,7 @@ import sqlalchemy as sql
 from sqlalchemy.exc import SQLAlchemyError
 
 from app.study.log.events import LogEvent
+from app.study.shared import StudyProblem
 
 DAY_S = 86_400.0
 _BUSY_MS = 30_000
@@ -30,7 +31,7 @@ _EVENTS = sql.Table(
 )
 
 
-class StoreError(ValueError):
+class StoreError(StudyProblem):
     """A log that can't be opened; the message says why."""
 
 

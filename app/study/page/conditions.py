@@ -8,12 +8,12 @@ from app.study.plan import Condition, Study, StudyError
 
 def form_of(condition: Condition, prompt: str, backend: Backend) -> Form:
     """Return the form that gives the condition's pictures on the ordinary page."""
-    full = condition.mode == "full"
+    solver, steps = condition.shown
     return Form(
         prompt,
         count=condition.count,
-        steps=condition.full_steps if full else condition.steps,
-        solver=condition.full_solver if full else condition.solver,
+        steps=steps,
+        solver=solver,
         guidance=backend.facts.guidance,
         full_steps=condition.full_steps,
     )
@@ -25,10 +25,7 @@ def check_conditions(study: Study, backend: Backend) -> None:
     facts = backend.facts
     size = (facts.width, facts.height)
     for condition in study.conditions:
-        wanted = {(condition.full_solver, condition.full_steps)}
-        if condition.mode == "preview":
-            wanted.add((condition.solver, condition.steps))
-        for solver, steps in sorted(wanted):
+        for solver, steps in sorted({condition.shown, condition.final}):
             try:
                 facts.plan(Job("preview", "a", 0, steps, facts.name, *size, facts.guidance, solver))
             except RequestError as error:

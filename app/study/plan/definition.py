@@ -12,7 +12,7 @@ from pydantic.json_schema import SkipJsonSchema
 
 from app.jobs.job import LIMITS
 from app.study.plan.labels import words_in
-from app.study.strict import Strict
+from app.study.shared import Strict
 from solver import SOLVERS
 
 NAME = r"^[a-z0-9][a-z0-9_-]{0,39}$"
@@ -64,6 +64,16 @@ class Condition(Strict):
     full_solver: Annotated[Solver, about("the solver of full-step pictures")] = "dpm++2m"
     full_steps: Annotated[Steps, about("the steps of full-step pictures")] = 40
     speculate: Annotated[StrictBool, about("refine the likely choice while previews are looked at")] = False
+
+    @property
+    def shown(self) -> tuple[str, int]:
+        """Solver and steps of the pictures shown first."""
+        return self.final if self.mode == "full" else (self.solver, self.steps)
+
+    @property
+    def final(self) -> tuple[str, int]:
+        """Solver and steps of full-step pictures."""
+        return self.full_solver, self.full_steps
 
 
 @dataclass(frozen=True)
@@ -136,7 +146,3 @@ class Study(Strict):
     def texts(self) -> frozenset[str]:
         """The ids of the questions answered by free text."""
         return frozenset(question.id for question in self.closing if not question.choices)
-
-    def condition(self, name: str) -> Condition:
-        """Return the condition with that id; raises KeyError if there is none."""
-        return {each.id: each for each in self.conditions}[name]

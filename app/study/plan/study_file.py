@@ -12,6 +12,7 @@ from pydantic import TypeAdapter, ValidationError
 from app.study.plan import toml
 from app.study.plan.contradictions import Problem, find_contradictions
 from app.study.plan.definition import LANGUAGE, NAME, TEXT, Study
+from app.study.shared import StudyProblem
 
 EXAMPLE = Path(__file__).with_name("study.toml")
 _STUDY = TypeAdapter(Study)
@@ -32,7 +33,7 @@ _PATTERNS = {
 }
 
 
-class StudyError(ValueError):
+class StudyError(StudyProblem):
     """A study file that can't be used; the message has one line for each fault."""
 
 

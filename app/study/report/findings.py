@@ -27,9 +27,10 @@ from app.study.report.analysis import (
     time_ratio,
 )
 from app.study.report.trial_table import trial_table
+from app.study.shared import StudyProblem
 
 
-class ReportError(ValueError):
+class ReportError(StudyProblem):
     """A log that no report can be made of; the message says why."""
 
 

@@ -6,6 +6,8 @@ from dataclasses import dataclass
 import numpy as np
 from scipy import stats
 
+from app.study.shared import StudyProblem
+
 
 @dataclass(frozen=True)
 class Power:
@@ -40,19 +42,19 @@ def participants_needed(
 ) -> Power:
     """Return the fewest participants with at least this power.
 
-    Raises ValueError for impossible values, or if `most` participants are not enough.
+    Raises StudyProblem for impossible values, or if `most` participants are not enough.
     """
     if not (ratio > 0 and ratio != 1 and math.isfinite(ratio)):
-        raise ValueError(f"the ratio must be above 0 and not 1, such as 1.85; it is {ratio:g}.")
+        raise StudyProblem(f"the ratio must be above 0 and not 1, such as 1.85; it is {ratio:g}.")
     if not (spread > 0 and math.isfinite(spread)):
-        raise ValueError(f"the spread must be above 0, such as 0.5; it is {spread:g}.")
+        raise StudyProblem(f"the spread must be above 0, such as 0.5; it is {spread:g}.")
     if not (0 < alpha < 1 and alpha < power < 1):
-        raise ValueError("alpha and power must be between 0 and 1, and power above alpha.")
+        raise StudyProblem("alpha and power must be between 0 and 1, and power above alpha.")
     low, high = 1, 2
     while power_of(high, ratio, spread, alpha) < power:
         low, high = high, 2 * high
         if high > most:
-            raise ValueError(f"more than {most:,} participants would be needed.")
+            raise StudyProblem(f"more than {most:,} participants would be needed.")
     while high - low > 1:
         middle = (low + high) // 2
         low, high = (low, middle) if power_of(middle, ratio, spread, alpha) >= power else (middle, high)

@@ -1,8 +1,8 @@
 """Simulated participants: programs that use the running app as a person might. No person takes part.
 
-A program looks at each picture for a fixed time, and accepts it if the judging reader finds every
-attribute that is wanted; otherwise it requests others. It makes each prompt's picture in all conditions, from the same seeds.
-The log and the report say that the participants are simulated.
+A program looks at each picture for a fixed time, and accepts it if the judging reader finds every attribute
+that is wanted; otherwise it requests others. It makes each prompt's picture in all conditions, from the same
+seeds. The log and the report say that the participants are simulated.
 """
 
 import argparse
@@ -50,6 +50,7 @@ from app.study.report.analysis import exclude, time_ratio
 from app.study.report.document import write_report
 from app.study.report.goals import MODEL, Faithful, Goal, read_goals, reader_of
 from app.study.report.trial_table import trial_table
+from app.study.shared import StudyProblem
 
 PAPER_SPEED_UP = 1.85
 """Full-step ÷ preview-and-refine in the study of arXiv 2512.13592, with people."""
@@ -190,9 +191,7 @@ class SimulatedParticipant:
     def _pictures(
         self, condition: Condition, goal: Goal, seed: int, note: Callable[[Body], None]
     ) -> list[Path]:
-        full, request = condition.mode == "full", secrets.token_hex(8)
-        steps = condition.full_steps if full else condition.steps
-        solver = condition.full_solver if full else condition.solver
+        (solver, steps), request = condition.shown, secrets.token_hex(8)
         seeds = list(range(seed, seed + condition.count))
         note(Submit(request, "preview", seeds, steps, solver, MODEL.name, GUIDANCE))
         files, records = self.app.predict(
@@ -204,13 +203,8 @@ class SimulatedParticipant:
         return [_path(file) for file in files]
 
     def _refine(self, condition: Condition, goal: Goal, seed: int) -> Job:
-        return self.app.submit(
-            prompt=goal.prompt,
-            seed=seed,
-            steps=condition.full_steps,
-            solver=condition.full_solver,
-            api_name="/refine",
-        )
+        solver, steps = condition.final
+        return self.app.submit(prompt=goal.prompt, seed=seed, steps=steps, solver=solver, api_name="/refine")
 
     def _drop(self, ahead: Job | None) -> None:
         """Cancel a speculative refinement, and wait until the app is free."""
@@ -219,13 +213,9 @@ class SimulatedParticipant:
             wait([ahead.future])
 
     def _final(self, condition: Condition, job: Job, seed: int, note: Callable[[Body], None]) -> Path:
-        request = secrets.token_hex(8)
+        (solver, steps), request = condition.final, secrets.token_hex(8)
         note(Refine(seed))
-        note(
-            Submit(
-                request, "refine", [seed], condition.full_steps, condition.full_solver, MODEL.name, GUIDANCE
-            )
-        )
+        note(Submit(request, "refine", [seed], steps, solver, MODEL.name, GUIDANCE))
         file, record = job.result()
         note(ComputeEnd(request, "done", record["revision"], record["evaluations"]))
         return _path(file)
@@ -300,12 +290,12 @@ def _speed_up(table: pd.DataFrame, name: str) -> list[float] | str:
 def run(options: argparse.Namespace) -> dict[str, Any]:
     """Run the command `participants`; continue an earlier run with the same options and folder.
 
-    Raises ValueError if the app does not answer.
+    Raises StudyProblem if the app does not answer.
     """
     try:
         client = Client(options.url, verbose=False)
     except Exception as error:  # any error of httpx and gradio_client
-        raise ValueError(f"no app answers at {options.url}: start it with `python app.py`.") from error
+        raise StudyProblem(f"no app answers at {options.url}: start it with `python app.py`.") from error
     goals = read_goals(options.prompts, options.unsaid)
     study = make_study(goals, look_s=options.look)
     options.out.mkdir(parents=True, exist_ok=True)
@@ -323,7 +313,7 @@ def run(options: argparse.Namespace) -> dict[str, Any]:
                         bar.update()
             except (httpx.HTTPError, AppError, OSError) as error:
                 why = str(error) or type(error).__name__
-                raise ValueError(
+                raise StudyProblem(
                     f"the app at {options.url} has stopped answering ({why}). Start it again, and then this "
                     "command: it continues where it stopped."
                 ) from error

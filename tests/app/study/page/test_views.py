@@ -79,7 +79,7 @@ def test_what_the_app_says_in_its_own_words_is_said_in_the_studys(
     visit.session.stage = None
     tile = visit.session.grid.tiles[0]
     if visit.now.condition.mode == "full":
-        visit.plan[visit.number] = replace(visit.now, condition=visit.lab.study.condition("quick"))
+        visit.plan[visit.number] = replace(visit.now, condition=visit.lab.study.conditions[1])
     do(visit, "refine", seed=tile.seed)
     stage = study_views(visits, worker, visit.session)["stage"]
     assert (stage["state"], stage["message"]) == ("stopped", labels["not_finished"])

@@ -34,8 +34,10 @@ def edited(*changes: tuple[str, str]) -> tuple[str, list[int]]:
 def test_the_example_is_a_study() -> None:
     study = read_study(EXAMPLE)
     assert len(study.tasks) == 8 and len(study.conditions) == 4
-    assert study.condition("one").count == 1 and study.condition("consistency").speculate
-    assert study.condition("full").full_steps == 40 and study.condition("full").full_solver == "dpm++2m"
+    conditions = {each.id: each for each in study.conditions}
+    assert conditions["one"].count == 1 and conditions["consistency"].speculate
+    assert conditions["full"].shown == conditions["full"].final == ("dpm++2m", 40)
+    assert conditions["consistency"].shown == ("consistency", 6)
     assert study.analysis.margin == 0.5 and study.texts == {"remarks"}
 
 

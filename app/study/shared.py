@@ -1,8 +1,12 @@
-"""What the study file and the log have in common when pydantic reads them."""
+"""What the study's rooms have in common: its errors, and how pydantic reads its files."""
 
 from typing import ClassVar
 
 from pydantic import ConfigDict
+
+
+class StudyProblem(ValueError):
+    """Something that whoever runs a study can mend; the message says what is wrong and what to do."""
 
 
 class Strict:
