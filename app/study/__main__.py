@@ -240,8 +240,8 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
-def _show(told: dict[str, Any]) -> None:
-    for name, value in told.items():
+def _show(result: dict[str, Any]) -> None:
+    for name, value in result.items():
         if isinstance(value, dict) and value and all(isinstance(each, dict) for each in value.values()):
             value = [f"{part}: {_row(each)}" for part, each in value.items()]
         elif isinstance(value, dict):
@@ -265,7 +265,7 @@ def _short(value: Any) -> str:
 def main(arguments: Sequence[str] | None = None) -> None:
     options = _parser().parse_args(arguments)
     try:
-        told = options.run(options)
+        result = options.run(options)
     except StudyProblem as error:
         sys.exit(str(error))
     except OSError as error:
@@ -273,12 +273,12 @@ def main(arguments: Sequence[str] | None = None) -> None:
     except KeyboardInterrupt:
         sys.exit(130)
     if options.json:
-        print(json.dumps(told, indent=1, ensure_ascii=False))
+        print(json.dumps(result, indent=1, ensure_ascii=False))
     elif options.command == "words":  # in the form of a study file
-        lines = (f"{name} = {json.dumps(text, ensure_ascii=False)}" for name, text in told["words"].items())
+        lines = (f"{name} = {json.dumps(text, ensure_ascii=False)}" for name, text in result["words"].items())
         print("[words]", *lines, sep="\n")
     else:
-        _show(told)
+        _show(result)
 
 
 if __name__ == "__main__":

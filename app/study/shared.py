@@ -6,7 +6,7 @@ from pydantic import ConfigDict
 
 
 class StudyProblem(ValueError):
-    """Something that whoever runs a study can mend; the message says what is wrong and what to do."""
+    """A mistake that the person running a study can fix; the message says how."""
 
 
 class Strict:

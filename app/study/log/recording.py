@@ -65,8 +65,8 @@ class _Progress:
         self._revision, self._evaluations = "", 0
         self._lock = threading.Lock()
 
-    def put(self, told: tuple[Handle, jobs_.Event]) -> None:
-        _, event = told
+    def put(self, item: tuple[Handle, jobs_.Event]) -> None:
+        _, event = item
         with self._lock:
             if isinstance(event, jobs_.Queued) and not self._queued:
                 self._queued = True

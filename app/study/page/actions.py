@@ -22,13 +22,13 @@ from app.study.plan import trials
 log = logging.getLogger("app.study")
 
 Values = Mapping[str, Any]
-# Nobody comes near so many reports by using the page.
+# Far more reports than a participant's browser ever sends.
 MAX_REPORTS = 20_000
 REPORTED = ("painted", "visibility_change")
 
 
 def perform(visit: Participation, values: Values) -> None:
-    """Do what values["do"] names. Errors are told on the page; a click that came too late is ignored."""
+    """Do what values["do"] names. Errors are shown on the page; a click that came too late is ignored."""
     with visit.session.lock:
         visit.catch_up()
         phase, act = ACTIONS.get(str(values.get("do")), ("", None))
@@ -45,9 +45,9 @@ def perform(visit: Participation, values: Values) -> None:
     visit.session.changed()
 
 
-def report(visit: Participation, told: Values) -> None:
-    """Log an event of REPORTED that the browser tells of. Raises RequestError for anything else."""
-    kind, trial = told.get("kind"), told.get("trial")
+def report(visit: Participation, values: Values) -> None:
+    """Log an event of REPORTED that the browser reports. Raises RequestError for anything else."""
+    kind, trial = values.get("kind"), values.get("trial")
     with visit.session.lock:
         if kind not in REPORTED:
             raise RequestError(f"A page may report {' and '.join(REPORTED)}, and nothing else.")
@@ -56,7 +56,7 @@ def report(visit: Participation, told: Values) -> None:
         if visit.reports >= MAX_REPORTS:
             raise RequestError("This page has reported too much.")
         try:
-            body = events.body_of(kind, told.get("body"))
+            body = events.body_of(kind, values.get("body"))
         except events.EventError as error:
             raise RequestError(f"This is not an event of the kind {kind}: {error}.") from error
         if not LIMITS["seed"].low <= getattr(body, "seed", 0) <= LIMITS["seed"].high:
@@ -66,7 +66,7 @@ def report(visit: Participation, told: Values) -> None:
                 raise RequestError("A page may paint a preview or a final.")
             if trial == visit.trial and visit.now.condition.mode == "full":
                 body = events.Painted("final", body.seed)
-        at = _milliseconds(told)
+        at = _milliseconds(values)
         visit.reports += 1
         written = visit.note(body, at, trial)
     wait_for(written)
@@ -125,7 +125,7 @@ def _open(visit: Participation, values: Values) -> None:
     _write(visit, events.Refine(seed), values)
     handlers.refine(click)
     handle, backend = visit.session.refinement, click.studio.backend
-    # It was begun ahead; from now on somebody waits for it.
+    # It was begun speculatively; from now on the participant waits for it.
     if handle and handle.job.kind == "speculative" and isinstance(backend, RecordingBackend):
         backend.record([handle], "refine")
 

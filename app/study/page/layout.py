@@ -117,8 +117,8 @@ def _delete_abandoned(folder: Path) -> None:
 async def _report(sessions: Sessions, visits: Participations, request: Request) -> Response:
     """Answer a browser that reports what it painted, or that the page was hidden."""
     try:
-        session, told = await session_of(request, sessions)
-        await asyncio.to_thread(lambda: report(visits.of(session), told))
+        session, values = await session_of(request, sessions)
+        await asyncio.to_thread(lambda: report(visits.of(session), values))
     except RequestError as error:
         return refusal(error, 422)
     return Response(status_code=204)

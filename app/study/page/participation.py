@@ -47,7 +47,7 @@ class Lab:
 
 
 class LabelledError(RequestError):
-    """An error whose message is the name of the label that the participant is told."""
+    """An error whose message is the name of the label to show."""
 
 
 class Participation:

@@ -1,4 +1,4 @@
-"""What a study's page is told: nothing that says how pictures are made, so conditions cannot be told apart.
+"""What a study's page is sent: nothing that says how pictures are made, so conditions can't be told apart.
 
 The names are those of `app.page.views`, since the same scripts show both pages.
 """
@@ -13,7 +13,7 @@ from app.study.page.participation import Participation, Participations
 from app.study.plan import Study
 from app.study.plan.labels import fill
 
-# Progress is told in this many parts: finer ones would give away the number of steps.
+# Progress is sent in this many parts: finer ones would give away the number of steps.
 PARTS = 4
 # Only what is named here is passed on of the ordinary page's views; the scripts also need the empty values.
 GRID = ("id", "prompt", "busy")

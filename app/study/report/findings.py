@@ -198,12 +198,12 @@ def describe_left_out(left_out: Sequence[LeftOut]) -> Iterator[str]:
         for each in left_out:
             if each.why == why:
                 conditions[each.what] = (*conditions.get(each.what, ()), each.of)
-        told = "; ".join(
+        comparisons = "; ".join(
             f"{_and([what for what in conditions if conditions[what] == names])}, with {_and(names)} against "
             f"{left_out[0].over}"
             for names in dict.fromkeys(conditions.values())
         )
-        yield f"Left out, since {why}: {told}."
+        yield f"Left out, since {why}: {comparisons}."
 
 
 def _warnings(study: Study, table: pd.DataFrame, faults: Faults, versions: int) -> Iterator[str]:

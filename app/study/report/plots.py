@@ -3,6 +3,7 @@
 import io
 import math
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import matplotlib
 import numpy as np
@@ -10,6 +11,7 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter
+from scipy import stats
 
 from app.study.report.analysis import Estimate, Ratio, log_means, survival
 
@@ -30,10 +32,13 @@ def times_plot(table: pd.DataFrame, conditions: Sequence[str], means: Mapping[st
         axes.scatter([place] * len(values), values, s=14, color=COLOURS[place % 8], alpha=0.6, zorder=2)
         mean = means[name]
         if np.isfinite(mean.high) and mean.low > 0:
-            spread = [[mean.value - mean.low], [mean.high - mean.value]]
-            axes.errorbar(place + 0.18, mean.value, spread, fmt="s", color="black", capsize=4, zorder=3)
+            axes.errorbar(
+                place + 0.18, mean.value, _whiskers(mean), fmt="s", color="black", capsize=4, zorder=3
+            )
     axes.set_yscale("log")
-    _plain_seconds(axes.yaxis)
+    plain = FuncFormatter(lambda value, _: f"{value:g}" if f"{value:e}"[0] in "125" else "")
+    axes.yaxis.set_major_formatter(plain)
+    axes.yaxis.set_minor_formatter(plain)
     axes.set_xticks(range(len(conditions)), list(conditions))
     axes.set_xlim(-0.5, len(conditions) - 0.4)
     axes.set_ylabel("seconds until satisfied")
@@ -49,10 +54,9 @@ def ratios_plot(ratios: Sequence[Ratio]) -> str:
             interval = getattr(ratio, name)
             if interval is None or not np.isfinite(interval.high):
                 continue
-            spread = [[interval.value - interval.low], [interval.high - interval.value]]
             axes.errorbar(
-                interval.value, row + 0.2 * (place - 1), xerr=spread, fmt=marker, ms=5, capsize=3,
-                color=COLOURS[place], label=label if row == 0 else None,
+                interval.value, row + 0.2 * (place - 1), xerr=_whiskers(interval), fmt=marker, ms=5,
+                capsize=3, color=COLOURS[place], label=label if row == 0 else None,
             )  # fmt: skip
     axes.axvline(1, color="black", lw=0.8)
     axes.set_xscale("log")
@@ -90,17 +94,9 @@ def survival_plot(table: pd.DataFrame, conditions: Sequence[str]) -> str:
 
 def parts_plot(table: pd.DataFrame, conditions: Sequence[str]) -> str:
     """Draw what the mean time of a trial is spent on."""
-    figure, axes = _axes(6.4, 0.9 + 0.5 * len(conditions))
-    means = table.groupby("condition")[["queue_s", "compute_s", "think_s"]].mean()
-    means = means.reindex(list(conditions)).fillna(0.0)
-    left = np.zeros(len(conditions))
-    for place, (name, label) in enumerate(
-        (("queue_s", "in the queue"), ("compute_s", "computing"), ("think_s", "thinking"))
-    ):
-        axes.barh(range(len(conditions)), means[name], left=left, color=COLOURS[place], label=label)
-        left += means[name].to_numpy()
-    axes.set_yticks(range(len(conditions)), list(conditions))
-    axes.invert_yaxis()
+    labels = {"queue_s": "in the queue", "compute_s": "computing", "think_s": "thinking"}
+    means = table.groupby("condition")[list(labels)].mean().reindex(list(conditions)).fillna(0.0)
+    figure, axes = _stacked_bars(means.rename(columns=labels), COLOURS)
     axes.set_xlabel("seconds per trial")
     axes.legend(frameon=False, loc="upper left", bbox_to_anchor=(1.0, 1.0))
     return _svg(figure, "Mean time of a trial: queue, computing, thinking")
@@ -108,16 +104,10 @@ def parts_plot(table: pd.DataFrame, conditions: Sequence[str]) -> str:
 
 def ratings_plot(table: pd.DataFrame, conditions: Sequence[str], question: str, points: int) -> str:
     """Draw how often each answer was given, by condition."""
-    figure, axes = _axes(6.4, 0.9 + 0.5 * len(conditions))
-    answers = range(1, points + 1)
+    answers = table.groupby("condition")[f"rating_{question}"].value_counts(normalize=True).unstack()
+    shares = answers.reindex(index=list(conditions), columns=range(1, points + 1)).fillna(0.0)
     shades = matplotlib.colormaps["RdYlBu"](np.linspace(0.08, 0.92, points))
-    left = np.zeros(len(conditions))
-    for answer, shade in zip(answers, shades, strict=True):
-        shares = np.array([_share(table, name, question, answer) for name in conditions])
-        axes.barh(range(len(conditions)), 100 * shares, left=left, color=shade, label=str(answer))
-        left += 100 * shares
-    axes.set_yticks(range(len(conditions)), list(conditions))
-    axes.invert_yaxis()
+    figure, axes = _stacked_bars(100 * shares, list(shades))
     axes.set_xlim(0, 100)
     axes.set_xlabel(f"% of answers to “{question}”")
     axes.legend(frameon=False, loc="upper left", bbox_to_anchor=(1.0, 1.05), ncols=1 + (points > 6))
@@ -126,8 +116,6 @@ def ratings_plot(table: pd.DataFrame, conditions: Sequence[str], question: str, 
 
 def residuals_plot(table: pd.DataFrame, of: str, over: str) -> str:
     """Draw the participants' log ratios against normal quantiles: close to the line, the t test is sound."""
-    from scipy import stats
-
     means = log_means(table)
     values = np.sort((means[of] - means[over]).dropna().to_numpy())
     figure, axes = _axes(3.6, 3.4)
@@ -139,9 +127,20 @@ def residuals_plot(table: pd.DataFrame, of: str, over: str) -> str:
     return _svg(figure, "Normal quantiles of the participants' log ratios")
 
 
-def _share(table: pd.DataFrame, condition: str, question: str, answer: int) -> float:
-    given = table.loc[table["condition"] == condition, f"rating_{question}"].dropna()
-    return float((given == answer).mean()) if len(given) else 0.0
+def _stacked_bars(values: pd.DataFrame, colours: Sequence[Any]) -> tuple[Figure, Axes]:
+    """Draw a bar for each row, with a part for each column."""
+    figure, axes = _axes(6.4, 0.9 + 0.5 * len(values))
+    left = np.zeros(len(values))
+    for (label, part), colour in zip(values.items(), colours, strict=False):
+        axes.barh(range(len(values)), part, left=left, color=colour, label=str(label))
+        left += part.to_numpy()
+    axes.set_yticks(range(len(values)), list(values.index))
+    axes.invert_yaxis()
+    return figure, axes
+
+
+def _whiskers(interval: Estimate) -> list[list[float]]:
+    return [[interval.value - interval.low], [interval.high - interval.value]]
 
 
 def _axes(width: float, height: float) -> tuple[Figure, Axes]:
@@ -151,19 +150,8 @@ def _axes(width: float, height: float) -> tuple[Figure, Axes]:
     return figure, axes
 
 
-def _plain_seconds(axis: object) -> None:
-    for name in ("set_major_formatter", "set_minor_formatter"):
-        getattr(axis, name)(FuncFormatter(lambda value, _: f"{value:g}" if _plain(value) else ""))
-
-
-def _plain(value: float) -> bool:
-    first = f"{value:e}"[0]
-    return first in "125"
-
-
-def _svg(figure: Figure, words: str) -> str:
+def _svg(figure: Figure, description: str) -> str:
     buffer = io.StringIO()
     figure.savefig(buffer, format="svg", metadata={"Date": None})
-    text = buffer.getvalue()
-    text = text[text.index("<svg") :]
-    return text.replace("<svg", f'<svg role="img" aria-label="{words}"', 1)
+    text = "<svg" + buffer.getvalue().partition("<svg")[2]
+    return text.replace("<svg", f'<svg role="img" aria-label="{description}"', 1)

@@ -245,7 +245,7 @@ def summarise(study: Study, log: str, look_s: float) -> dict[str, Any]:
     """Summarise a log: speed-ups over four full pictures, and shares of accepted pictures and finals."""
     events = [event for event in read_log(log).events if event.study == study.digest]
     table = exclude(trial_table(events))[0]
-    told: dict[str, Any] = {
+    summary: dict[str, Any] = {
         "simulated": True,
         "paper_speed_up_with_people": PAPER_SPEED_UP,
         "look_s": look_s,
@@ -257,14 +257,14 @@ def summarise(study: Study, log: str, look_s: float) -> dict[str, Any]:
         "when_first_try_will_do": {},
     }
     for name, rows in table.groupby("condition", sort=False):
-        told["accepted"][name] = _share(rows["picked"].sum(), rows["looked"].sum())
+        summary["accepted"][name] = _share(rows["picked"].sum(), rows["looked"].sum())
         refined = rows["refinements"].sum()
         if refined:
-            told["finals_accepted"][name] = _share((rows["outcome"] == "satisfied").sum(), refined)
+            summary["finals_accepted"][name] = _share((rows["outcome"] == "satisfied").sum(), refined)
     for name in (each.id for each in study.conditions if each.id != "full"):
-        told["speed_up_over_full"][name] = _speed_up(table, name)
-        told["when_first_try_will_do"][name] = _speed_up(_at_first_try(table, name), name)
-    return told
+        summary["speed_up_over_full"][name] = _speed_up(table, name)
+        summary["when_first_try_will_do"][name] = _speed_up(_at_first_try(table, name), name)
+    return summary
 
 
 def _share(part: int, of: int) -> float:
@@ -318,9 +318,9 @@ def run(options: argparse.Namespace) -> dict[str, Any]:
                     "command: it continues where it stopped."
                 ) from error
     write_report(study, read_log(log), options.out)
-    told = summarise(study, log, options.look)
-    (options.out / "summary.json").write_text(json.dumps(told, indent=1) + "\n", encoding="utf-8")
-    return told
+    summary = summarise(study, log, options.look)
+    (options.out / "summary.json").write_text(json.dumps(summary, indent=1) + "\n", encoding="utf-8")
+    return summary
 
 
 def _path(file: Any) -> Path:

@@ -41,7 +41,7 @@ def trial_table(events: Iterable[LogEvent]) -> pd.DataFrame:
         outcome: satisfied, gave_up, timed_out, interrupted (by the app's end), or left (the log has no end).
         again: the trial was interrupted before, and started again.
         seconds: from the trial's page to its end.
-        queue_s, compute_s: while somebody waited for pictures, before and after the computing began.
+        queue_s, compute_s: while the participant waited for pictures, before and after computing began.
         think_s: all other time.
         tries: how often previews were requested.
         refinements: how often a final was requested.
@@ -121,7 +121,7 @@ def _seconds(start: LogEvent, event: LogEvent) -> float:
 
 
 def _waiting(moments: Sequence[Moment], end: float) -> tuple[list[Span], list[Span]]:
-    """The spans in which requests were queued, and computed; nobody waits for speculative ones."""
+    """The spans in which requests were queued, and computed; speculative ones do not count."""
     asked: dict[str, float] = {}
     begun: dict[str, float] = {}
     queue: list[Span] = []
