@@ -1,6 +1,6 @@
 // Who this page is, what it is told to show, and what it asks for. Everything else hangs on these:
 //   base            where the app is, also below a sub-path
-//   act(do, more)   asks the server for something, see app.page.layout; more may be a promise
+//   act(do, more)   asks the server for something, see app.page.handlers; more may be a promise
 //   follow(show)    has show(views) called with whatever changed, see app.page.views, for as long as the page is open
 //   toast(text, …)  a message that goes away by itself
 //   say(text)       a message to screen readers alone
