@@ -1,4 +1,4 @@
-"""A disk that is full, or can't be written to, in words."""
+"""Recognise and report a disk that is full or can't be written to."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ _FULL = (errno.ENOSPC, errno.EDQUOT)
 
 
 def is_full(error: BaseException | None) -> bool:
-    """Whether this, or what it came from, says that a disk or somebody's share of it is full."""
+    """Whether an error, or its cause, says that a disk or a quota on it is full."""
     while error:
         if getattr(error, "errno", None) in _FULL or "No space left on device" in str(error):
             return True
@@ -22,21 +22,18 @@ def is_full(error: BaseException | None) -> bool:
 
 
 def free_bytes(folder: Path) -> int:
-    """What is free where a folder is, or will be."""
+    """Return the free bytes of the disk that a folder is, or will be, on."""
     while not folder.exists():
         folder = folder.parent
     return shutil.disk_usage(folder).free
 
 
 def cannot_keep(error: OSError, folder: Path, size: int) -> str:
-    """What to say to whoever made something of `size` bytes that can't be written to a folder.
-
-    Where, how much and how much is free is for the log, and whoever runs the app.
-    """
+    """Return a message for the user whose `size` bytes can't be written to a folder; log the details."""
     free = free_bytes(folder)
     log.error("%d bytes can't be written to %s, where %d are free: %s", size, folder, free, error)
     why = "the disk is full" if is_full(error) else f"its disk can't be written to ({error.strerror})"
     return (
         f"This could not be saved: {why} on the machine that runs this page. What you saved before is still "
-        "there. Whoever runs it has to make room."
+        "there. The operator has to make room."
     )
