@@ -12,8 +12,8 @@ import pandas as pd
 from app.study.log.reading import Log
 from app.study.plan import Study
 from app.study.report import plots
-from app.study.report.analysis import Estimate
 from app.study.report.findings import Findings, analyse
+from app.study.report.statistics import Estimate
 
 TEMPLATE = Path(__file__).with_name("report.html.jinja")
 

@@ -10,7 +10,6 @@ import pandas as pd
 from app.study.log.reading import Faults, Log
 from app.study.plan import Study
 from app.study.report.analysis import (
-    Estimate,
     HazardRatio,
     LeftOut,
     OddsRatio,
@@ -19,13 +18,13 @@ from app.study.report.analysis import (
     exclude,
     geometric_mean,
     hazard_ratio,
-    holm,
     log_means,
     odds_ratio,
     rating_change,
     survival,
     time_ratio,
 )
+from app.study.report.statistics import Estimate, holm
 from app.study.report.trial_table import trial_table
 from app.study.shared import StudyProblem
 

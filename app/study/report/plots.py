@@ -13,7 +13,8 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter
 from scipy import stats
 
-from app.study.report.analysis import Estimate, Ratio, log_means, survival
+from app.study.report.analysis import Ratio, log_means, survival
+from app.study.report.statistics import Estimate
 
 matplotlib.rcParams.update({"svg.fonttype": "none", "font.family": "sans-serif", "font.size": 10})
 # An axis over more than this ratio is labelled with powers of ten only.
