@@ -1,12 +1,12 @@
 """What each click does. A click on Refine goes this way, from the browser to the worker and back:
 
-1. `static/grid.js` calls `act("refine", …)` with the grid's id and the preview's seed; `act` in `core.js` triggers
-   the event "act" of `gr.HTML#studio`.
+1. `static/grid.js` calls `act("refine", …)` with the grid's id and the preview's seed; `act` in `core.js`
+   triggers the event "act" of `gr.HTML#studio`.
 2. `layout.build_page`: the listener `act` makes a `Click` of what was sent, and passes it to `perform`.
 3. `perform` looks "refine" up in `ACTIONS` and calls `refine(click)`.
 4. `refine` builds a job and submits it: `click.studio.backend.submit(job)`. That is a
-   `app.server.metered.MeteredBackend`, which counts and limits, and passes it on to a backend of `app.backends`:
-   by default `app.worker.Worker`, whose thread calls the network.
+   `app.server.metered.MeteredBackend`, which counts and limits, and passes it on to a backend of
+   `app.backends`: by default `app.worker.Worker`, whose thread calls the network.
 5. `progress.follow_refinement` reads the job's events in a thread and changes `session.stage`.
 6. `live`: the page's stream sends what `views.stage_view` says of it, and `static/stage.js` shows that.
 

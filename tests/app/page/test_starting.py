@@ -31,11 +31,9 @@ from app.page.starting import begin_with, begin_with_final, begin_with_nothing
 from app.page.views import grid_view, stage_view, start_view
 from app.worker import Worker
 from tests.app.jobs.test_uploads import bomb, file_of
-from tests.app.page.test_handlers import FORM, NewSession, make_grid, new_session, picture_of, refine, studio
+from tests.app.page.clicks import FORM, NewSession, make_grid, picture_of, refine
 from tests.app.page.test_image_to_image import png as noise
 from tests.conftest import Served
-
-__all__ = ["new_session", "studio"]
 
 SIZES = ((64, 64), (96, 64), (64, 96))
 
