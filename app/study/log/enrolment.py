@@ -4,7 +4,7 @@ import secrets
 import time
 from dataclasses import dataclass
 
-from app.study.log.events import LogEvent, SessionBegan, read_event
+from app.study.log.events import LogEvent, SessionBegan, read_events
 from app.study.log.store import Store
 from app.study.log.withdrawal import code_of, participant_of
 from app.study.plan.definition import Study
@@ -51,7 +51,7 @@ def enrol(
     participant = participant_of(code)
 
     def choose(lines: list[str]) -> LogEvent:
-        known = [event for event, _ in map(read_event, lines) if event.study == study.digest]
+        known = [event for event in read_events(lines) if event.study == study.digest]
         finished = {event.session for event in known if event.kind == "session_end"}
         taken = [
             event.body.place

@@ -7,7 +7,7 @@ code leads to the events, and the events do not lead to the code.
 import json
 import secrets
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import asdict, dataclass, field, fields
 from typing import Any, ClassVar
 
@@ -320,6 +320,11 @@ def read_event(line: str) -> tuple[LogEvent, int]:
         raise EventError(f"it has no {missing[0]}")
     header = {name: value for name, value in raw.items() if name not in ("version", "kind")}
     return _validate(_EVENT, header | {"body": body}), version
+
+
+def read_events(lines: Iterable[str]) -> Iterator[LogEvent]:
+    """Yield the events in the lines of a store. Raises EventError as `read_event` does."""
+    return (read_event(line)[0] for line in lines)
 
 
 def body_of(kind: str, values: Any) -> Body:

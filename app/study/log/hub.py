@@ -14,7 +14,7 @@ from typing import Any
 
 from huggingface_hub import CommitScheduler, HfApi
 
-from app.study.log.events import LogEvent, read_event
+from app.study.log.events import LogEvent, read_events
 from app.study.log.reading import read_log, write_parquet
 from app.study.log.store import Store, append_all
 
@@ -71,9 +71,7 @@ class HubStore:
     def push(self) -> str | None:
         """Upload the new events, if there are any; return the file's name."""
         with self._lock:
-            new = [
-                event for event, _ in map(read_event, self._store.lines()) if event.id not in self._uploaded
-            ]
+            new = [event for event in read_events(self._store.lines()) if event.id not in self._uploaded]
             if not new:
                 return None
             self._check_private()
@@ -103,7 +101,7 @@ class HubStore:
     def _delete_from_dataset(self) -> None:
         """Delete the events from the dataset that the store no longer has."""
         with self._lock:
-            ours = {read_event(line)[0].id for line in self._store.lines()}
+            ours = {event.id for event in read_events(self._store.lines())}
             changed = False
             for name in self._files():
                 there = self._fetch(name)

@@ -3,7 +3,7 @@
 import shutil
 from pathlib import Path
 
-from app.study.log.events import read_event
+from app.study.log.events import read_events
 from app.study.log.store import Store
 
 DEFAULT = "study-pictures"
@@ -32,6 +32,6 @@ def delete_pictures(log: str, participant: str) -> int:
 
 def delete_orphans(log: str, store: Store) -> int:
     """Delete the pictures of participants who are no longer in the log; return how many."""
-    known = {read_event(line)[0].participant for line in store.lines()}
+    known = {event.participant for event in read_events(store.lines())}
     folders = folder_of(log).glob("*/")
     return sum(delete_pictures(log, each.name) for each in folders if each.name not in known)

@@ -39,7 +39,7 @@ from app.study.log.events import (
     SessionEnded,
     Submit,
     TrialStart,
-    read_event,
+    read_events,
 )
 from app.study.log.reading import read_log
 from app.study.log.store import Store, open_store
@@ -143,8 +143,7 @@ class SimulatedParticipant:
         return f"{self.study.digest} {number}"
 
     def _known(self, number: int) -> list[LogEvent]:
-        lines = self.store.lines(participant_of(code_of(self._secret(number))))
-        return [event for event, _ in map(read_event, lines)]
+        return list(read_events(self.store.lines(participant_of(code_of(self._secret(number))))))
 
     def _do(self, turn: Turn, goal: Goal, note: Callable[[Body], None]) -> None:
         condition, seed, end = turn.condition, turn.seed, time.monotonic() + self.study.time_cap_s
