@@ -77,8 +77,12 @@ def build_page(
     studio = Studio(backend, Sketches())
     with Page(title=TITLE, analytics_enabled=False) as page:
         page.sessions = sessions
-        page.routes = [*live_routes(backend, sessions, studio.sketches), *file_routes(sessions)]
-        page.routes = [*page.routes, *about_routes(backend), Route("/card.png", _card)]
+        page.routes = [
+            *live_routes(backend, sessions, studio.sketches),
+            *file_routes(sessions),
+            *about_routes(backend),
+            Route("/card.png", _card),
+        ]
         page.head_html = (STATIC / "head.html").read_text(encoding="utf-8")
         with gr.Row(elem_classes="masthead"):
             gr.HTML(
@@ -124,10 +128,8 @@ def build_page(
         surprise.click(prompts.surprise, None, prompt, queue=False, **SILENT).then(
             None, js=_dispatch("preview"), **SILENT
         )
-        begin.click(None, js=_dispatch("begin"), **SILENT)
-        read.click(None, js=_dispatch("read"), **SILENT)
-        keys.click(None, js=_dispatch("help"), **SILENT)
-        about.click(None, js=_dispatch("about"), **SILENT)
+        for button, name in ((begin, "begin"), (read, "read"), (keys, "help"), (about, "about")):
+            button.click(None, js=_dispatch(name), **SILENT)
     return page
 
 
