@@ -95,7 +95,7 @@ def turns_of(study: Study, number: int) -> list[Turn]:
 
 
 @dataclass
-class SimulatedParticipant:
+class SimulatedParticipants:
     """Programs that take part one after the other, each with a number.
 
     Attributes:
@@ -300,7 +300,7 @@ def run(options: argparse.Namespace) -> dict[str, Any]:
     options.out.mkdir(parents=True, exist_ok=True)
     log = str(options.out / "simulated.sqlite")
     with closing(open_store(log)) as store:
-        programs = SimulatedParticipant(
+        programs = SimulatedParticipants(
             client, store, study, reader_of("judge"), reader_of("reward"), options.look
         )
         every = options.participants * len(goals) * len(study.conditions)

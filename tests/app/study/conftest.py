@@ -1,4 +1,4 @@
-"""A small study to run, and what belongs to one."""
+"""A small study for tests."""
 
 from pathlib import Path
 

@@ -1,4 +1,4 @@
-"""The commands change, copy and read logs, and refuse what makes no sense in a sentence."""
+"""The commands change, copy and read logs, and refuse wrong options with one sentence."""
 
 import json
 from pathlib import Path

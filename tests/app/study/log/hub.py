@@ -1,4 +1,4 @@
-"""A stand-in for the Hub: as much of its HTTP interface as a dataset of files needs, on this machine."""
+"""A stand-in for the Hub on this machine: as much of its HTTP interface as a dataset of files needs."""
 
 import base64
 import hashlib

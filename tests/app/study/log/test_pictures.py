@@ -1,4 +1,4 @@
-"""Chosen pictures lie beside the log, and go with the participant that they belong to."""
+"""Chosen pictures lie beside the log, and are deleted with their participant."""
 
 from contextlib import closing
 from pathlib import Path
@@ -20,7 +20,7 @@ def test_a_picture_is_kept_as_it_is_and_deleted_with_its_participant_alone(tmp_p
     assert delete_pictures(log, "me") == 0
 
 
-def test_pictures_of_whom_the_log_no_longer_has_are_deleted(study: Study, tmp_path: Path) -> None:
+def test_pictures_of_deleted_participants_are_deleted(study: Study, tmp_path: Path) -> None:
     log = str(tmp_path / "log.sqlite")
     with closing(open_store(log)) as store:
         assert delete_orphans(log, store) == 0
@@ -31,6 +31,6 @@ def test_pictures_of_whom_the_log_no_longer_has_are_deleted(study: Study, tmp_pa
         assert kept.exists() and not gone.exists()
 
 
-def test_those_of_a_servers_log_are_in_the_working_directory_and_tell_no_password() -> None:
+def test_pictures_of_a_servers_log_lie_in_the_working_directory_without_its_password() -> None:
     folder = folder_of("postgresql://me:hush@there/log")
     assert not folder.is_absolute() and "hush" not in str(folder)

@@ -1,4 +1,4 @@
-"""Logs of every form read the same, and what is wrong with them is counted and does no harm."""
+"""Logs of every form read the same; what is wrong with them is counted and skipped."""
 
 import json
 import time
@@ -61,7 +61,7 @@ def test_clock_jumps_are_counted_and_times_do_not_follow_them() -> None:
     assert read_lines(event.write() for event in made[:2]).faults.jumps == 0
 
 
-def test_an_older_version_is_read_as_todays() -> None:
+def test_version_1_is_converted() -> None:
     raw: dict[str, Any] = json.loads(replace(some(1)[0], body=events.GiveUp(True), utc=12.5).write())
     del raw["process"], raw["utc"]
     raw |= {"version": 1, "time": 12500.0, "kind": "time_out", "body": {}}
@@ -75,7 +75,7 @@ def test_an_older_version_is_read_as_todays() -> None:
     [{"body": {"seed": "1"}}, {"body": {}}, {"kind": "nap"}, {"utc": None}, {"extra": 1}, {"version": "2"},
      {"body": {"seed": 1, "more": 2}}, {"utc": float("nan")}, {"body": {"seed": True}}],
 )  # fmt: skip
-def test_what_is_no_event_is_refused(change: dict[str, Any]) -> None:
+def test_lines_that_are_not_events_are_counted_as_unreadable(change: dict[str, Any]) -> None:
     raw = json.loads(some(1)[0].write()) | change
     assert read_lines([json.dumps(raw)]).faults.unreadable == 1
 
@@ -130,7 +130,7 @@ def test_a_dataset_on_the_hub_is_made_lazily_flushed_at_the_end_and_comes_back(
     assert events_of(hub, tmp_path / "left") == [other]
 
 
-def test_the_mirror_is_kept_up_without_being_asked(hub: Hub, tmp_path: Path) -> None:
+def test_the_mirror_is_updated_by_itself(hub: Hub, tmp_path: Path) -> None:
     store = open_mirrored(tmp_path / "a.sqlite", hub, every_min=0.002)
     append_all(store, some())
     began = time.monotonic()
@@ -141,7 +141,7 @@ def test_the_mirror_is_kept_up_without_being_asked(hub: Hub, tmp_path: Path) -> 
     assert len(events_of(hub, tmp_path / "there")) == 4
 
 
-def test_a_hub_that_is_away_at_the_end_loses_nothing_of_the_local_log(
+def test_without_the_hub_at_the_end_the_local_log_is_complete(
     hub: Hub, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     store = open_mirrored(tmp_path / "a.sqlite", hub)
@@ -168,8 +168,28 @@ def test_a_public_dataset_is_refused(hub: Hub, tmp_path: Path) -> None:
     store.close()
 
 
-def test_the_second_version_is_read_as_it_is() -> None:
+def test_version_2_is_read_as_it_is() -> None:
     raw = json.loads(LogEvent("p", "s", events.TrialStart("full", "one", 0), trial="t").write())
     del raw["body"]["again"]
     log = read_lines([json.dumps(raw | {"version": 2})])
     assert log.faults.migrated == 1 and log.events[0].body == events.TrialStart("full", "one", 0)
+
+
+@pytest.mark.parametrize(
+    ("kind", "body"),
+    [
+        ("session", '{"place":3,"order":["full","quick"],"digest":"d","free_text":true,"simulated":false}'),
+        ("trial_start", '{"condition":"full","task":"one","position":-1,"practice":true,"own_words":false,'
+         '"time_cap_s":180.0,"again":false}'),
+        ("submit", '{"request":"r","purpose":"preview","seeds":[1,2],"steps":6,"solver":"ddim","model":"a",'
+         '"guidance":3.0}'),
+        ("satisfied", '{"seed":1,"prompt":"ein See – für dich"}'),
+    ],
+)  # fmt: skip
+def test_lines_of_this_version_are_written_back_as_they_are(kind: str, body: str) -> None:
+    line = (
+        f'{{"version":3,"kind":"{kind}","participant":"p","session":"s","trial":"t","browser_ms":1.5,'
+        f'"study":"d","utc":12.25,"monotonic":0.5,"process":"x","id":"{"0" * 32}","body":{body}}}'
+    )
+    event, version = events.read_event(line)
+    assert version == 3 and event.write() == line

@@ -1,4 +1,4 @@
-"""The log keeps what it was given, whoever is killed, and gives each place to one participant."""
+"""A log keeps every event, also if a process is killed, and gives each place to one participant."""
 
 import signal
 import sqlite3
@@ -74,7 +74,7 @@ def store(log: str) -> Iterator[SqlStore]:
     store.close()
 
 
-def test_what_is_appended_is_read_back_once(store: SqlStore) -> None:
+def test_an_appended_event_is_read_back_once(store: SqlStore) -> None:
     made = [events.LogEvent("p", "s", events.Hover(n), trial="t", browser_ms=n / 3) for n in range(5)]
     for event in [*made, made[2]]:
         store.append(event)
@@ -99,7 +99,7 @@ def test_two_processes_write_and_a_killed_one_loses_at_most_the_event_in_flight(
     store.append(events.LogEvent("a", "s", events.Cancel()))
 
 
-def test_places_are_given_once_to_processes_that_join_together(
+def test_processes_that_join_together_get_different_places(
     log: str, store: SqlStore, study: Study, study_file: Path
 ) -> None:
     each = 2 * count_places(study)
@@ -109,21 +109,21 @@ def test_places_are_given_once_to_processes_that_join_together(
     assert set(held.values()) == {4} and len(held) == count_places(study)
 
 
-def test_threads_join_together(store: SqlStore, study: Study) -> None:
+def test_threads_that_join_together_get_different_places(store: SqlStore, study: Study) -> None:
     with ThreadPoolExecutor(8) as pool:
         joined = list(pool.map(lambda _: enrol(store, study), range(2 * count_places(study))))
     assert set(Counter(each.place for each in joined).values()) == {2}
     assert len({each.participant for each in joined}) == len({each.session for each in joined}) == len(joined)
 
 
-def test_who_drops_out_gives_their_place_away(store: SqlStore, study: Study) -> None:
+def test_the_place_of_a_dropout_is_given_to_others(store: SqlStore, study: Study) -> None:
     first = enrol(store, study, now=1_000_000.0)
     assert enrol(store, study, now=1_000_010.0).place != first.place
     later = [enrol(store, study, now=1_900_000.0).place for _ in range(count_places(study))]
     assert first.place in later and len(set(later)) == count_places(study)
 
 
-def test_who_has_finished_keeps_their_place(store: SqlStore, study: Study) -> None:
+def test_the_place_of_a_finished_participant_is_kept(store: SqlStore, study: Study) -> None:
     first = enrol(store, study, now=1_000_000.0)
     store.append(events.LogEvent(first.participant, first.session, events.SessionEnded(), study=study.digest))
     later = [enrol(store, study, now=1_900_000.0).place for _ in range(count_places(study) - 1)]

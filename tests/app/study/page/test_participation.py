@@ -1,4 +1,4 @@
-"""What a visit writes, and in which order; what it does with junk, and without a log that can be written."""
+"""What a participation logs and in which order; junk is refused; without a log nothing is done."""
 
 import threading
 from collections.abc import Iterator
@@ -68,7 +68,7 @@ def through(visit: Participation, until: str) -> None:
         do(visit, "rate", answers={"satisfaction": 3, "match": 3})
 
 
-def test_what_is_waited_for_can_be_told_apart(visit: Participation) -> None:
+def test_queue_and_computing_are_logged_apart(visit: Participation) -> None:
     through(visit, "quick")
     open_first(visit)
     do(visit, "satisfied")
@@ -85,7 +85,7 @@ def test_what_is_waited_for_can_be_told_apart(visit: Participation) -> None:
     assert abs(row["queue_s"] + row["compute_s"] + row["think_s"] - row["seconds"]) < 1e-6
 
 
-def test_a_guess_that_is_opened_is_waited_for_from_then_on(lab: Lab, tmp_path: Path) -> None:
+def test_an_opened_speculative_refinement_is_logged_as_refinement(lab: Lab, tmp_path: Path) -> None:
     conditions = tuple(replace(each, speculate=each.id == "quick") for each in lab.study.conditions)
     lab = replace(lab, study=replace(lab.study, conditions=conditions))
     visit = Participations(lab).of(Sessions(History(tmp_path / "now")).of(ID, ID))
@@ -108,7 +108,7 @@ def test_full_step_pictures_are_finals_and_nothing_is_refined(visit: Participati
     assert "refine" not in trial and trial.count("submit") == 1
 
 
-def test_a_cancel_that_overtakes_a_wish_calls_it_off(visit: Participation) -> None:
+def test_a_cancel_that_overtakes_a_click_calls_it_off(visit: Participation) -> None:
     through(visit, "quick")
     do(visit, "cancel", calls=["1-1"])
     do(visit, "preview", prompt="a lake", call="1-1")
@@ -120,7 +120,7 @@ def test_a_cancel_that_overtakes_a_wish_calls_it_off(visit: Participation) -> No
     assert visit.session.grid
 
 
-def test_junk_is_refused_or_told_and_changes_nothing(visit: Participation) -> None:
+def test_junk_is_refused_and_changes_nothing(visit: Participation) -> None:
     do(visit, "agree")
     do(visit, "agree", agree="yes")
     assert visit.phase == "consent" and kinds(visit) == []
@@ -195,7 +195,7 @@ def test_the_worker_never_waits_for_the_log(visit: Participation, monkeypatch: p
     assert kinds(visit)[-3:] == ["queued", "compute_start", "compute_end"]
 
 
-def test_after_the_end_of_the_log_nothing_is_done_and_nobody_waits(visit: Participation) -> None:
+def test_clicks_after_the_log_is_closed_do_nothing(visit: Participation) -> None:
     do(visit, "agree", agree=True)
     visit.lab.writer.close()
     before = kinds(visit)
@@ -203,7 +203,7 @@ def test_after_the_end_of_the_log_nothing_is_done_and_nobody_waits(visit: Partic
     assert visit.phase == "trial" and kinds(visit) == before
 
 
-def test_conditions_that_the_model_cannot_do_are_named(
+def test_conditions_impossible_for_the_model_are_named(
     worker: Worker, study: Study, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     check_conditions(study, worker)

@@ -1,4 +1,4 @@
-"""Who was at a study when the app ended finds their place again, and what was interrupted is told as such."""
+"""After an end of the app, a tab finds its place again, and interrupted trials are marked."""
 
 import threading
 from collections.abc import Callable, Iterator
@@ -62,7 +62,7 @@ def refuse(monkeypatch: pytest.MonkeyPatch, which: Callable[[LogEvent], bool]) -
     monkeypatch.setattr(SqlStore, "append", full)
 
 
-def test_a_trial_that_was_interrupted_begins_again_and_neither_is_analysed(start: Start) -> None:
+def test_an_interrupted_trial_starts_again_and_neither_is_analysed(start: Start) -> None:
     visit = start()
     do(visit, "agree", agree=True)
     open_first(visit)
@@ -91,7 +91,7 @@ def test_a_trial_that_was_interrupted_begins_again_and_neither_is_analysed(start
     assert list(left_out.values()) == [1, 0, 1, 1, 0, 0]
 
 
-def test_each_place_is_found_again_with_the_same_code(start: Start) -> None:
+def test_every_phase_is_resumed_with_the_same_code(start: Start) -> None:
     visit = start()
     assert visit.phase == "consent"
     do(visit, "agree", agree=True, free_text=True)
@@ -114,7 +114,7 @@ def test_each_place_is_found_again_with_the_same_code(start: Start) -> None:
     assert kinds(visit) == []
 
 
-def test_between_the_last_answer_and_the_next_trial_the_next_one_begins(
+def test_an_end_between_answer_and_trial_resumes_with_the_next_trial(
     start: Start, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     visit = start()
@@ -132,7 +132,7 @@ def test_between_the_last_answer_and_the_next_trial_the_next_one_begins(
 
 
 @pytest.mark.parametrize("left_at", ["consent", "trial", "rating", "gave_up"])
-def test_while_the_model_is_loading_no_trial_begins_and_then_it_does_by_itself(
+def test_trials_wait_for_the_model_and_then_begin_by_themselves(
     start: Start, worker: Worker, left_at: str
 ) -> None:
     arrived = threading.Event()
@@ -173,7 +173,7 @@ def test_while_the_model_is_loading_no_trial_begins_and_then_it_does_by_itself(
     assert table["again"].any() == (left_at == "trial")
 
 
-def test_a_trial_that_could_not_be_noted_when_the_model_came_begins_the_next_time(
+def test_a_trial_whose_start_could_not_be_logged_begins_at_the_next_try(
     start: Start, worker: Worker, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     arrived = threading.Event()
@@ -194,9 +194,7 @@ def page_of(visit: Participation) -> tuple[str, int]:
     return visit.phase, visit.number
 
 
-def test_answers_that_were_half_written_are_asked_for_again(
-    start: Start, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_half_written_answers_are_asked_for_again(start: Start, monkeypatch: pytest.MonkeyPatch) -> None:
     visit = start()
     do(visit, "agree", agree=True)
     open_first(visit)
@@ -222,14 +220,14 @@ def test_a_given_up_trial_stays_given_up(start: Start) -> None:
     assert (visit.phase, visit.outcome, visit.final) == ("rating", "gave_up", "")
 
 
-def test_another_tab_and_another_study_are_somebody_new(start: Start, study: Study) -> None:
+def test_another_tab_or_study_is_a_new_participant(start: Start, study: Study) -> None:
     visit = start()
     do(visit, "agree", agree=True)
     assert start(OTHER).phase == "consent"
     assert start(study=replace(study, digest="other")).phase == "consent"
 
 
-def test_a_log_that_cannot_be_read_is_told_and_tried_again(
+def test_an_unreadable_log_is_an_error_and_read_again_later(
     start: Start, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     visit = start()

@@ -1,4 +1,4 @@
-"""A log of ordinary use: what was clicked, without words and pictures; and nobody is kept by it."""
+"""The log of ordinary use has clicks, without words or pictures, and holds nobody up."""
 
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -60,7 +60,7 @@ def see(ask: Ask, session: Session) -> int:
     return session.grid.tiles[0].seed
 
 
-def test_what_was_clicked_is_there_under_a_random_name_and_no_word_of_it(
+def test_clicks_are_logged_under_a_random_name_without_words(
     ask: Ask, session: Session, writer: Writer, tmp_path: Path
 ) -> None:
     seed = see(ask, session)
@@ -80,7 +80,7 @@ def test_what_was_clicked_is_there_under_a_random_name_and_no_word_of_it(
         assert secret.encode() not in stored
 
 
-def test_nonsense_is_no_event(ask: Ask, session: Session, writer: Writer, tmp_path: Path) -> None:
+def test_nonsense_is_not_logged(ask: Ask, session: Session, writer: Writer, tmp_path: Path) -> None:
     see(ask, session)
     for values in (
         {},
@@ -95,9 +95,7 @@ def test_nonsense_is_no_event(ask: Ask, session: Session, writer: Writer, tmp_pa
     assert kinds == {"session", "submit", "queued", "compute_start", "compute_end"}
 
 
-def test_nobody_is_refused_anything_because_of_the_log(
-    ask: Ask, session: Session, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_log_that_fails_stops_no_click(ask: Ask, session: Session, monkeypatch: pytest.MonkeyPatch) -> None:
     def full(*_: Any) -> None:
         raise OSError("the disk is full")
 

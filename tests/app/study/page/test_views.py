@@ -1,4 +1,4 @@
-"""What a study's page is told is in the study's own words, and each tab is a participant of its own."""
+"""A study's page uses only the study's words, and each tab is a participant."""
 
 from collections.abc import Callable
 from dataclasses import replace
@@ -46,7 +46,7 @@ def join(worker: Worker, study: Study, tmp_path: Path) -> Any:
     writer.close()
 
 
-def test_tabs_of_one_login_are_participants_of_their_own(join: Join) -> None:
+def test_tabs_with_one_login_are_different_participants(join: Join) -> None:
     visits, one, other = join()
     do(one, "agree", agree=True)
     assert (one.phase, other.phase) == ("trial", "consent")
@@ -57,7 +57,7 @@ def test_tabs_of_one_login_are_participants_of_their_own(join: Join) -> None:
     assert study_views(visits, visits.lab.backend, other.session)["grid"] is None
 
 
-def test_what_the_app_says_in_its_own_words_is_said_in_the_studys(
+def test_the_apps_messages_are_replaced_by_the_studys_words(
     join: Join, worker: Worker, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     visits, visit, _ = join()
@@ -88,7 +88,7 @@ def test_what_the_app_says_in_its_own_words_is_said_in_the_studys(
     assert [(each["problem"], each["picture"]) for each in grid["tiles"]] == [(labels["not_made"], "")] * 2
 
 
-def test_a_chosen_picture_that_cannot_be_kept_ends_the_trial_all_the_same(join: Join) -> None:
+def test_a_chosen_picture_that_cannot_be_kept_still_ends_the_trial(join: Join) -> None:
     _, visit, _ = join()
     visit.lab = replace(visit.lab, study=replace(visit.lab.study, keep_pictures=True, practice=""))
     do(visit, "agree", agree=True)

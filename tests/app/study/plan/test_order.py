@@ -1,4 +1,4 @@
-"""Orders are balanced, tasks meet all conditions, and who drops out gives their place away."""
+"""Orders are balanced, tasks meet all conditions, and places of dropouts are given to others."""
 
 from collections import Counter
 from dataclasses import replace
@@ -49,7 +49,7 @@ def test_each_task_meets_each_condition_equally_often(study: Study, count: int, 
         assert set(Counter(each.condition.id for each in plan).values()) == {tasks_each}
 
 
-def test_a_place_always_means_the_same_and_practice_comes_first(study: Study) -> None:
+def test_a_place_always_has_the_same_trials_and_practice_comes_first(study: Study) -> None:
     study = with_conditions(study, 3, 3)
     planned = trials(study, 4)
     assert planned == trials(study, 4) == trials(study, 4 + count_places(study))
@@ -58,7 +58,7 @@ def test_a_place_always_means_the_same_and_practice_comes_first(study: Study) ->
     assert not trials(replace(study, practice=""), 4)[0].practice
 
 
-def test_places_fill_up_evenly_and_are_given_away_again(study: Study) -> None:
+def test_places_fill_up_evenly_and_are_given_again(study: Study) -> None:
     count = count_places(study)
     taken: list[int] = []
     for _ in range(2 * count):

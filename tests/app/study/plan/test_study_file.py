@@ -1,4 +1,4 @@
-"""A study file is read whole, or everything that is wrong with it is said with its line."""
+"""A study file is read, or everything wrong with it is reported with its line."""
 
 from pathlib import Path
 
@@ -48,7 +48,7 @@ def test_the_digest_follows_the_file(tmp_path: Path) -> None:
     assert read_study(EXAMPLE).digest == read_study(EXAMPLE).digest
 
 
-def test_all_faults_are_told_at_once_with_their_lines(tmp_path: Path) -> None:
+def test_all_faults_are_reported_at_once_with_their_lines(tmp_path: Path) -> None:
     text, lines = edited(
         ("time_cap_s = 180", "time_cap = 180"),
         ("retention_days = 180", "retention_days = 0"),
@@ -75,7 +75,7 @@ def test_errors_of_syntax_do_not_hide_the_others(tmp_path: Path) -> None:
     assert sorted(faults(tmp_path, text)) == lines
 
 
-def test_what_a_line_that_cannot_be_read_leaves_behind_is_no_fault_of_its_own(tmp_path: Path) -> None:
+def test_an_unreadable_line_causes_no_further_faults(tmp_path: Path) -> None:
     text, lines = edited(
         ('title = "Making', "title = Making"), ("retention_days = 180", "retention_days = 0")
     )
@@ -108,11 +108,11 @@ def test_a_string_that_never_ends_is_one_fault(tmp_path: Path) -> None:
         ("margin = 0.5", "margin = 6", "less than 6"),
     ],
 )
-def test_what_makes_no_sense_is_said(tmp_path: Path, old: str, new: str, words: str) -> None:
+def test_contradictions_are_reported(tmp_path: Path, old: str, new: str, words: str) -> None:
     assert words in " ".join(faults(tmp_path, edited((old, new))[0]).values())
 
 
-def test_wholly_other_files(tmp_path: Path) -> None:
+def test_other_files_are_refused(tmp_path: Path) -> None:
     assert "title" in " ".join(faults(tmp_path, "").values())
     assert "must be a list" in faults(tmp_path, "tasks = 3\n")[1]
     assert "must be a table" in " ".join(faults(tmp_path, "tasks = [3]\nanalysis = 1\n").values())
@@ -128,7 +128,7 @@ def test_a_key_inside_a_text_is_not_taken_for_its_line(tmp_path: Path) -> None:
     assert sorted(faults(tmp_path, text)) == [text.split("\n").index("margin = 50") + 1]
 
 
-def test_words_of_ones_own_stand_in_place_of_the_studys(tmp_path: Path) -> None:
+def test_a_files_words_replace_the_labels(tmp_path: Path) -> None:
     path = tmp_path / "study.toml"
     text = EXAMPLE.read_text(encoding="utf-8")
     path.write_text(f'language = "de-AT"\n{text}\n[words]\nstart = "Los"\n', encoding="utf-8")
@@ -162,7 +162,7 @@ def test_another_language_needs_all_words(tmp_path: Path) -> None:
         ('start = "Go {now}"', "nothing in braces"),
     ],
 )
-def test_words_that_cannot_be_used_are_told_with_their_line(tmp_path: Path, words: str, said: str) -> None:
+def test_unusable_words_are_reported_with_their_line(tmp_path: Path, words: str, said: str) -> None:
     text = f"{EXAMPLE.read_text(encoding='utf-8')}\n[words]\n{words}\n"
     assert said in faults(tmp_path, text)[text.count("\n")]
     wrong = text.replace(f"[words]\n{words}\n", "").replace("title =", "words = 3\ntitle =", 1)

@@ -96,7 +96,7 @@ def test_no_worse_of_darwins_maize_by_hand() -> None:
         assert change.no_worse is expected and (change.no_worse_p < 0.025) is expected
 
 
-def test_without_any_spread_nothing_is_shown() -> None:
+def test_without_any_spread_being_no_worse_is_not_shown() -> None:
     table = maize_table().assign(rating_q=3.0)
     change = analysis.rating_change(table, "q", "selfed", "crossed", margin=1.0)
     assert math.isnan(change.no_worse_p) and not change.no_worse and change.p == 1
@@ -150,7 +150,7 @@ def test_remissions_of_leukaemia() -> None:
     [({"a": [3, 3, 3], "b": [3, 3, 3]}, "every answer was the same"),
      ({"a": [4, 5, 5], "b": [1, 2, 4]}, "has no bound"), ({"a": [1], "b": [2]}, "two participants")],
 )  # fmt: skip
-def test_odds_that_cannot_be_estimated_are_left_out_in_words(answers: dict, words: str) -> None:
+def test_odds_that_cannot_be_estimated_are_left_out_with_the_reason(answers: dict, words: str) -> None:
     rows = [(str(n), name, v) for name, values in answers.items() for n, v in enumerate(values)]
     table = pd.DataFrame(rows, columns=["participant", "condition", "rating_q"])
     with pytest.raises(ValueError, match=words):

@@ -51,7 +51,7 @@ def timeline(study: Study, store, spans: dict[str, float], finish: bool = True) 
         note(events.SessionEnded(), "", 1)
 
 
-def test_queue_compute_and_thinking_are_told_apart(study: Study, tmp_path: Path) -> None:
+def test_queue_computing_and_thinking_add_up(study: Study, tmp_path: Path) -> None:
     store = open_store(str(tmp_path / "log"))
     timeline(study, store, {"full": 20.0, "quick": 600.0})
     table = trial_table(read_lines(store.lines()).events)
@@ -99,7 +99,7 @@ def test_the_report_warns_of_few_and_labels_the_simulated(study: Study, tmp_path
         analyse(study, read_lines([]))
 
 
-def test_each_thing_is_said_once(study: Study, tmp_path: Path) -> None:
+def test_each_warning_is_given_once(study: Study, tmp_path: Path) -> None:
     store = open_store(str(tmp_path / "log"))
     timeline(study, store, {"full": 20.0, "quick": 15.0})
     (few, left_out) = analyse(study, read_lines([*store.lines(), "{"]))[0].warnings[::2]
@@ -113,7 +113,7 @@ def test_each_thing_is_said_once(study: Study, tmp_path: Path) -> None:
     assert same and same[0].endswith(": the odds ratio of “satisfaction”, with quick against full.")
 
 
-def test_what_is_left_out_is_told_by_reason_and_what_has_the_same_conditions_together() -> None:
+def test_left_out_comparisons_are_grouped_by_reason_and_conditions() -> None:
     left_out = [
         analysis.LeftOut(what, of, "full", why)
         for what, of, why in (

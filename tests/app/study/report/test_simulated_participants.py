@@ -1,4 +1,4 @@
-"""Programs take part through the real app, and nothing they did is taken for a person's."""
+"""Programs take part through the real app, and are labelled as simulated."""
 
 import threading
 from collections import Counter
@@ -20,7 +20,7 @@ from app.study.report.document import write_report
 from app.study.report.goals import Goal, read_goals
 from app.study.report.simulated_participants import (
     CONDITIONS,
-    SimulatedParticipant,
+    SimulatedParticipants,
     make_study,
     summarise,
     turns_of,
@@ -58,8 +58,8 @@ def store(tmp_path: Path) -> Iterator[SqlStore]:
         yield store
 
 
-def someone(served: Served, store: SqlStore) -> SimulatedParticipant:
-    return SimulatedParticipant(
+def someone(served: Served, store: SqlStore) -> SimulatedParticipants:
+    return SimulatedParticipants(
         Client(served.url, verbose=False), store, STUDY, Judge(), lambda *_: 1.0, look_s=0.0
     )
 
@@ -85,7 +85,7 @@ def test_all_conditions_through_the_app(served: Served, store: SqlStore, tmp_pat
     assert found.simulated and "no person took part" in (tmp_path / "report.html").read_text()
 
 
-def test_a_run_that_was_cut_off_goes_on_and_does_nothing_twice(
+def test_an_interrupted_run_continues_and_repeats_nothing(
     served: Served, store: SqlStore, tmp_path: Path
 ) -> None:
     assert len(list(islice(someone(served, store).take_part(0, GOALS), 4))) == 4
@@ -99,7 +99,7 @@ def test_a_run_that_was_cut_off_goes_on_and_does_nothing_twice(
     assert len({event.session for event in events}) == 1
 
 
-def test_what_was_refined_ahead_in_vain_is_ended(
+def test_a_useless_speculative_refinement_is_cancelled(
     served: Served, store: SqlStore, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     begun, denoise = threading.Event(), Worker._denoise
@@ -127,13 +127,13 @@ def test_conditions_are_paired_and_their_orders_balanced() -> None:
     assert set(first.values()) == {10 * len(GOALS) // len(SMALL)}
 
 
-def test_goals_name_what_is_asked_for() -> None:
+def test_goals_name_two_to_four_attributes() -> None:
     goals = read_goals(10)
     assert len(goals) == 10
     assert all(2 <= len(goal.attributes) <= 4 and goal.prompt for goal in goals.values())
 
 
-def test_what_is_wanted_beyond_the_prompt_fits_it_and_makes_another_study() -> None:
+def test_unsaid_attributes_fit_the_prompt_and_make_another_study() -> None:
     said, more = read_goals(5), read_goals(5, unsaid=2)
     for name, goal in more.items():
         assert goal.prompt == said[name].prompt
