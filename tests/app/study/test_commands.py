@@ -11,7 +11,9 @@ from app.study.log.store import open_store
 from app.study.plan.definition import Study
 
 
-def test_commands_delete_export_and_import(study: Study, tmp_path: Path, capsys) -> None:
+def test_commands_delete_export_and_import(
+    study: Study, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     log = str(tmp_path / "log.sqlite")
     store = open_store(log)
     who, other = enrol(store, study), enrol(store, study)

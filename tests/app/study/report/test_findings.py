@@ -13,14 +13,14 @@ from app.study.log import events
 from app.study.log.enrolment import enrol
 from app.study.log.events import LogEvent
 from app.study.log.reading import read_lines
-from app.study.log.store import open_store
+from app.study.log.store import Store, open_store
 from app.study.plan.definition import Study
 from app.study.report import analysis
 from app.study.report.findings import ReportError, analyse, describe_left_out
 from app.study.report.trial_table import trial_table
 
 
-def timeline(study: Study, store, spans: dict[str, float], finish: bool = True) -> None:
+def timeline(study: Study, store: Store, spans: dict[str, float], finish: bool = True) -> None:
     """One participant, whose trials take so long by condition: 1 s waiting, 2 s computing, then thinking."""
     from app.study.plan.order import trials
 
@@ -63,7 +63,9 @@ def test_queue_computing_and_thinking_add_up(study: Study, tmp_path: Path) -> No
     assert rows["tries"].tolist() == [1, 1] and rows["rating_satisfaction"].tolist() == [5, 5]
 
 
-def test_the_report_command_end_to_end(study: Study, study_file: Path, tmp_path: Path, capsys) -> None:
+def test_the_report_command_end_to_end(
+    study: Study, study_file: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     log = str(tmp_path / "log.sqlite")
     store = open_store(log)
     for person in range(5):
