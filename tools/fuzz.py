@@ -1,8 +1,9 @@
 """Send malformed requests to a running app, and check that each gets a proper answer: python -m tools.fuzz.
 
-Schemathesis generates the requests from the app's two OpenAPI documents, Gradio's list of events and the routes
-in OWN. A problem is an answer with status 500 or more, with a traceback or with broken JSON, an answer that is
-missing, and a traceback in the log of an app that was started for this. At the end the app must make a picture.
+Schemathesis generates the requests from the app's two OpenAPI documents, Gradio's list of events and the
+routes in OWN. A problem is an answer with status 500 or more, with a traceback or with broken JSON, an answer
+that is missing, and a traceback in the log of an app that was started for this. At the end the app must still
+make a picture.
 """
 
 import argparse

@@ -31,8 +31,9 @@ EVENT = re.compile(r"/gradio_api/(queue/join|(call(/v2)?|run|api)/[^/]+)/?")
 UNQUEUED_EVENT = re.compile(r"/gradio_api/(run|api)/")
 EVENT_BY_NAME = "/gradio_api/call/v2/"
 ANSWER = re.compile(r"/gradio_api/(queue/data|call/(v2/)?[^/]+/[^/]+)/?")
-# Gradio fetches from other servers at the first, and calls what no component of ours has at the second.
-UNUSED = re.compile(r"/(gradio_api/)?(proxy=.*|component_server/?)", re.DOTALL)
+# Gradio fetches from other servers at the first, calls what no component of ours has at the second, and makes
+# icons of any size at the third: size 0 is an error, and a large one takes all memory.
+UNUSED = re.compile(r"/((gradio_api/)?(proxy=.*|component_server/?)|pwa_icon(/.*)?)", re.DOTALL)
 # Options of `launch`. After the server has answered once, Gradio also opens the page and gives up after three
 # seconds, which a busy machine may need. No public option avoids that.
 LAUNCH: Mapping[str, Any] = {"_frontend": False}

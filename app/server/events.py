@@ -35,7 +35,9 @@ class EventCheck:
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         path = scope.get("path", "").removeprefix(scope.get("root_path", ""))
         method = scope.get("method")
-        if method and UNUSED.fullmatch(path):
+        # Gradio answers 500 for the name of a page that there is not; the app has one page, without a name.
+        names_page = path in ("", "/") and method and Request(scope).query_params.get("page")
+        if method and (UNUSED.fullmatch(path) or names_page):
             return await refusal("There is nothing at this address.", 404)(scope, receive, send)
         if method == "GET" and ANSWER.fullmatch(path):
             tab = Request(scope).query_params.get("session_hash")
