@@ -168,7 +168,11 @@ def test_with_reduced_motion_nothing_moves(open_page: OpenPage) -> None:
     page.fill("#prompt input", "quiet hills")
     page.press("#prompt input", "Enter")
     page.locator(".tile.is-waiting, .tile img[alt*=seed]").first.wait_for()
-    moving = page.evaluate("document.querySelector('#studio').getAnimations({ subtree: true }).length")
+    moving = page.evaluate(
+        """[...document.querySelectorAll('#studio *')]
+            .flatMap((node) => [getComputedStyle(node), getComputedStyle(node, '::after')])
+            .filter((style) => style.animationName !== 'none' || parseFloat(style.transitionDuration) > 0).length"""
+    )
     assert moving == 0
 
 
