@@ -24,23 +24,9 @@ from gradio_client.client import Job
 from gradio_client.exceptions import AppError
 from tqdm import tqdm
 
+from app.study.log import events
 from app.study.log.enrolment import enrol
-from app.study.log.events import (
-    Body,
-    ComputeEnd,
-    GiveUp,
-    Hover,
-    LogEvent,
-    RatingGiven,
-    Refine,
-    Reroll,
-    Satisfied,
-    Select,
-    SessionEnded,
-    Submit,
-    TrialStart,
-    read_events,
-)
+from app.study.log.events import Body, LogEvent, read_events
 from app.study.log.reading import read_log
 from app.study.log.store import Store, open_store
 from app.study.log.withdrawal import code_of, participant_of
@@ -134,10 +120,10 @@ class SimulatedParticipants:
                 self.store.append(LogEvent(participant, session, body, name, study=self.study.digest))
 
             start = (turn.condition.id, turn.task, turn.position, False, False, self.study.time_cap_s)
-            note(TrialStart(*start))
+            note(events.TrialStart(*start))
             self._do(turn, goals[turn.task], note)
             yield
-        self.store.append(LogEvent(participant, session, SessionEnded(), study=self.study.digest))
+        self.store.append(LogEvent(participant, session, events.SessionEnded(), study=self.study.digest))
 
     def _secret(self, number: int) -> str:
         return f"{self.study.digest} {number}"
@@ -150,13 +136,13 @@ class SimulatedParticipants:
         first = True
         while time.monotonic() < end:
             if not first:
-                note(Reroll([]))
+                note(events.Reroll([]))
             first = False
             files = self._pictures(condition, goal, seed, note)
             if self._look_through(condition, goal, dict(enumerate(files, seed)), note):
                 return
             seed += condition.count
-        note(GiveUp(True))
+        note(events.GiveUp(True))
 
     def _look_through(
         self, condition: Condition, goal: Goal, files: Mapping[int, Path], note: Callable[[Body], None]
@@ -165,14 +151,14 @@ class SimulatedParticipants:
         ahead: Job | None = None
         for seed, file in files.items():
             until = time.monotonic() + self.look_s
-            note(Hover(seed))
+            note(events.Hover(seed))
             if condition.speculate:
                 self._drop(ahead)
                 ahead = self._refine(condition, goal, seed)
             time.sleep(max(0.0, until - time.monotonic()))
             if self.judge(file, goal.attributes) < 1:
                 continue
-            note(Select(seed))
+            note(events.Select(seed))
             final = file
             if condition.mode == "preview":
                 final = self._final(condition, ahead or self._refine(condition, goal, seed), seed, note)
@@ -180,9 +166,9 @@ class SimulatedParticipants:
                 time.sleep(self.look_s)
                 if self.judge(final, goal.attributes) < 1:
                     continue
-            note(Satisfied(seed))
+            note(events.Satisfied(seed))
             share = self.reader(final, goal.attributes)
-            note(RatingGiven(QUALITY.id, 1 + round((QUALITY.points - 1) * share)))
+            note(events.RatingGiven(QUALITY.id, 1 + round((QUALITY.points - 1) * share)))
             return True
         self._drop(ahead)
         return False
@@ -192,13 +178,13 @@ class SimulatedParticipants:
     ) -> list[Path]:
         (solver, steps), request = condition.shown, secrets.token_hex(8)
         seeds = list(range(seed, seed + condition.count))
-        note(Submit(request, "preview", seeds, steps, solver, MODEL.name, GUIDANCE))
+        note(events.Submit(request, "preview", seeds, steps, solver, MODEL.name, GUIDANCE))
         files, records = self.app.predict(
             prompt=goal.prompt, seed=seed, count=condition.count, steps=steps, solver=solver,
             api_name="/preview",
         )  # fmt: skip
         evaluations = sum(each["evaluations"] for each in records)
-        note(ComputeEnd(request, "done", records[0]["revision"], evaluations))
+        note(events.ComputeEnd(request, "done", records[0]["revision"], evaluations))
         return [_path(file) for file in files]
 
     def _refine(self, condition: Condition, goal: Goal, seed: int) -> Job:
@@ -213,10 +199,10 @@ class SimulatedParticipants:
 
     def _final(self, condition: Condition, job: Job, seed: int, note: Callable[[Body], None]) -> Path:
         (solver, steps), request = condition.final, secrets.token_hex(8)
-        note(Refine(seed))
-        note(Submit(request, "refine", [seed], steps, solver, MODEL.name, GUIDANCE))
+        note(events.Refine(seed))
+        note(events.Submit(request, "refine", [seed], steps, solver, MODEL.name, GUIDANCE))
         file, record = job.result()
-        note(ComputeEnd(request, "done", record["revision"], record["evaluations"]))
+        note(events.ComputeEnd(request, "done", record["revision"], record["evaluations"]))
         return _path(file)
 
 
@@ -242,8 +228,8 @@ def make_study(
 
 def summarise(study: Study, log: str, look_s: float) -> dict[str, Any]:
     """Summarise a log: speed-ups over four full pictures, and shares of accepted pictures and finals."""
-    events = [event for event in read_log(log).events if event.study == study.digest]
-    table = exclude(trial_table(events))[0]
+    mine = [event for event in read_log(log).events if event.study == study.digest]
+    table = exclude(trial_table(mine))[0]
     summary: dict[str, Any] = {
         "simulated": True,
         "paper_speed_up_with_people": PAPER_SPEED_UP,

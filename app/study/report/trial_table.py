@@ -5,24 +5,8 @@ from collections.abc import Iterable, Sequence
 
 import pandas as pd
 
-from app.study.log.events import (
-    Body,
-    ComputeEnd,
-    ComputeStart,
-    ErrorShown,
-    GiveUp,
-    Hover,
-    Interrupted,
-    LogEvent,
-    RatingGiven,
-    Refine,
-    Satisfied,
-    Select,
-    SessionBegan,
-    Submit,
-    TrialStart,
-    VisibilityChange,
-)
+from app.study.log import events
+from app.study.log.events import Body, LogEvent
 
 COLUMNS = (
     "participant", "session", "trial", "simulated", "finished", "place", "position", "condition", "task",
@@ -34,7 +18,7 @@ Moment = tuple[float, Body]
 Span = tuple[float, float]
 
 
-def trial_table(events: Iterable[LogEvent]) -> pd.DataFrame:
+def trial_table(logged: Iterable[LogEvent]) -> pd.DataFrame:
     """Return one row per trial that was begun, with COLUMNS and `rating_…` for each question.
 
     Columns:
@@ -49,10 +33,10 @@ def trial_table(events: Iterable[LogEvent]) -> pd.DataFrame:
         picked: how often a picture was opened.
     """
     by_trial: dict[tuple[str, str], list[LogEvent]] = {}
-    sessions: dict[str, SessionBegan] = {}
+    sessions: dict[str, events.SessionBegan] = {}
     finished: set[str] = set()
-    for event in events:
-        if isinstance(event.body, SessionBegan):
+    for event in logged:
+        if isinstance(event.body, events.SessionBegan):
             sessions[event.session] = event.body
         if event.kind == "session_end":
             finished.add(event.session)
@@ -60,7 +44,7 @@ def trial_table(events: Iterable[LogEvent]) -> pd.DataFrame:
             by_trial.setdefault((event.session, event.trial), []).append(event)
     rows = []
     for (session, _), happened in by_trial.items():
-        start = next((event for event in happened if isinstance(event.body, TrialStart)), None)
+        start = next((event for event in happened if isinstance(event.body, events.TrialStart)), None)
         if start and session in sessions:
             began = sessions[session]
             about = {"place": began.place, "simulated": began.simulated, "finished": session in finished}
@@ -72,14 +56,18 @@ def trial_table(events: Iterable[LogEvent]) -> pd.DataFrame:
 
 def _row(start: LogEvent, happened: Sequence[LogEvent]) -> dict[str, object]:
     trial = start.body
-    assert isinstance(trial, TrialStart)
-    moments = [(_seconds(start, each), each.body) for each in happened if each.kind != Interrupted.kind]
+    assert isinstance(trial, events.TrialStart)
+    moments = [
+        (_seconds(start, each), each.body) for each in happened if each.kind != events.Interrupted.kind
+    ]
     bodies = [body for _, body in moments]
-    ends = [(at, body) for at, body in moments if isinstance(body, Satisfied | GiveUp)]
+    ends = [(at, body) for at, body in moments if isinstance(body, events.Satisfied | events.GiveUp)]
     if ends:
         at, end = ends[0]
-        timed_out = isinstance(end, GiveUp) and end.timed_out
-        outcome = "satisfied" if isinstance(end, Satisfied) else "timed_out" if timed_out else "gave_up"
+        timed_out = isinstance(end, events.GiveUp) and end.timed_out
+        outcome = (
+            "satisfied" if isinstance(end, events.Satisfied) else "timed_out" if timed_out else "gave_up"
+        )
     else:
         at = max(at for at, _ in moments)
         outcome = "left" if len(moments) == len(happened) else "interrupted"
@@ -99,18 +87,20 @@ def _row(start: LogEvent, happened: Sequence[LogEvent]) -> dict[str, object]:
         "outcome": outcome,
         "seconds": seconds,
         "cap_s": trial.time_cap_s,
-        "tries": sum(isinstance(each, Submit) and each.purpose == "preview" for each in bodies),
-        "refinements": counts[Refine],
+        "tries": sum(isinstance(each, events.Submit) and each.purpose == "preview" for each in bodies),
+        "refinements": counts[events.Refine],
         "queue_s": min(_covered(queue, seconds), both - computed),
         "compute_s": computed,
         "think_s": seconds - both,
         "hidden_s": _hidden(moments, seconds),
-        "errors": counts[ErrorShown],
+        "errors": counts[events.ErrorShown],
         "again": trial.again,
-        "looked": len({each.seed for each in bodies if isinstance(each, Hover)}),
-        "picked": counts[Select],
+        "looked": len({each.seed for each in bodies if isinstance(each, events.Hover)}),
+        "picked": counts[events.Select],
     }
-    return row | {f"rating_{each.question}": each.value for each in bodies if isinstance(each, RatingGiven)}
+    return row | {
+        f"rating_{each.question}": each.value for each in bodies if isinstance(each, events.RatingGiven)
+    }
 
 
 def _seconds(start: LogEvent, event: LogEvent) -> float:
@@ -127,12 +117,12 @@ def _waiting(moments: Sequence[Moment], end: float) -> tuple[list[Span], list[Sp
     queue: list[Span] = []
     compute: list[Span] = []
     for at, body in moments:
-        if isinstance(body, Submit) and body.purpose != "speculative":
+        if isinstance(body, events.Submit) and body.purpose != "speculative":
             asked[body.request] = at
-        elif isinstance(body, ComputeStart) and body.request in asked:
+        elif isinstance(body, events.ComputeStart) and body.request in asked:
             begun[body.request] = at
             queue.append((asked[body.request], at))
-        elif isinstance(body, ComputeEnd) and body.request in asked:
+        elif isinstance(body, events.ComputeEnd) and body.request in asked:
             compute.append((begun.pop(body.request, asked[body.request]), at))
             asked.pop(body.request)
     compute += [(at, end) for at in begun.values()]
@@ -154,7 +144,7 @@ def _hidden(moments: Sequence[Moment], end: float) -> float:
     """The seconds during which the page was hidden."""
     hidden, since = 0.0, None
     for at, body in moments:
-        if isinstance(body, VisibilityChange):
+        if isinstance(body, events.VisibilityChange):
             if body.visible and since is not None:
                 hidden += at - since
                 since = None
