@@ -1,12 +1,13 @@
-"""How fast and how large the app is here: python -m tools.latency [--json FILE]
+"""Measure how fast and how large the app is on this machine: python -m tools.latency [--json FILE]
 
-Measures the worker inside this process, then starts the app as its users do and asks it through its
-endpoint and, where Playwright and a browser are installed, through its page. Takes about a minute.
+Measures the worker inside this process, then starts the app as its users do and uses its endpoints and, where
+Playwright and a browser are installed, its page. Takes about a minute.
 """
 
 import argparse
 import json
 import os
+import platform
 import shutil
 import socket
 import subprocess
@@ -15,17 +16,20 @@ import tempfile
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from itertools import chain
 from pathlib import Path
 from statistics import median
 from typing import IO, Any
 
 import httpx
 import torch
+from tqdm import tqdm
 
 from app.jobs.handle import merge
 from app.jobs.job import Done, Job
-from app.models import DEVICES, ROOT, Choice, ImageModel, open_model
+from app.models import DEVICES, ROOT, Choice, ImageModel, ModelError, open_model
 from app.page.prompts import EXAMPLES
 from app.worker import Worker
 from solver import SampleState, make_plan, noise_for_seed
@@ -44,16 +48,29 @@ PREVIEWS, PREVIEW_STEPS, FULL_STEPS = 4, 6, 40
 START_LIMIT_S = 120
 # Of a first visit. Nearly all of it is Gradio's own.
 MAX_KB = 1000
+FIGURES = 9
 
 
 @dataclass(frozen=True)
 class Figure:
-    """One measurement; goal is the most that it should be, where there is such a bound."""
+    """One measurement.
 
+    Attributes:
+        key: its name in the file of results, which ends with the unit of `value`.
+        scale: factor from `value` to `unit`, in which it is shown.
+        goal: upper limit in `unit`, if there is one.
+    """
+
+    key: str
     name: str
     value: float
-    unit: str
+    unit: str = "s"
     goal: float | None = None
+    scale: float = 1.0
+
+    def __str__(self) -> str:
+        goal = "" if self.goal is None else f"  (at most {self.goal:g})"
+        return f"{self.name:34} {self.value * self.scale:8.2f} {self.unit:4}{goal}"
 
 
 def find_browser() -> str | None:
@@ -62,7 +79,7 @@ def find_browser() -> str | None:
 
 
 def measure_worker(model: ImageModel, repeats: int) -> Iterator[Figure]:
-    """Times of previews and of a refinement, of their parts, and of the solver's share."""
+    """Time previews and a refinement, their parts, and the solver's share of the time."""
     worker = Worker(model)
 
     def job(kind: str, seed: int, steps: int, solver: str) -> Job:
@@ -78,14 +95,15 @@ def measure_worker(model: ImageModel, repeats: int) -> Iterator[Figure]:
         finish(worker, [job("refine", 0, FULL_STEPS, "dpm++2m")])
 
     previews_s = timed(previews, repeats)
-    yield Figure(f"{PREVIEWS} previews of {PREVIEW_STEPS} steps", previews_s, "s", 1.5)
-    yield Figure(f"refinement of {FULL_STEPS} steps", timed(refinement, max(1, repeats // 2)), "s")
+    yield Figure("previews_s", f"{PREVIEWS} previews of {PREVIEW_STEPS} steps", previews_s, goal=1.5)
+    refinement_s = timed(refinement, max(1, repeats // 2))
+    yield Figure("refinement_s", f"refinement of {FULL_STEPS} steps", refinement_s)
     worker.close()
     yield from measure_parts(model, repeats, previews_s)
 
 
 def measure_parts(model: ImageModel, repeats: int, previews_s: float) -> Iterator[Figure]:
-    """One step's denoiser call, one picture's decoding, and the solver's arithmetic in all the previews."""
+    """Time one denoiser call, the decoding of a picture, and the solver's arithmetic in the previews."""
     plan = make_plan("consistency", PREVIEW_STEPS, model.schedule, learned=model.facts.learned)
     prompts = model.encode([EXAMPLES[0]] * PREVIEWS)
     negatives = model.encode([""] * PREVIEWS, negative=True)
@@ -110,30 +128,33 @@ def measure_parts(model: ImageModel, repeats: int, previews_s: float) -> Iterato
             solver_s += time.perf_counter() - back + ready - began
         arithmetic.append(solver_s)
     latents = states[0].x[None]
-    yield Figure(f"one step of {PREVIEWS} previews", median(denoising) * 1000, "ms")
-    yield Figure("decoding one picture", timed(lambda: model.pictures(latents), repeats) * 1000, "ms")
-    yield Figure("solver's share of the previews", 100 * median(arithmetic) / previews_s, "%", 3)
+    decoding_s = timed(lambda: model.pictures(latents), repeats)
+    share = median(arithmetic) / previews_s
+    yield Figure("step_s", f"one step of {PREVIEWS} previews", median(denoising), "ms", scale=1000)
+    yield Figure("decoding_s", "decoding one picture", decoding_s, "ms", scale=1000)
+    yield Figure("solver_share", "solver's share of the previews", share, "%", 3, scale=100)
 
 
 def measure_app(model: str, device: str) -> Iterator[Figure]:
-    """The app as a program of its own: start, first preview painted, memory."""
+    """Measure the app as a program of its own: its start, the first preview on the screen, its memory."""
     with running_app(model, device) as (process, url, start_s):
-        yield Figure("start to first answer", start_s, "s", 20)
+        yield Figure("start_s", "start until it accepts work", start_s, goal=20)
         yield from measure_page(url)
         ask(url, "preview", {"prompt": EXAMPLES[0]})
         ask(url, "refine", {"prompt": EXAMPLES[0]})
         peak = peak_memory(process.pid)
         if peak is not None:
-            yield Figure("peak memory of the app", peak / 2**30, "GiB", 2)
+            yield Figure("peak_memory_bytes", "peak memory of the app", peak, "GiB", 2, scale=2**-30)
 
 
 @contextmanager
 def running_app(
     model: str, device: str, errors: IO[str] | None = None
 ) -> Iterator[tuple[subprocess.Popen[bytes], str, float]]:
-    """The app in a process of its own: the process, its address, and the seconds until it answered.
+    """Run the app in a process of its own: yield it, its address, and the seconds until it was ready.
 
-    errors: where its log goes, in place of this program's own.
+    Args:
+        errors: file for its log, instead of this program's stderr.
     """
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
@@ -151,7 +172,7 @@ def running_app(
         try:
             while not answers(f"{url}readyz"):
                 if process.poll() is not None or time.perf_counter() - began > START_LIMIT_S:
-                    raise SystemExit("The app did not start; what it said is above.")
+                    raise SystemExit("The app did not start; its messages are above.")
                 time.sleep(0.05)
             yield process, url, time.perf_counter() - began
         finally:
@@ -160,9 +181,9 @@ def running_app(
 
 
 def measure_page(url: str) -> Iterator[Figure]:
-    """What a first visit loads, and how long the first finished preview takes to the screen.
+    """Measure the bytes of a first visit, and the time from a click to the first preview on the screen.
 
-    Nothing without a browser.
+    Yields nothing without a browser.
     """
     browser_path = find_browser()
     try:
@@ -170,22 +191,23 @@ def measure_page(url: str) -> Iterator[Figure]:
     except ImportError:
         browser_path = None
     if browser_path is None:
-        print("No figure for the page: Playwright or a browser is missing.", file=sys.stderr)
+        tqdm.write("The page is not measured: Playwright or a browser is missing.", file=sys.stderr)
         return
     with sync_playwright() as playwright:
         browser = playwright.chromium.launch(executable_path=browser_path, args=BROWSER_OPTIONS)
         page = browser.new_page()
         page.goto(url)
         page.locator("#go").wait_for()  # the page comes in parts
-        yield Figure("first visit to the page", visit_bytes(page) / 1000, "kB", MAX_KB)
+        yield Figure("first_visit_bytes", "first visit to the page", visit_bytes(page), "kB", MAX_KB, 1e-3)
         page.fill("#prompt input", EXAMPLES[0])
         times = [page.evaluate(PAINT_TIMER) for _ in range(4)]
         browser.close()
-    yield Figure("click to first preview painted", median(times[1:]) / 1000, "s", 2)
+    shown_s = median(times[1:]) / 1000
+    yield Figure("click_to_first_preview_s", "click to first preview painted", shown_s, goal=2)
 
 
 def visit_bytes(page: Any) -> float:
-    """Bytes over the wire of a first visit to a page that is open in Playwright, its cache aside."""
+    """Count the bytes of a first visit to a page that is open in Playwright, without its cache."""
     wire = page.context.new_cdp_session(page)
     wire.send("Network.enable")
     wire.send("Network.setCacheDisabled", {"cacheDisabled": True})
@@ -224,11 +246,11 @@ def finish(worker: Worker, jobs: list[Job]) -> None:
     """Run the jobs to their end."""
     endings = [event for _, event in merge(worker.submit_all(jobs)) if isinstance(event, Done)]
     if len(endings) != len(jobs):
-        raise SystemExit("A job failed; its reason is above.")
+        raise SystemExit("A job failed; the reason is above.")
 
 
 def timed(action: Callable[[], object], repeats: int) -> float:
-    """The median of the seconds that `action` takes, after one run to warm up."""
+    """Return the median of the seconds that `action` takes, after one run to warm up."""
     action()
     times = []
     for _ in range(repeats):
@@ -239,7 +261,7 @@ def timed(action: Callable[[], object], repeats: int) -> float:
 
 
 def synchronize(model: ImageModel) -> None:
-    """Wait until the device has done what it was told."""
+    """Wait until the device has finished its work."""
     if model.device.type != "cpu":
         torch.accelerator.synchronize(model.device)
 
@@ -258,7 +280,7 @@ def ask(url: str, endpoint: str, arguments: dict[str, object]) -> None:
 
 
 def peak_memory(pid: int) -> int | None:
-    """The most memory that a process has held, in bytes; None where the system does not tell."""
+    """Return the peak memory of a process in bytes; None where the system does not tell."""
     try:
         status = Path(f"/proc/{pid}/status").read_text()
     except OSError:
@@ -267,26 +289,44 @@ def peak_memory(pid: int) -> int | None:
     return int(kilobytes) * 1024
 
 
+def describe_machine() -> dict[str, Any]:
+    """Describe what the figures were measured on, and when."""
+    info = Path("/proc/cpuinfo")
+    lines = info.read_text().splitlines() if info.exists() else []
+    names = [line.partition(": ")[2] for line in lines if line.startswith("model name")]
+    return {
+        "processor": names[0] if names else platform.processor() or platform.machine(),
+        "cores": os.cpu_count(),
+        "threads": torch.get_num_threads(),
+        "torch": torch.__version__,
+        "date": datetime.now(UTC).date().isoformat(),
+    }
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m tools.latency", description=__doc__)
     parser.add_argument("--model", default="landscapes", help="as for app.py (%(default)s)")
     parser.add_argument("--device", default="auto", choices=DEVICES, help="where to compute (%(default)s)")
-    parser.add_argument("--repeats", type=int, default=5, help="the median of so many is told (%(default)s)")
+    parser.add_argument("--repeats", type=int, default=5, metavar="N", help="runs per median (%(default)s)")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write the figures there, too")
     arguments = parser.parse_args()
-    model = open_model(Choice(arguments.model, arguments.device))
-    print(f"{model.facts.name} on {model.device}, {torch.get_num_threads()} threads of {os.cpu_count()}")
-    figures = []
-    for measure in (
-        lambda: measure_worker(model, arguments.repeats),
-        lambda: measure_app(arguments.model, arguments.device),
-    ):
-        for figure in measure():
-            goal = "" if figure.goal is None else f"  (at most {figure.goal:g})"
-            print(f"{figure.name:34} {figure.value:8.2f} {figure.unit:4}{goal}", flush=True)
-            figures.append(asdict(figure))
+    if arguments.repeats < 1:
+        parser.error("--repeats must be 1 or more")
+    try:
+        model = open_model(Choice(arguments.model, arguments.device))
+    except ModelError as error:
+        raise SystemExit(f"Can't start: {error}") from None
+    machine = describe_machine() | {"device": str(model.device), "model": model.facts.name}
+    print(", ".join(f"{key} {value}" for key, value in machine.items()))
+    results: dict[str, Any] = {"machine": machine}
+    figures = chain(
+        measure_worker(model, arguments.repeats), measure_app(arguments.model, arguments.device)
+    )
+    for figure in tqdm(figures, total=FIGURES, unit="figure", disable=None, leave=False):
+        tqdm.write(str(figure))
+        results[figure.key] = figure.value
     if arguments.json:
-        arguments.json.write_text(json.dumps(figures, indent=1) + "\n", encoding="utf-8")
+        arguments.json.write_text(json.dumps(results, indent=1) + "\n", encoding="utf-8")
 
 
 if __name__ == "__main__":
