@@ -2,8 +2,8 @@
 
     python tools/audit.py PATH/TO/pip-audit
 
-Ends with 0 where nothing is known, with 1 where something is, and with 3 where the database can't be asked:
-what was not looked up is never called safe.
+Exit code: 0 if no vulnerability is known, 1 if one is, 3 if the database can't be reached. A package that was
+not looked up is never called safe.
 """
 
 import argparse
@@ -18,7 +18,7 @@ ROOT = Path(__file__).resolve().parents[1]
 
 
 def judge(told: Mapping[str, Any]) -> tuple[int, list[str]]:
-    """The exit code, and what to say, of pip-audit's JSON."""
+    """Return the exit code and the lines to print for pip-audit's JSON."""
     packages: Sequence[Mapping[str, Any]] = told.get("dependencies", [])
     unknown = [each["name"] for each in packages if "skip_reason" in each]
     lines = []
@@ -30,36 +30,24 @@ def judge(told: Mapping[str, Any]) -> tuple[int, list[str]]:
         return 1, lines
     if len(unknown) == len(packages):
         return 3, [
-            "The database of vulnerabilities can't be reached, or knows none of these packages. "
+            "The database of vulnerabilities can't be reached, or has none of these packages. "
             "Nothing was looked up."
         ]
     if unknown:
-        return 3, [f"Nothing is known of the others, but these could not be looked up: {', '.join(unknown)}."]
-    return 0, [f"Nothing is known against these {len(packages)} packages."]
+        return 3, [f"These could not be looked up: {', '.join(unknown)}. The others are fine."]
+    return 0, [f"These {len(packages)} packages have no known vulnerabilities."]
 
 
 def main() -> int:
     parser = argparse.ArgumentParser(prog="tools/audit.py", description=__doc__.splitlines()[0])
-    parser.add_argument("program", help="where pip-audit is")
+    parser.add_argument("program", help="path of pip-audit")
     parser.add_argument("--requirements", type=Path, default=ROOT / "requirements.txt", metavar="FILE")
-    parser.add_argument("--json", action="store_true", help="say it as pip-audit does, in JSON")
+    parser.add_argument("--json", action="store_true", help="print pip-audit's JSON")
     arguments = parser.parse_args()
-    command = [
-        arguments.program,
-        "--no-deps",
-        "--disable-pip",
-        "--progress-spinner",
-        "off",
-        "--format",
-        "json",
-    ]
+    options = ["--no-deps", "--disable-pip", "--progress-spinner", "off", "--format", "json"]
+    command = [arguments.program, *options, "--requirement", str(arguments.requirements)]
     try:
-        done = subprocess.run(
-            [*command, "--requirement", str(arguments.requirements)],
-            capture_output=True,
-            text=True,
-            timeout=300,
-        )
+        done = subprocess.run(command, capture_output=True, text=True, timeout=300)
         told = json.loads(done.stdout)
     except FileNotFoundError:
         print(f"There is no {arguments.program}. Install it: pip install pip-audit", file=sys.stderr)
@@ -68,7 +56,7 @@ def main() -> int:
         print("The database of vulnerabilities does not answer. Nothing was looked up.", file=sys.stderr)
         return 3
     except ValueError:
-        reason = next(iter(done.stderr.strip().splitlines()[-1:]), "it said nothing")
+        reason = next(iter(done.stderr.strip().splitlines()[-1:]), "no message")
         print(
             f"pip-audit could not ask the database ({reason[:200]}). Nothing was looked up.", file=sys.stderr
         )

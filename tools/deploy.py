@@ -1,8 +1,7 @@
-"""Put this repository onto a Hugging Face Space: python -m tools.deploy --space USER/NAME.
+"""Deploy this repository to a Hugging Face Space: python -m tools.deploy --space USER/NAME.
 
-Without --yes it only says what would go. What goes are the files that git knows, as they were last committed,
-without those that only development needs; what the Space has on top is removed. Nothing that looks like a
-secret is ever sent.
+Without --yes it only lists the files. It sends the files that git tracks, as last committed, except those
+only for development, and deletes all others from the Space. A file that looks like a secret is never sent.
 """
 
 import argparse
@@ -16,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 ROOT = Path(__file__).resolve().parents[1]
-# What a Space has no use for: the beginnings of paths.
+# Beginnings of the paths that a Space does not need.
 LEFT_OUT = (
     ".ci/",
     ".dockerignore",
@@ -43,49 +42,49 @@ SECRET_TEXTS = re.compile(rb"hf_[A-Za-z0-9]{30,}|-----BEGIN [A-Z ]*PRIVATE KEY--
 
 
 class DeployError(RuntimeError):
-    """Why it can't be done, in words."""
+    """The deployment is impossible; the message says why and what to do."""
 
 
 @dataclass(frozen=True)
 class Item:
-    """A file that goes: its path in the repository, and its content, in bytes."""
+    """A file to send: its path in the repository, and its content."""
 
     path: str
     content: bytes
 
 
 def git(*arguments: str) -> str:
-    """What git says. Raises DeployError where it can't."""
+    """Return the output of a git command. Raises DeployError if it fails."""
     try:
         done = subprocess.run(["git", *arguments], cwd=ROOT, capture_output=True, text=True, check=True)
     except (OSError, subprocess.CalledProcessError) as error:
         raise DeployError(
-            "This is no checkout of the repository, or git is missing: only what git knows is sent."
+            "This is no checkout of the repository, or git is missing. Only files that git tracks are sent."
         ) from error
     return done.stdout
 
 
 def check_clean() -> None:
-    """Raise DeployError where something differs from what was committed."""
+    """Raise DeployError if there are uncommitted changes."""
     changed = [line[3:] for line in git("status", "--porcelain").splitlines()]
     if changed:
         shown = ", ".join(changed[:5]) + (f" and {len(changed) - 5} more" if len(changed) > 5 else "")
-        raise DeployError(f"Not everything is committed: {shown}. Commit or remove it, and try again.")
+        raise DeployError(f"There are uncommitted changes: {shown}. Commit or remove them, and try again.")
 
 
 def items(sdk: str) -> list[Item]:
-    """The files that go to a Space of that SDK. Raises DeployError where one looks like a secret."""
+    """Read the files for a Space of that SDK. Raises DeployError if one looks like a secret."""
     kept = NEEDED_BY_DOCKER if sdk == "docker" else ()
     paths = [path for path in git("ls-files").splitlines() if path in kept or not path.startswith(LEFT_OUT)]
     found = [Item(path, (ROOT / path).read_bytes()) for path in paths if (ROOT / path).is_file()]
     for item in found:
         if SECRET_NAMES.search(item.path) or SECRET_TEXTS.search(item.content):
-            raise DeployError(f"{item.path} looks like a secret, and nothing was sent. Take it out of git.")
+            raise DeployError(f"{item.path} looks like a secret. Nothing was sent. Remove it from git.")
     return [Item(each.path, card(each.content, sdk)) if each.path == "README.md" else each for each in found]
 
 
 def card(readme: bytes, sdk: str) -> bytes:
-    """The README with the settings of a Space of that SDK at its top; it has those for Gradio itself."""
+    """Return the README with front matter for a Space of that SDK; its own is for Gradio."""
     if sdk == "gradio":
         return readme
     top, _, rest = readme.decode().removeprefix("---\n").partition("\n---\n")
@@ -95,9 +94,9 @@ def card(readme: bytes, sdk: str) -> bytes:
 
 
 def upload(space: str, sdk: str, hardware: str | None, private: bool, what: Sequence[Item]) -> str:
-    """Make the Space where there is none, and send the files in one commit; gives its address.
+    """Create the Space if necessary, send the files in one commit, and return its address.
 
-    Raises DeployError, in words, where that can't be done.
+    Raises DeployError if the hub refuses or can't be reached.
     """
     from huggingface_hub import CommitOperationAdd, CommitOperationDelete, HfApi
     from huggingface_hub.utils import get_token
@@ -115,7 +114,7 @@ def upload(space: str, sdk: str, hardware: str | None, private: bool, what: Sequ
             there = set(api.list_repo_files(space, repo_type="space"))
             if OURS not in there and there - NEW_SPACE:
                 raise DeployError(
-                    f"There is a Space {space} already, and it is something else. Choose another name."
+                    f"The Space {space} exists and contains something else. Choose another name."
                 )
         url = api.create_repo(space, repo_type="space", space_sdk=sdk, private=private, exist_ok=True)
         gone = sorted(there - {each.path for each in what} - {".gitattributes"})
@@ -132,31 +131,31 @@ def upload(space: str, sdk: str, hardware: str | None, private: bool, what: Sequ
     except DeployError:
         raise
     except Exception as error:
-        raise DeployError(in_words(error, space)) from error
+        raise DeployError(explain(error, space)) from error
     return str(url)
 
 
-def in_words(error: Exception, space: str) -> str:
-    """What went wrong with the hub, and what to do about it."""
+def explain(error: Exception, space: str) -> str:
+    """Say what went wrong with the hub, and what to do about it."""
     from huggingface_hub.errors import HfHubHTTPError, HFValidationError, OfflineModeIsEnabled
 
     user = space.partition("/")[0]
     if isinstance(error, HFValidationError):
-        return f"{space} is no name for a Space. It has the form USER/NAME, of letters, digits, - _ and dots."
+        return f"{space} is not a valid name of a Space: USER/NAME, with letters, digits, - _ and dots."
     if isinstance(error, OfflineModeIsEnabled):
-        return "The hub client is told to stay offline. Unset HF_HUB_OFFLINE, and try again."
+        return "HF_HUB_OFFLINE is set. Unset it, and try again."
     if isinstance(error, HfHubHTTPError) and error.response is not None:
         return {
             401: "The hub does not know this token. Make another, and log in with `hf auth login`.",
             402: "The hub asks for payment: a subscription for free hardware, or credits for the other.",
-            403: f"This token may not write to {user}'s Spaces. Is it {user}'s, and has it write access?",
+            403: f"This token may not write to {user}'s Spaces. Use a token of {user} with write access.",
             404: f"There is no {user} on the hub, or this token may not see {space}.",
-            409: f"There is a {space} already that is in the way. Choose another name, or try again.",
-            413: "The hub says that this is too large.",
-            429: "The hub has had too many requests. Please try again in a few minutes.",
+            409: f"{space} is in conflict with what the hub has. Choose another name, or try again.",
+            413: "The files are too large for the hub.",
+            429: "The hub has received too many requests. Try again in a few minutes.",
         }.get(
             error.response.status_code,
-            f"The hub answered with an error ({error.response.status_code}). Please try again later.",
+            f"The hub answered with an error ({error.response.status_code}). Try again later.",
         )
     if isinstance(error, OSError) or type(error).__module__.startswith(("httpx", "httpcore")):
         return f"The hub can't be reached ({error or type(error).__name__}). Is there a network?"
@@ -170,7 +169,7 @@ def hardware_choices() -> list[str]:
 
 
 def listing(what: Sequence[Item]) -> Iterator[str]:
-    """A line for each file, and the sum."""
+    """Yield a line for each file, and the total."""
     for each in what:
         yield f"{len(each.content):>12,}  {each.path}"
     yield f"{sum(len(each.content) for each in what):>12,}  bytes in {len(what)} files"
@@ -178,23 +177,23 @@ def listing(what: Sequence[Item]) -> Iterator[str]:
 
 def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m tools.deploy", description=__doc__.splitlines()[0])
-    parser.add_argument("--space", required=True, metavar="USER/NAME", help="the Space; made if need be")
+    parser.add_argument("--space", required=True, metavar="USER/NAME", help="the Space; created if necessary")
     parser.add_argument("--sdk", default="gradio", choices=SDKS, help="how the Space runs it (%(default)s)")
     parser.add_argument(
         "--hardware",
         metavar="NAME",
-        help="ask for this hardware, such as zero-a10g (ZeroGPU), cpu-basic or t4-small; it may cost money",
+        help="request this hardware, such as zero-a10g (ZeroGPU), cpu-basic or t4-small; it may cost money",
     )
-    parser.add_argument("--private", action="store_true", help="a new Space is for you alone")
-    parser.add_argument("--yes", action="store_true", help="do it; without this, only say what would go")
-    parser.add_argument("--json", action="store_true", help="say it as JSON")
+    parser.add_argument("--private", action="store_true", help="make a new Space private")
+    parser.add_argument("--yes", action="store_true", help="send the files; without this, only list them")
+    parser.add_argument("--json", action="store_true", help="print JSON")
     told = parser.parse_args(arguments)
     if not re.fullmatch(r"[\w.-]+/[\w.-]+", told.space, re.ASCII):
         parser.error("--space has the form USER/NAME")
     if told.hardware and told.hardware not in hardware_choices():
-        parser.error(f"there is no hardware {told.hardware}. There is: {', '.join(hardware_choices())}")
+        parser.error(f"unknown hardware {told.hardware}; choose from {', '.join(hardware_choices())}")
     if told.sdk == "docker" and (told.hardware or "").startswith(ZERO):
-        parser.error("ZeroGPU is for --sdk gradio alone")
+        parser.error("ZeroGPU works only with --sdk gradio")
     return told
 
 

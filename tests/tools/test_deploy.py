@@ -196,8 +196,8 @@ def answered(status: int) -> HfHubHTTPError:
         ("create_commit", answered(500), "(500)"),
         ("whoami", httpx2.ConnectError("no route to host"), "can't be reached"),
         ("create_commit", httpx2.ReadTimeout("timed out"), "can't be reached"),
-        ("repo_exists", OfflineModeIsEnabled("offline"), "stay offline"),
-        ("repo_exists", HFValidationError("bad"), "is no name for a Space"),
+        ("repo_exists", OfflineModeIsEnabled("offline"), "HF_HUB_OFFLINE is set"),
+        ("repo_exists", HFValidationError("bad"), "is not a valid name of a Space"),
         ("create_commit", RuntimeError("odd"), "client failed (RuntimeError: odd)"),
     ],
 )
@@ -223,7 +223,7 @@ def test_what_is_not_committed_is_not_sent(
 ) -> None:
     (repository / "app.py").write_text("print('changed')\n")
     assert deploy.main(["--space", SPACE, "--yes"]) == 1
-    assert "Not everything is committed: app.py" in capsys.readouterr().err
+    assert "uncommitted changes: app.py" in capsys.readouterr().err
     assert hub.calls == []
 
 

@@ -72,9 +72,9 @@ UNKNOWN = {"name": "c", "skip_reason": "not found"}
 @pytest.mark.parametrize(
     ("packages", "code", "words"),
     [
-        ([SAFE], 0, "Nothing is known against these 1"),
+        ([SAFE], 0, "These 1 packages have no known"),
         ([SAFE, BAD, UNKNOWN], 1, "b 2: X-1, fixed in 3"),
-        ([SAFE, UNKNOWN], 3, "could not be looked up: c"),
+        ([SAFE, UNKNOWN], 3, "These could not be looked up: c"),
         ([UNKNOWN], 3, "Nothing was looked up"),
     ],
 )
