@@ -119,11 +119,11 @@ def measure_parts(model: ImageModel, repeats: int, previews_s: float) -> Iterato
             timesteps = torch.tensor([state.timestep for state in states])
             ready = time.perf_counter()
             outputs = model.denoise(inputs, timesteps, prompts, negatives, guidance)
-            synchronize(model)
+            synchronize(model.device)
             back = time.perf_counter()
             for state, output in zip(states, outputs, strict=True):
                 state.step(output)
-            synchronize(model)
+            synchronize(model.device)
             denoising.append(back - ready)
             solver_s += time.perf_counter() - back + ready - began
         arithmetic.append(solver_s)
@@ -260,10 +260,10 @@ def timed(action: Callable[[], object], repeats: int) -> float:
     return median(times)
 
 
-def synchronize(model: ImageModel) -> None:
+def synchronize(device: torch.device) -> None:
     """Wait until the device has finished its work."""
-    if model.device.type != "cpu":
-        torch.accelerator.synchronize(model.device)
+    if device.type != "cpu":
+        torch.accelerator.synchronize(device)
 
 
 def answers(url: str) -> bool:

@@ -1,8 +1,8 @@
-"""The screenshots in README and docs, the page's icon, and its card for links, all made by the app itself.
+"""Make the screenshots in README and docs, the page's icon, and its card for links, with the app itself.
 
     python -m tools.screenshots               # writes docs/*.png and the icon and card in app/page/static
 
-The app is started with the embedded model. Prompts and seeds are fixed, so only the model decides the looks.
+Starts the app with the embedded model. Prompts and seeds are fixed, so the pictures depend only on the model.
 """
 
 import argparse
@@ -13,6 +13,7 @@ from typing import Any
 
 import httpx
 from PIL import Image, ImageDraw
+from tqdm import tqdm
 
 from app.models import ROOT
 from tools.latency import BROWSER_OPTIONS, find_browser, running_app
@@ -25,7 +26,7 @@ EARLIER = "a lighthouse by the sea at night"
 # The icon has the middle of the first of these, and the card has all.
 SHARED_PROMPT = "snowy mountains at sunset under a clear sky"
 SHARED_SEEDS = (2, 3, 4, 6)
-# What is written of screenshots: enough for every letter, and a fraction of the bytes.
+# Colours of a screenshot: enough for sharp letters, and far fewer bytes.
 COLOURS = 256
 WIDE = {"viewport": {"width": 1280, "height": 900}}
 PHONE = {
@@ -58,7 +59,7 @@ def take(page: Any, path: Path, **options: Any) -> None:
     """Write a screenshot as a PNG of COLOURS colours."""
     picture = Image.open(io.BytesIO(page.screenshot(**options)))
     picture.convert("RGB").quantize(COLOURS, dither=Image.Dither.NONE).save(path, optimize=True)
-    print(f"{path.relative_to(ROOT)}: {path.stat().st_size // 1024} KiB", flush=True)
+    tqdm.write(f"{path.relative_to(ROOT)}: {path.stat().st_size // 1024} KiB")
 
 
 def preview(page: Any, prompt: str) -> None:
@@ -69,7 +70,7 @@ def preview(page: Any, prompt: str) -> None:
 
 
 def show_session(page: Any, url: str) -> None:
-    """An earlier grid, and one with a kept preview and a refined one."""
+    """Show an earlier grid, and one with a kept preview and a refined one."""
     page.goto(f"{url}?prompt={EARLIER}&seed=11")
     page.wait_for_function("text => document.querySelector('#prompt input')?.value === text", arg=EARLIER)
     preview(page, EARLIER)
@@ -85,7 +86,7 @@ def show_session(page: Any, url: str) -> None:
 
 
 def make_icon(url: str) -> None:
-    """The middle of a picture of the model in a rounded square."""
+    """Write the icon: the middle of a picture in a rounded square."""
     picture = made(url, SHARED_PROMPT, SHARED_SEEDS[0])
     edge = picture.height * 3 // 4
     left = (picture.width - edge) // 2
@@ -97,7 +98,7 @@ def make_icon(url: str) -> None:
 
 
 def make_card(url: str, browser: Any) -> None:
-    """Four pictures of the model beside the name, 1200 × 630 pixels, as sites show links."""
+    """Write the card that sites show for links: four pictures beside the name, 1200 × 630 pixels."""
     pictures = ""
     for number, seed in enumerate(SHARED_SEEDS, 1):
         buffer = io.BytesIO()
@@ -113,7 +114,7 @@ def make_card(url: str, browser: Any) -> None:
 
 
 def made(url: str, prompt: str, seed: int) -> Image.Image:
-    """The app's full-step picture of a prompt and a seed."""
+    """Return the app's refined picture of a prompt and a seed."""
     from gradio_client import Client
 
     client = Client(url, verbose=False, download_files=False)
@@ -140,7 +141,7 @@ def main() -> None:
         browser = playwright.chromium.launch(executable_path=found, args=list(BROWSER_OPTIONS))
         make_icon(url)
         make_card(url, browser)
-        for name, options, whole in shots:
+        for name, options, whole in tqdm(shots, unit="shot", disable=None):
             page = browser.new_context(**options).new_page()
             page.set_default_timeout(120_000)
             show_session(page, url)

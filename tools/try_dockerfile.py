@@ -1,13 +1,12 @@
-"""Try the Dockerfile without Docker: its own steps, in a clean Debian, as its own user, up to one preview.
+"""Try the Dockerfile without Docker: run its steps in a clean Debian, start the app, and make previews.
 
     sudo python tools/try_dockerfile.py --work /tmp/try
 
-The Debian is made by debootstrap in the folder --work, once; each try begins with a copy of it. The steps are
-read from the Dockerfile, not repeated here: ARG, ENV, USER, WORKDIR, COPY and RUN are done in their order by
-chroot, then the command is started, the health check asked, one preview made over the network, and the app
-told to stop. Only FROM is another: Debian 12 with its own Python 3.11 in place of the image.
+debootstrap makes the Debian once, in the folder --work; each try begins with a copy of it. The steps are read
+from the Dockerfile and run in order with chroot. Then the command is started, the health check asked, a grid of
+previews made over the network, and the app stopped. Only FROM differs: Debian 12 with its Python 3.11.
 
-It must run as root, for chroot and for /proc and /dev. Pip in there is configured as it is here.
+It must run as root, for chroot, /proc and /dev. Pip is configured as on this machine.
 """
 
 import argparse
@@ -37,14 +36,14 @@ PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 
 @dataclass(frozen=True)
 class Step:
-    """An instruction of a Dockerfile: its name in capitals, and the rest of its lines as one."""
+    """An instruction of a Dockerfile: its name in capitals, and its arguments on one line."""
 
     name: str
     text: str
 
     @property
     def words(self) -> list[str]:
-        """The rest as words, whether it is a JSON list or as a shell would take it."""
+        """The arguments as words, from a JSON list or as a shell splits them."""
         try:
             return list(json.loads(self.text))
         except ValueError:
@@ -52,7 +51,7 @@ class Step:
 
 
 def read_dockerfile(text: str) -> list[Step]:
-    """The steps of a Dockerfile."""
+    """Parse the steps of a Dockerfile."""
     lines = [line for line in text.splitlines() if line.strip() and not line.lstrip().startswith("#")]
     joined = re.sub(r"\\\n\s*", "", "\n".join(lines))
     return [
@@ -61,12 +60,12 @@ def read_dockerfile(text: str) -> list[Step]:
 
 
 def read_ignored(text: str) -> list[str]:
-    """The patterns of a .dockerignore."""
+    """Parse the patterns of a .dockerignore."""
     return [line.strip() for line in text.splitlines() if line.strip() and not line.startswith("#")]
 
 
 def is_ignored(path: str, patterns: list[str]) -> bool:
-    """Whether a path below the repository, or a folder that it is in, fits one of the patterns."""
+    """Whether a path in the repository, or a folder above it, matches one of the patterns."""
     parts = path.split("/")
     paths = ["/".join(parts[: i + 1]) for i in range(len(parts))]
     return any(
@@ -78,7 +77,7 @@ def is_ignored(path: str, patterns: list[str]) -> bool:
 
 @dataclass
 class Build:
-    """Where the steps have come to."""
+    """The state of the image after the steps so far."""
 
     root: Path
     environment: dict[str, str]
@@ -89,7 +88,7 @@ class Build:
     port: str = ""
 
     def do(self, step: Step, given: Mapping[str, str]) -> None:
-        """Do a step; given: the values of build arguments."""
+        """Run a step; given: the values of build arguments."""
         match step.name:
             case "FROM" | "VOLUME":
                 pass
@@ -119,16 +118,16 @@ class Build:
             case "CMD":
                 self.command = step.words
             case _:
-                raise SystemExit(f"This script does not know {step.name} yet: teach it.")
+                raise SystemExit(f"This command does not support {step.name} yet.")
 
     def inside(self, command: list[str]) -> list[str]:
-        """The command, as the user and in the folder that the steps have come to."""
+        """Wrap a command to run in the image, as the current user and in the current folder."""
         ids = f"--userspec={self.user}:{self.user}"
         there = f"cd {shlex.quote(self.folder)} && exec {shlex.join(command)}"
         return ["chroot", ids, str(self.root), "/usr/bin/env", "-i", *self._pairs(), "/bin/sh", "-c", there]
 
     def run(self, command: list[str]) -> None:
-        """Run a command to its end. Raises CalledProcessError where it fails."""
+        """Run a command in the image. Raises CalledProcessError if it fails."""
         subprocess.run(self.inside(command), check=True)
 
     def _pairs(self) -> list[str]:
@@ -142,7 +141,7 @@ class Build:
         return self.root / path.lstrip("/")
 
     def _copy(self, step: Step) -> None:
-        """What `COPY` puts where; everything that is neither ignored by Docker nor unknown to git."""
+        """Copy the files that neither .dockerignore nor .gitignore excludes."""
         source, target = [word for word in step.words if not word.startswith("--")]
         patterns = read_ignored((REPOSITORY / ".dockerignore").read_text())
         for path in tracked_files():
@@ -154,14 +153,14 @@ class Build:
 
 
 def tracked_files() -> list[str]:
-    """The files that the repository has, or would have once they are added."""
+    """List the repository's files, with new ones that git does not ignore."""
     command = ["git", "ls-files", "--cached", "--others", "--exclude-standard"]
     listed = subprocess.run(command, cwd=REPOSITORY, capture_output=True, text=True, check=True).stdout
     return [path for path in listed.splitlines() if (REPOSITORY / path).is_file()]
 
 
 def make_debian(work: Path, mirror: str) -> Path:
-    """A fresh copy of a minimal Debian 12 with Python, which is made first where there is none."""
+    """Return a fresh copy of a minimal Debian 12 with Python, which is made first if necessary."""
     debian, root = work / "debian", work / "built"
     if not (debian / "usr/bin/python3").exists():
         work.mkdir(parents=True, exist_ok=True)
@@ -174,7 +173,7 @@ def make_debian(work: Path, mirror: str) -> Path:
 
 
 def remove(root: Path) -> None:
-    """Remove what was built, but nothing of this machine that may still be mounted in it."""
+    """Remove the build, unless something of this machine is still mounted in it."""
     mounts = [line.split()[1] for line in Path("/proc/mounts").read_text().splitlines()]
     if inside := [mount for mount in mounts if mount.startswith(f"{root}/")]:
         raise SystemExit(f"{inside[0]} is still mounted: umount it first.")
@@ -183,7 +182,7 @@ def remove(root: Path) -> None:
 
 @contextmanager
 def mounted(root: Path, folders: list[Path]) -> Iterator[None]:
-    """/proc and /dev, and these folders of this machine as they are, in the root."""
+    """Mount /proc, /dev and these folders of this machine in the root."""
     binds = [Path("/dev"), Path("/proc"), *folders]
     done: list[Path] = []
     try:
@@ -199,10 +198,10 @@ def mounted(root: Path, folders: list[Path]) -> Iterator[None]:
 
 
 def configure_pip(root: Path) -> dict[str, str]:
-    """Have pip in the root find packages as it does here; gives variables for its environment."""
+    """Configure pip in the root as on this machine; returns variables for its environment."""
     parts = [Path("/etc/pip.conf"), Path.home() / ".pip/pip.conf", Path.home() / ".config/pip/pip.conf"]
     together = "\n".join(part.read_text() for part in parts if part.is_file())
-    # A section may come once only in a file: the later values go into the one that is there.
+    # A section may stand only once in a file.
     merged = "[global]\n" + "\n".join(line for line in together.splitlines() if line.strip() != "[global]")
     (root / "etc/pip.conf").write_text(merged + "\n")
     for name in ("resolv.conf", "hosts", "ssl/certs/ca-certificates.crt"):
@@ -213,10 +212,10 @@ def configure_pip(root: Path) -> dict[str, str]:
 
 
 def folders_of_pip(environment: Mapping[str, str], root: Path) -> list[Path]:
-    """Folders of this machine that pip's configuration names, for packages that are on disk."""
+    """List folders of this machine that pip's configuration names, with packages on disk."""
     text = (root / "etc/pip.conf").read_text() + " ".join(environment.values())
     found = {Path(path) for path in re.findall(r"(?:file://|\s|=)(/[\w./-]+)", " " + text)}
-    # With what lies beside them: an index names files in other folders.
+    # With the folders beside them: an index names files there.
     near = {Path(*path.parts[:3]) for path in found}
     return sorted(path for path in near if path.is_dir() and path.parts[1] not in ("etc", "proc", "dev"))
 
@@ -228,21 +227,21 @@ def free_port() -> int:
 
 
 def wait_until(state: str, is_so: Callable[[], bool], process: subprocess.Popen[Any]) -> None:
-    """Ask whether it `is_so` until it is."""
+    """Wait until `is_so()`."""
     began = time.monotonic()
     while not is_so():
         if process.poll() is not None or time.monotonic() - began > HEALTHY_WITHIN_S:
-            raise SystemExit(f"The app did not become {state}; what it said is above.")
+            raise SystemExit(f"The app did not become {state}; its messages are above.")
         time.sleep(1)
 
 
 def is_healthy(build: Build) -> bool:
-    """What the Dockerfile's own health check says."""
+    """Run the Dockerfile's health check."""
     return subprocess.run(build.inside(build.health), capture_output=True).returncode == 0
 
 
 def is_ready(url: str) -> bool:
-    """Whether the model is loaded, too."""
+    """Whether the app accepts work."""
     try:
         with urlopen(f"{url}readyz", timeout=5) as answer:
             return bool(answer.status == 200)
@@ -251,19 +250,19 @@ def is_ready(url: str) -> bool:
 
 
 def preview(url: str) -> list[dict[str, Any]]:
-    """The records of one grid, asked for as a program does."""
+    """Make a grid as a program does; returns its records."""
     from gradio_client import Client
 
     files, records = Client(url, verbose=False).predict(
         prompt="snowy mountains at sunset", api_name="/preview"
     )
     if not all(Path(file).read_bytes().startswith(b"\x89PNG") for file in files):
-        raise SystemExit("What came is no PNG.")
+        raise SystemExit("The app sent something other than PNG.")
     return records
 
 
 def try_it(root: Path, given: Mapping[str, str]) -> dict[str, float]:
-    """Build and use it; gives what each step took, in seconds."""
+    """Build the image and use it; returns the seconds of each step."""
     pip = configure_pip(root)
     took: dict[str, float] = {}
     build = Build(root, {"PATH": PATH, "LANG": "C.UTF-8", **pip})
@@ -294,8 +293,8 @@ def try_it(root: Path, given: Mapping[str, str]) -> dict[str, float]:
             process.terminate()
             code = process.wait(STOPPED_WITHIN_S)
             if code:
-                raise SystemExit(f"It ended with {code} when it was told to stop.")
-            print("── it stopped in good order")
+                raise SystemExit(f"The app ended with {code} after SIGTERM.")
+            print("── the app stopped with code 0")
         finally:
             process.kill()
     return took
@@ -303,13 +302,13 @@ def try_it(root: Path, given: Mapping[str, str]) -> dict[str, float]:
 
 def main() -> None:
     parser = argparse.ArgumentParser(prog="tools/try_dockerfile.py", description=__doc__.splitlines()[0])
-    parser.add_argument("--work", type=Path, required=True, metavar="DIR", help="where to do it; 6 GB")
-    parser.add_argument("--keep", action="store_true", help="leave what was built there")
-    parser.add_argument("--mirror", default="", metavar="ADDRESS", help="of Debian, for debootstrap")
+    parser.add_argument("--work", type=Path, required=True, metavar="DIR", help="folder to build in; 6 GB")
+    parser.add_argument("--keep", action="store_true", help="keep the build")
+    parser.add_argument("--mirror", default="", metavar="ADDRESS", help="Debian mirror")
     parser.add_argument(
         "--build-arg", action="append", default=[], metavar="NAME=VALUE", help="as for docker build"
     )
-    parser.add_argument("--json", type=Path, metavar="FILE", help="write there what each step took")
+    parser.add_argument("--json", type=Path, metavar="FILE", help="write the seconds of each step")
     arguments = parser.parse_args()
     if os.geteuid() != 0:
         sys.exit("This needs root, for chroot and mount.")
@@ -319,7 +318,7 @@ def main() -> None:
     except FileNotFoundError as error:
         sys.exit(f"{error.filename} is missing. On Debian: apt install debootstrap")
     except subprocess.CalledProcessError as error:
-        sys.exit(f"A step failed with {error.returncode}; what it said is above.")
+        sys.exit(f"A step failed with {error.returncode}; its messages are above.")
     if not arguments.keep:
         remove(root)
     for step, seconds in took.items():

@@ -1,7 +1,7 @@
-"""How fast previews are, switch by switch, beside the stock pipeline: python -m tools.speed [--json FILE]
+"""Compare the speed of previews with the stock pipeline's: python -m tools.speed [--json FILE]
 
-On a CPU the embedded model is measured; --shapes measures a published model's networks with random weights.
-From prompt embeddings to pictures in memory; encoding a prompt, once for a grid, is left out on both sides.
+Measures the embedded model, or with --shapes the networks of a published model with random weights, from
+prompt embeddings to pictures in memory. Encoding a prompt, once for a grid, is left out on both sides.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ from typing import Any
 import diffusers
 import torch
 import transformers
+from tqdm import tqdm
 
 from app.catalogue.table import ROOT
 from tools.speed.measure import PREVIEWS, STEPS, build, load, matmul_rate, rows
@@ -28,7 +29,7 @@ MATRIX_EDGE = {"cpu": 2048, "cuda": 8192, "mps": 4096}
 def measure(
     shapes: str | None, size: int | None, device: torch.device, dtype: torch.dtype, repeats: int
 ) -> dict[str, Any]:
-    """All rows, printed as they come, and what they were measured on."""
+    """Measure and print all rows; return them with a description of the machine."""
     rate = matmul_rate(device, dtype, MATRIX_EDGE[device.type])
     place = torch.cuda.get_device_name() if device.type == "cuda" else f"{torch.get_num_threads()} threads"
     precision = str(dtype).removeprefix("torch.")
@@ -43,7 +44,7 @@ def measure(
         return build(SHAPES[shapes], size or SIZES[shapes], device, precision)
 
     found = []
-    for row in rows(make, dtype, repeats, rate):
+    for row in tqdm(rows(make, dtype, repeats, rate), unit="row", disable=None, leave=False):
         found.append(row)
         line = f"{row['name']:28}{row['seconds']:9.3f}{row['first_preview_s']:9.3f}"
         if "denoiser_s" in row:
@@ -52,7 +53,7 @@ def measure(
         if "compiling_s" in row:
             waited, first = row["compiling_s"], row["first_while_compiling_s"]
             line += f"   compiled in {waited:.0f} s; first preview meanwhile in {first:.3f} s"
-        print(line, flush=True)
+        tqdm.write(line)
     return {
         "shapes": shapes or "landscapes",
         "device": place,
@@ -71,11 +72,11 @@ def main() -> int:
         description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument("--shapes", choices=SHAPES, help="a published model's (the embedded model)")
-    parser.add_argument("--size", type=int, help=f"edge of the pictures in pixels ({SIZES})")
-    parser.add_argument("--device", choices=MATRIX_EDGE, help="where (cuda where there is one, else cpu)")
-    parser.add_argument("--dtype", choices=DTYPES, help="(bfloat16 on cuda, else float32)")
-    parser.add_argument("--repeats", type=int, default=5, help="the median of so many is told (%(default)s)")
+    parser.add_argument("--shapes", choices=SHAPES, help="published model (default: the embedded one)")
+    parser.add_argument("--size", type=int, metavar="PIXELS", help=f"edge of the pictures ({SIZES})")
+    parser.add_argument("--device", choices=MATRIX_EDGE, help="default: cuda if there is one, else cpu")
+    parser.add_argument("--dtype", choices=DTYPES, help="default: bfloat16 on cuda, else float32")
+    parser.add_argument("--repeats", type=int, default=5, metavar="N", help="runs per median (%(default)s)")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write the figures there, too")
     arguments = parser.parse_args()
     device = torch.device(arguments.device or ("cuda" if torch.cuda.is_available() else "cpu"))
@@ -90,11 +91,11 @@ def main() -> int:
     try:
         found = measure(arguments.shapes, arguments.size, device, dtype, arguments.repeats)
     except torch.OutOfMemoryError:
-        print(f"These networks do not fit the memory of this {device.type} device.", file=sys.stderr)
+        print(f"These networks do not fit into the memory of this {device.type} device.", file=sys.stderr)
         return 2
     except (RuntimeError, AssertionError) as error:
         reason = str(error).splitlines()[0]
-        print(f"Can't be measured on this machine's {device.type} in {dtype}: {reason}", file=sys.stderr)
+        print(f"Can't measure on this machine's {device.type} in {dtype}: {reason}", file=sys.stderr)
         return 2
     if arguments.json:
         arguments.json.write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")

@@ -1,4 +1,4 @@
-"""Four previews from prompt embeddings to pictures, by the stock pipeline and switch by switch."""
+"""Time four previews from prompt embeddings to pictures: the stock pipeline, then each switch of the app."""
 
 from __future__ import annotations
 
@@ -20,6 +20,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from app.models.compiled import Compiled
 from app.page.prompts import EXAMPLES
 from solver import NoiseSchedule, classifier_free_guidance, make_plan, noise_for_seed, sample
+from tools.latency import synchronize, timed
 from tools.speed.shapes import Shape
 
 log = logging.getLogger(__name__)
@@ -30,10 +31,12 @@ COMPILE_LIMIT_S = 1800
 
 @dataclass(eq=False)
 class Case:
-    """A shape's networks on a device, with inputs for PREVIEWS pictures of `size` pixels.
+    """The networks of a model on a device, with inputs for PREVIEWS pictures of `size` pixels.
 
-    denoiser: what is called; a network, or a `Compiled` around it. decode: latents as `sample` leaves them to
-    pictures [n, 3, H, W] in -1 … 1. stream: for the decoder, or None for the denoiser's own.
+    Attributes:
+        denoiser: the network, or a `Compiled` around it.
+        stream: CUDA stream of the decoder; None for the denoiser's own.
+        times: seconds of each part, one for each run of `own`.
     """
 
     shape: Shape
@@ -53,7 +56,7 @@ class Case:
 
 
 def build(shape: Shape, size: int, device: torch.device, dtype: torch.dtype) -> Case:
-    """Random weights from a fixed seed, made on the device itself."""
+    """Build a model with random weights from a fixed seed, on the device itself."""
     torch.manual_seed(0)
     with torch.device(device):
         network = getattr(diffusers, shape.denoiser)(**shape.config)
@@ -84,7 +87,7 @@ def build(shape: Shape, size: int, device: torch.device, dtype: torch.dtype) -> 
 
 
 def load(folder: Path, device: torch.device, dtype: torch.dtype) -> Case:
-    """The Stable Diffusion model in a folder, with its own weights and a prompt."""
+    """Load the Stable Diffusion model in a folder, with its weights, and encode a prompt."""
     import checkpoints  # noqa: F401  the embedded model's autoencoder
 
     pipe = diffusers.StableDiffusionPipeline.from_pretrained(folder, local_files_only=True, dtype=dtype)
@@ -109,7 +112,7 @@ def load(folder: Path, device: torch.device, dtype: torch.dtype) -> Case:
 
 
 def stock(case: Case) -> list[Image.Image]:
-    """The stock pipeline."""
+    """Make the previews with the stock pipeline."""
     return case.pipe(
         **case.inputs,
         num_images_per_prompt=PREVIEWS,
@@ -122,7 +125,7 @@ def stock(case: Case) -> list[Image.Image]:
 
 
 def denoiser_inputs(case: Case, rows: int) -> dict[str, Any]:
-    """What the network is told beside latents and timesteps, for so many pictures, with guidance's rows."""
+    """Return the network's inputs besides latents and timesteps, for `rows` pictures with guidance."""
     given = {name: tensor.repeat_interleave(rows, dim=0) for name, tensor in case.inputs.items()}
     if case.shape.is_flux:
         edge = case.latent_edge // 2
@@ -146,7 +149,7 @@ def denoiser_inputs(case: Case, rows: int) -> dict[str, Any]:
 
 
 def evaluate(case: Case, told: dict[str, Any], x: Tensor, t: Tensor) -> Tensor:
-    """One guided evaluation for latents [n, …], as the worker makes it."""
+    """Evaluate the network with guidance for latents [n, …], as the worker does."""
     if case.shape.is_flux:
         return case.denoiser(x.to(case.dtype), timestep=t / 1000, **told, return_dict=False)[0]
     both = torch.cat([x, x]).to(case.dtype)
@@ -156,7 +159,7 @@ def evaluate(case: Case, told: dict[str, Any], x: Tensor, t: Tensor) -> Tensor:
 
 
 def noise(case: Case) -> Tensor:
-    """One seed to a picture, as the worker draws it; packed where the network wants tokens."""
+    """Draw noise from one seed per picture, as the worker does; packed for networks of tokens."""
     edge, channels = case.latent_edge, case.pipe.vae.config.latent_channels
     latents = torch.stack([noise_for_seed(seed, (channels, edge, edge)) for seed in range(PREVIEWS)])
     if case.shape.is_flux:
@@ -165,7 +168,7 @@ def noise(case: Case) -> Tensor:
 
 
 def decode(case: Case, latents: Tensor) -> list[Image.Image]:
-    """Latents to pictures in the machine's memory, by the autoencoder or, where set, the preview decoder."""
+    """Decode latents to pictures in the CPU's memory, with the preview decoder if there is one."""
     if case.shape.is_flux:
         latents = case.pipe._unpack_latents(latents, case.size, case.size, case.pipe.vae_scale_factor)
     config = case.pipe.vae.config
@@ -180,7 +183,7 @@ def decode(case: Case, latents: Tensor) -> list[Image.Image]:
 
 @torch.inference_mode()
 def own(case: Case) -> list[Image.Image]:
-    """This app's way: one plan, one batch; the first picture is decoded, and there, before the others."""
+    """Make the previews as the app does: one batch; the first picture is decoded before the others."""
     told = denoiser_inputs(case, PREVIEWS)
     schedule = NoiseSchedule.from_config(case.pipe.scheduler.config)
     plan = make_plan("dpm++2m", STEPS, schedule)
@@ -201,17 +204,11 @@ def own(case: Case) -> list[Image.Image]:
     return pictures
 
 
-def synchronize(device: torch.device) -> None:
-    """Wait until the device has done what it was told."""
-    if device.type != "cpu":
-        torch.accelerator.synchronize(device)
-
-
 # The switches, in the order in which they are added; each changes the case in place.
 
 
 def as_it_is(case: Case) -> None:
-    """The app's own loop, and nothing else."""
+    """Only the app's own sampling loop."""
 
 
 def channels_last(case: Case) -> None:
@@ -247,19 +244,8 @@ SWITCHES: dict[str, Callable[[Case], None]] = {
 }
 
 
-def timed(action: Callable[[], Any], repeats: int) -> float:
-    """Median seconds, after one run to warm up."""
-    action()
-    seconds = []
-    for _ in range(repeats):
-        began = time.perf_counter()
-        action()
-        seconds.append(time.perf_counter() - began)
-    return median(seconds)
-
-
 def matmul_rate(device: torch.device, dtype: torch.dtype, edge: int) -> float:
-    """TFLOP/s of products of two random [edge, edge] matrices."""
+    """Measure the TFLOP/s of products of two random [edge, edge] matrices."""
     a, b = (torch.randn(edge, edge, device=device, dtype=dtype) for _ in range(2))
 
     def run() -> None:
@@ -271,7 +257,7 @@ def matmul_rate(device: torch.device, dtype: torch.dtype, edge: int) -> float:
 
 @torch.inference_mode()
 def work(case: Case) -> tuple[float, float]:
-    """TFLOP of all evaluations of the denoiser, and of decoding, for the previews."""
+    """Count the TFLOP of all evaluations of the denoiser and of the decoding, for all previews."""
     told, x = denoiser_inputs(case, PREVIEWS), noise(case)
     with FlopCounterMode(display=False) as denoising:
         evaluate(case, told, x, torch.full((PREVIEWS,), 500.0, device=case.device))
@@ -281,17 +267,17 @@ def work(case: Case) -> tuple[float, float]:
 
 
 def without_sdpa() -> Any:
-    """PyTorch's attention as plain matrix products."""
+    """Compute attention by plain matrix products."""
     return torch.nn.attention.sdpa_kernel(torch.nn.attention.SDPBackend.MATH)
 
 
 def rows(
     make: Callable[[torch.dtype], Case], dtype: torch.dtype, repeats: int, rate: float
 ) -> Iterator[dict[str, Any]]:
-    """The stock pipeline, then the switches added one after the other; seconds are medians for all previews.
+    """Yield a row for the stock pipeline, then for each added switch; seconds are medians for all previews.
 
     Args:
-        make: a fresh case of a precision.
+        make: returns a fresh case of a precision.
         rate: TFLOP/s of matrix products in `dtype`, as `matmul_rate` measures it.
     """
     precisions = [torch.float32, dtype] if dtype != torch.float32 else [dtype]
@@ -305,7 +291,7 @@ def rows(
     try:
         with compiled(case.denoiser):
             yield stock_row(f"stock, {words}, compiled", case, repeats)
-    # Whatever the compiler raises where it can't do its work.
+    # The compiler may raise anything.
     except Exception:
         log.exception("The stock pipeline's network can't be compiled here")
     tflop = work(case)
@@ -327,14 +313,14 @@ def rows(
 
 
 def stock_row(name: str, case: Case, repeats: int) -> dict[str, Any]:
-    """The stock pipeline's pictures all come at once, so the first takes as long as all."""
+    """Time the stock pipeline; its pictures come all at once, so the first takes as long as all."""
     seconds = timed(lambda: stock(case), repeats)
     return {"name": name, "seconds": seconds, "first_preview_s": seconds}
 
 
 @contextmanager
 def compiled(network: torch.nn.Module) -> Iterator[None]:
-    """The whole network compiled in place, as the libraries' guides have it, and afterwards as it was."""
+    """Compile the whole network in place, as the libraries' guides do, and undo it afterwards."""
     network.compile(dynamic=False)
     try:
         yield
@@ -343,7 +329,7 @@ def compiled(network: torch.nn.Module) -> Iterator[None]:
 
 
 def measured(name: str, case: Case, repeats: int, rate: float, tflop: float) -> dict[str, Any]:
-    """One row: seconds for all previews and to the first, the networks' shares, and of the matmul rate."""
+    """Return a row: seconds to all previews and to the first, and the networks' shares."""
     case.times.clear()
     seconds = timed(lambda: own(case), repeats)
     parts = {part: median(times[1:]) for part, times in case.times.items()}
