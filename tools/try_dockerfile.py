@@ -3,8 +3,8 @@
     sudo python tools/try_dockerfile.py --work /tmp/try
 
 debootstrap makes the Debian once, in the folder --work; each try begins with a copy of it. The steps are read
-from the Dockerfile and run in order with chroot. Then the command is started, the health check asked, a grid of
-previews made over the network, and the app stopped. Only FROM differs: Debian 12 with its Python 3.11.
+from the Dockerfile and run in order with chroot. Then the command is started, the health check asked, a
+grid of previews made over the network, and the app stopped. Only FROM differs: Debian 12 and Python 3.11.
 
 It must run as root, for chroot, /proc and /dev. Pip is configured as on this machine.
 """

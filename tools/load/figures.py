@@ -18,13 +18,17 @@ IN_TIME = 3.0  # a request is done in time within so many times what it takes al
 class LoadRow:
     """One policy at one load, on one clock; times in seconds, None where there was nothing to measure.
 
-    fifo_busy: the share of time that the first policy, one grid after the other, is busy at this load.
-    rate_rps: the requests per second of that. preview_*: from asking for a grid to its last preview.
-    refine_p95_s and pick_to_final_p50_s: from the pick to the full-step picture. goodput: the share of
-    requests that were done within IN_TIME times what they take alone, refusals counted as misses;
-    preview_goodput: of grids alone. image_steps_per_s: with always something to do. cancel_ticks_p95: from
-    cancelling to its effect. speculative_hit_rate: the share of picks that had been refined ahead, at least
-    in part. wasted_step_share: steps of guesses that were given up, of all steps.
+    Attributes:
+        fifo_busy: share of time that the policy "fifo" is busy at this load.
+        rate_rps: requests per second at this load.
+        preview_p50_s, preview_p95_s, preview_p99_s: from the request of a grid to its last preview.
+        refine_p95_s, pick_to_final_p50_s: from the pick to the refined picture.
+        goodput: share of requests done within IN_TIME times their time alone; refusals count as misses.
+        preview_goodput: the same for grids only.
+        image_steps_per_s: throughput when there is always work.
+        cancel_ticks_p95: ticks from a cancel to its effect.
+        speculative_hit_rate: share of picks that had been refined ahead, at least in part.
+        wasted_step_share: share of all steps that were for speculative refinements given up.
     """
 
     policy: str
@@ -47,14 +51,14 @@ class LoadRow:
 
 
 def alone_s(kind: str, costs: Costs, pace: float) -> float:
-    """What a grid or a refinement takes when nobody else is there."""
+    """Return the seconds of a grid or a refinement when nobody else is there."""
     if kind == "preview":
         return pace * PREVIEW_STEPS * costs.tick(ROWS * GRID) + GRID * costs.decode_s + costs.encode_s
     return pace * FULL_STEPS * costs.tick(ROWS) + costs.decode_s + costs.encode_s
 
 
 def visits_per_second(visits: Sequence[Visit], fifo_busy: float, costs: Costs, pace: float) -> float:
-    """The rate of visits at which one request after the other keeps the device so busy."""
+    """Return the visits per second at which one request after the other keeps the device so busy."""
     picks = sum(visit.pick is not None and visit.leave_s is None for visit in visits) / len(visits)
     return fifo_busy / (alone_s("preview", costs, pace) + picks * alone_s("refine", costs, pace))
 
@@ -70,7 +74,7 @@ def make_row(
     pace: float,
     image_steps_per_s: float | None,
 ) -> LoadRow:
-    """The row of a run that took requests for `span_s` seconds. Cancelled requests count in no time."""
+    """Make the row of a run that took requests for `span_s` seconds; cancelled ones count in no time."""
     grids = [request for request in record.requests if request.kind == "preview"]
     finals = [request for request in record.requests if request.kind == "refine"]
     outcomes = Counter(request.outcome for request in record.requests)

@@ -1,4 +1,4 @@
-"""The trace: who comes when, and what they do. `python -m tools.load.trace` writes the shipped one again."""
+"""A trace of visits: who arrives when and does what. `python -m tools.load.trace` writes trace.jsonl."""
 
 import json
 from collections.abc import Sequence
@@ -23,10 +23,15 @@ BURST_RATE, QUIET_LENGTH, BURST_LENGTH = 2.0, 60.0, 12.0
 class Visit:
     """One grid, and what its visitor does with it.
 
-    at: arrival, in mean gaps between arrivals, so that one trace serves all rates. user: whose it is. seed:
-    the grid's first. pick: the position that gets picked, if any. think_s: from the last preview to the pick.
-    cancel_s: after so many seconds the grid is cancelled. leave_s: after so many seconds the tab is closed.
-    cancel_final_s: so many seconds after the pick, its refinement is cancelled.
+    Attributes:
+        at: arrival, in mean gaps between arrivals, so that one trace serves all rates.
+        user: number of the visitor.
+        seed: first seed of the grid.
+        pick: position of the preview that is picked, if any.
+        think_s: seconds from the last preview to the pick.
+        cancel_s: seconds after which the grid is cancelled.
+        leave_s: seconds after which the tab is closed.
+        cancel_final_s: seconds from the pick to the cancel of its refinement.
     """
 
     at: float
@@ -40,7 +45,7 @@ class Visit:
 
 
 def make_trace(count: int, seed: int, grid: int = 4) -> list[Visit]:
-    """`count` visits of a mean gap of 1, drawn from `seed`; picks are uniform over the grid's positions."""
+    """Draw `count` visits of a mean gap of 1 from `seed`; picks are uniform over the grid's positions."""
     rng = np.random.default_rng(seed)
     visits = []
     for number, at in enumerate(_arrivals(count, rng)):
@@ -82,7 +87,7 @@ def _arrivals(count: int, rng: np.random.Generator) -> Sequence[float]:
 
 
 def save(visits: Sequence[Visit], path: Path) -> None:
-    """Write a trace, one visit a line, without what is not so."""
+    """Write a trace, one visit a line, without fields that are None."""
     lines = [
         json.dumps({key: value for key, value in asdict(visit).items() if value is not None})
         for visit in visits

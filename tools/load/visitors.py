@@ -1,4 +1,4 @@
-"""What visitors do, on whichever clock: ask for a grid, look at it, perhaps pick, cancel, or leave."""
+"""Visitors on either clock: they request a grid, look at it, and may pick, cancel or leave."""
 
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
@@ -10,12 +10,12 @@ from tools.load.trace import Visit
 GRID, PREVIEW_STEPS, FULL_STEPS = 4, 6, 40
 
 Picture = Any
-"""Whatever a clock calls one picture that it was asked for."""
+"""A clock's handle of one requested picture."""
 Ending = Literal["done", "cancelled", "failed"]
 
 
 class Clock(Protocol):
-    """Where time passes and pictures are made: real.py and virtual.py."""
+    """Where time passes and pictures are made: `RealClock` and `VirtualClock`."""
 
     @property
     def now(self) -> float:
@@ -28,27 +28,27 @@ class Clock(Protocol):
         ...
 
     def call_at(self, time: float, action: Callable[[], None]) -> None:
-        """Have something done at a time, or at once when that has passed."""
+        """Call `action` at a time, or at once if that has passed."""
         ...
 
     def submit(
         self, kind: Kind, owner: str, seeds: Sequence[int], ended: Callable[[Picture, Ending], None]
     ) -> list[Picture] | None:
-        """Ask for pictures that start together; None where they are refused. `ended` tells each one's end."""
+        """Request pictures together; None if they are refused. `ended` is called at each one's end."""
         ...
 
     def cancel(self, picture: Picture) -> None:
-        """Give up one picture."""
+        """Cancel one picture."""
         ...
 
     def promote(self, picture: Picture) -> int:
-        """A guess is wanted now; the steps that it has made."""
+        """Make a speculative refinement a wanted one; returns the steps it has made."""
         ...
 
 
 @dataclass
 class TimedRequest:
-    """How a grid or a refinement fared: times in seconds, `ended` None while it has not."""
+    """The fate of a grid or a refinement; times in seconds, `ended` None until it ends."""
 
     kind: Kind
     asked: float
@@ -58,13 +58,13 @@ class TimedRequest:
 
     @property
     def seconds(self) -> float:
-        """From asking to the last picture; infinite where that never came."""
+        """From the request to the last picture; infinite if that never came."""
         return self.ended - self.asked if self.ended is not None and self.outcome == "done" else float("inf")
 
 
 @dataclass
 class RequestLog:
-    """All that happened in one run."""
+    """Everything that happened in one run."""
 
     requests: list[TimedRequest] = field(default_factory=list)
     cancel_ticks: list[int] = field(default_factory=list)
@@ -181,7 +181,7 @@ class Visitor:
 
 
 class Regular:
-    """Somebody who never rests: a grid, a refinement of one of it, the next grid, for as long as it lasts."""
+    """A visitor who never rests: a grid, the refinement of a preview, the next grid, until the run ends."""
 
     def __init__(self, number: int, clock: Clock) -> None:
         self._owner = f"regular {number}"
