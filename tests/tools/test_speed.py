@@ -85,7 +85,7 @@ def test_every_switch_leaves_the_pictures_as_they_are(name: str) -> None:
         SWITCHES[switch](case)
         made = np.stack([np.asarray(picture, dtype=int) for picture in own(case)])
         assert np.abs(made - expected).max() <= 1
-    assert min(work(case)) > 0
+    assert work(case) > 0
 
 
 def test_a_compiled_network_is_as_it_was_afterwards(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -256,14 +256,12 @@ def matmul_rate(device: torch.device, dtype: torch.dtype, edge: int) -> float:
 
 
 @torch.inference_mode()
-def work(case: Case) -> tuple[float, float]:
-    """Count the TFLOP of all evaluations of the denoiser and of the decoding, for all previews."""
+def work(case: Case) -> float:
+    """Count the TFLOP of all evaluations of the denoiser for the previews."""
     told, x = denoiser_inputs(case, PREVIEWS), noise(case)
     with FlopCounterMode(display=False) as denoising:
         evaluate(case, told, x, torch.full((PREVIEWS,), 500.0, device=case.device))
-    with FlopCounterMode(display=False) as decoding:
-        decode(case, x)
-    return STEPS * denoising.get_total_flops() / 1e12, decoding.get_total_flops() / 1e12
+    return STEPS * denoising.get_total_flops() / 1e12
 
 
 def without_sdpa() -> Any:
@@ -286,7 +284,7 @@ def rows(
         words = str(precision).removeprefix("torch.")
         yield stock_row(f"stock, {words}", case, repeats)
         if precision != dtype:
-            yield measured(f"own loop, {words}", case, repeats, rate, work(case)[0])
+            yield measured(f"own loop, {words}", case, repeats, rate, work(case))
             del case
     try:
         with compiled(case.denoiser):
@@ -296,7 +294,7 @@ def rows(
         log.exception("The stock pipeline's network can't be compiled here")
     tflop = work(case)
     with without_sdpa():
-        yield measured("own loop, without SDPA", case, repeats, rate, tflop[0])
+        yield measured("own loop, without SDPA", case, repeats, rate, tflop)
     for name, switch in SWITCHES.items():
         if switch is preview_decoder and case.shape.preview_decoder is None:
             continue
@@ -309,7 +307,7 @@ def rows(
             case.denoiser.wait(COMPILE_LIMIT_S)
             extra["compiling_s"] = time.perf_counter() - began
             extra["compiled"] = case.denoiser.shapes_ready > 0
-        yield measured(f"+ {name}" if switch is not as_it_is else name, case, repeats, rate, tflop[0]) | extra
+        yield measured(f"+ {name}" if switch is not as_it_is else name, case, repeats, rate, tflop) | extra
 
 
 def stock_row(name: str, case: Case, repeats: int) -> dict[str, Any]:
