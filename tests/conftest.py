@@ -1,7 +1,7 @@
 """A worker and a served page with the tiny model."""
 
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,6 +16,7 @@ from app.jobs.job import Job
 from app.models import ImageModel, load
 from app.worker import Worker
 from app.worker.costs import Costs
+from solver.diffusion import LatentDiffusion
 from tests.tiny_landscapes import build_tiny_model
 
 # A tab that is away for so long is taken as closed: long enough for a refresh on a busy machine.
@@ -81,6 +82,25 @@ def free_port() -> int:
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         return probe.getsockname()[1]
+
+
+class InterceptedModel(ImageModel):
+    """A model whose network is called through `denoise`, for tests to override."""
+
+    def __init__(self, **fields: Any) -> None:
+        super().__init__(**fields)
+        object.__setattr__(self, "diffusion", _Intercepted(self.diffusion, lambda *args: self.denoise(*args)))
+
+    def denoise(self, *args: Any) -> torch.Tensor:
+        return self.diffusion.original.denoise(*args)  # type: ignore[attr-defined]
+
+
+class _Intercepted:
+    def __init__(self, original: LatentDiffusion, denoise: Callable[..., torch.Tensor]) -> None:
+        self.original, self.denoise = original, denoise
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.original, name)
 
 
 def make_job(tiny: ImageModel, **changes: object) -> Job:

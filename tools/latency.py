@@ -104,11 +104,11 @@ def measure_worker(model: ImageModel, repeats: int) -> Iterator[Figure]:
 
 def measure_parts(model: ImageModel, repeats: int, previews_s: float) -> Iterator[Figure]:
     """Time one denoiser call, the decoding of a picture, and the solver's arithmetic in the previews."""
-    plan = make_plan("consistency", PREVIEW_STEPS, model.schedule, learned=model.facts.learned)
-    prompts = model.encode([EXAMPLES[0]] * PREVIEWS)
-    negatives = model.encode([""] * PREVIEWS, negative=True)
+    plan = make_plan("consistency", PREVIEW_STEPS, model.facts.schedule, learned=model.facts.learned)
+    prompts = model.diffusion.encode([EXAMPLES[0]] * PREVIEWS)
+    negatives = model.diffusion.encode([""] * PREVIEWS, negative=True)
     guidance = torch.full((PREVIEWS,), 3.0)
-    noises = [noise_for_seed(seed, model.latent_shape).to(model.device) for seed in range(PREVIEWS)]
+    noises = [noise_for_seed(seed, model.diffusion.latent_shape).to(model.device) for seed in range(PREVIEWS)]
     denoising, arithmetic = [], []
     for _ in range(repeats):
         states = [SampleState.start(plan, noise) for noise in noises]
@@ -118,7 +118,7 @@ def measure_parts(model: ImageModel, repeats: int, previews_s: float) -> Iterato
             inputs = torch.stack([state.model_input() for state in states])
             timesteps = torch.tensor([state.timestep for state in states])
             ready = time.perf_counter()
-            outputs = model.denoise(inputs, timesteps, prompts, negatives, guidance)
+            outputs = model.diffusion.denoise(inputs, timesteps, prompts, negatives, guidance)
             synchronize(model.device)
             back = time.perf_counter()
             for state, output in zip(states, outputs, strict=True):
@@ -319,9 +319,7 @@ def main() -> None:
     machine = describe_machine() | {"device": str(model.device), "model": model.facts.name}
     print(", ".join(f"{key} {value}" for key, value in machine.items()))
     results: dict[str, Any] = {"machine": machine}
-    figures = chain(
-        measure_worker(model, arguments.repeats), measure_app(arguments.model, arguments.device)
-    )
+    figures = chain(measure_worker(model, arguments.repeats), measure_app(arguments.model, arguments.device))
     for figure in tqdm(figures, total=FIGURES, unit="figure", disable=None, leave=False):
         tqdm.write(str(figure))
         results[figure.key] = figure.value

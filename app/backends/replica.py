@@ -20,7 +20,8 @@ from app.catalogue.fitting import Offload
 from app.jobs.handle import Handle, merge
 from app.jobs.job import Event, Job, RequestError
 from app.models import Choice, ModelFacts, open_model
-from app.worker.loop import MAX_PICTURES, Worker
+from app.worker.loop import Worker
+from app.worker.queue import MAX_PICTURES
 
 T = TypeVar("T")
 
@@ -98,9 +99,7 @@ class Replica:
         """Asked by Serve now and then; a replica that raises here is replaced."""
         self._forget_the_silent()
         if not self._worker.healthy:
-            raise RuntimeError("Several steps in a row have failed: the device seems to be broken.")
-        if not self._worker._thread.is_alive():
-            raise RuntimeError("The worker's thread has ended.")
+            raise RuntimeError("The last steps have all failed, or the worker's thread has ended.")
 
     async def stream(self, page: str, jobs: Mapping[str, Job]) -> AsyncGenerator[Said, None]:
         """Make a page's jobs that belong together, by keys of its choice; see `Said`.

@@ -13,7 +13,6 @@ from app.jobs.uploads import fit_picture
 from app.models.facts import ModelFacts
 from app.models.memory import split_on_oom
 from app.models.safety import SafetyChecker
-from solver import NoiseSchedule
 from solver.diffusion import Conditions, LatentDiffusion, decode
 
 REMEMBERED_PROMPTS = 256
@@ -56,20 +55,6 @@ class ImageModel:
         """Whether one part of it at a time is on the device, so that they can't work side by side."""
         return hasattr(self.diffusion.network, "_hf_hook")
 
-    @property
-    def schedule(self) -> NoiseSchedule:
-        """See `ModelFacts`."""
-        return self.facts.schedule
-
-    @property
-    def latent_shape(self) -> tuple[int, int, int]:
-        """(channels, height, width) of the latents of a picture of the default size."""
-        return self.diffusion.latent_shape
-
-    def shape_of(self, width: int, height: int) -> tuple[int, int, int]:
-        """The latents of a picture of so many pixels, see `LatentDiffusion.shape_of`."""
-        return self.diffusion.shape_of(width, height)
-
     @torch.inference_mode()
     def encode_each(self, prompts: Sequence[str], *, negative: bool = False) -> list[Conditions]:
         """Conditions of one sample for each prompt, as the stock pipeline makes them.
@@ -88,10 +73,6 @@ class ImageModel:
             self.remembered.popitem(last=False)
         return each
 
-    def encode(self, prompts: Sequence[str], *, negative: bool = False) -> Conditions:
-        """The same for all prompts at once."""
-        return Conditions.cat(self.encode_each(prompts, negative=negative))
-
     def encode_starts(
         self, files: Sequence[bytes | None], width: int, height: int
     ) -> list[torch.Tensor | None]:
@@ -108,18 +89,6 @@ class ImageModel:
     def _encode_pictures(self, pictures: Sequence[Image.Image]) -> list[torch.Tensor]:
         levels = torch.stack([torch.from_numpy(np.array(picture)) for picture in pictures])
         return list(self.diffusion.encode_pictures(levels.permute(0, 3, 1, 2).float() / 255))
-
-    @torch.inference_mode()
-    def denoise(
-        self,
-        x: torch.Tensor,
-        timesteps: torch.Tensor,
-        prompts: Conditions,
-        negatives: Conditions,
-        guidance: torch.Tensor,
-    ) -> torch.Tensor:
-        """See `LatentDiffusion.denoise`."""
-        return self.diffusion.denoise(x, timesteps, prompts, negatives, guidance)
 
     @torch.inference_mode()
     def pictures(self, latents: torch.Tensor, *, preview: bool = False) -> list[Image.Image]:

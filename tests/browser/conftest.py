@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from app.worker import Worker
+from app.worker.denoiser import BatchDenoiser
 from tests.conftest import Served
 from tools.latency import BROWSER_OPTIONS, BROWSERS, find_browser
 
@@ -96,14 +96,14 @@ def hold(monkeypatch: pytest.MonkeyPatch) -> Iterator[Hold]:
     go_on = threading.Event()
 
     def hold(kind: str) -> Callable[[], None]:
-        denoise = Worker._denoise
+        denoise = BatchDenoiser.denoise
 
-        def held(self: Worker, batch: Any) -> Any:
+        def held(self: BatchDenoiser, batch: Any) -> Any:
             if any(sample.kind == kind and sample.steps_done >= 3 for sample in batch):
                 go_on.wait()
             return denoise(self, batch)
 
-        monkeypatch.setattr(Worker, "_denoise", held)
+        monkeypatch.setattr(BatchDenoiser, "denoise", held)
         return go_on.set
 
     yield hold
@@ -115,12 +115,12 @@ def slow(served: Served, monkeypatch: pytest.MonkeyPatch) -> Callable[[float], N
     """Has every call of the denoiser take so many seconds more."""
 
     def slow(seconds: float) -> None:
-        denoise = Worker._denoise
+        denoise = BatchDenoiser.denoise
 
-        def slowed(self: Worker, *args: Any) -> Any:
+        def slowed(self: BatchDenoiser, *args: Any) -> Any:
             time.sleep(seconds)
             return denoise(self, *args)
 
-        monkeypatch.setattr(Worker, "_denoise", slowed)
+        monkeypatch.setattr(BatchDenoiser, "denoise", slowed)
 
     return slow

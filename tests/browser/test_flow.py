@@ -129,7 +129,7 @@ def test_escape_cancels_what_gradio_has_not_passed_on_yet(page: Any) -> None:
 def test_previews_sharpen_in_place(
     page: Any, served: Served, monkeypatch: pytest.MonkeyPatch, slow: Callable[[float], None], hold: Hold
 ) -> None:
-    monkeypatch.setattr(served.worker, "_decode_s", 0.0)  # so cheap that there are pictures on the way
+    monkeypatch.setattr(served.worker._decoder, "seconds", 0.0)  # so cheap that there are pictures on the way
     slow(0.1)
     go_on = hold("preview")
     page.fill("#prompt input", "quiet hills")

@@ -15,7 +15,8 @@ from app.server.metrics import Metrics
 from app.server.settings import Settings
 from app.study.plan.definition import Study
 from app.study.plan.labels import LABELS, PLACES
-from app.worker import Worker
+from app.worker.denoiser import BatchDenoiser
+from app.worker.loop import UNHEALTHY_FAILURES
 from tests.app.study.conftest import TEXT
 from tests.browser.conftest import PATIENCE_MS
 from tests.browser.test_study import Join, agree, join, make, rate, running, study
@@ -116,7 +117,7 @@ def test_what_goes_wrong_is_told_in_the_studys_words(
             raise RuntimeError("out of memory")
 
         with monkeypatch.context() as failing:
-            failing.setattr(Worker, "_denoise", fail)
+            failing.setattr(BatchDenoiser, "denoise", fail)
             page.locator(".study-ask").click()
             page.locator(".tile-problem", has_text="«not_made»").nth(1).wait_for()
             assert foreign(page) == []
@@ -126,7 +127,7 @@ def test_what_goes_wrong_is_told_in_the_studys_words(
             page.locator(".toast", has_text="«problem»").wait_for()
             assert foreign(page) == []
         with monkeypatch.context() as failing:
-            failing.setattr(served.worker, "healthy", False)
+            failing.setattr(served.worker, "_failures", UNHEALTHY_FAILURES)
             page.locator(".status", has_text="«broken»").wait_for()
             assert foreign(page) == []
         lab.page.close()

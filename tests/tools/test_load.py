@@ -12,10 +12,11 @@ import pytest
 
 from app.models import ROOT, ImageModel
 from app.worker.costs import Costs
-from app.worker.scheduling import POLICIES, SPECULATED_SHARE
+from app.worker.scheduling import SPECULATED_SHARE
 from tools.load import trace
 from tools.load.figures import LoadRow, alone_s, make_row, visits_per_second
 from tools.load.plots import draw_rows
+from tools.load.policies import POLICIES
 from tools.load.runs import Meter, replay, replay_virtually, saturate, saturate_virtually
 from tools.load.soak import soak
 from tools.load.trace import Visit
@@ -66,7 +67,7 @@ def test_alone_a_visitor_waits_for_nobody(policy: str) -> None:
     grid, final = outcome.record.requests
     # Nobody else waits, so pictures in between are shown; they may cost a tenth.
     assert alone_s("preview", COSTS, 1.0) <= grid.seconds <= 1.15 * alone_s("preview", COSTS, 1.0)
-    if POLICIES[policy].speculate:
+    if POLICIES[policy].speculates:
         assert final.guessed_steps == SPECULATED_SHARE * 40, "there was time enough"
         assert final.seconds < 0.5 * alone_s("refine", COSTS, 1.0)
     else:

@@ -20,9 +20,9 @@ from tqdm import tqdm
 from app.models import DEVICES, Choice, ImageModel, ModelError, open_model
 from app.worker import Worker
 from app.worker.costs import Costs
-from app.worker.scheduling import POLICIES
 from tools.load import trace
 from tools.load.figures import LoadRow, make_row, visits_per_second
+from tools.load.policies import POLICIES
 from tools.load.runs import Meter, replay, replay_virtually, saturate, saturate_virtually
 from tools.load.soak import soak
 from tools.load.trace import Visit

@@ -6,8 +6,8 @@ from pathlib import Path
 from matplotlib.figure import Figure
 from matplotlib.ticker import NullFormatter
 
-from app.worker.scheduling import POLICIES
 from tools.load.figures import LoadRow
+from tools.load.policies import POLICIES
 
 PANELS = {
     "preview_p95_s": ("Waiting for previews, 95th percentile", "s"),

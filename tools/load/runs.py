@@ -8,8 +8,8 @@ from app.jobs.job import KINDS
 from app.models import ImageModel
 from app.worker import Worker
 from app.worker.costs import Costs
-from app.worker.scheduling import POLICIES
 from tools.load.figures import ROWS
+from tools.load.policies import POLICIES
 from tools.load.real import RealClock
 from tools.load.trace import Visit
 from tools.load.virtual import VirtualClock
@@ -62,7 +62,7 @@ class Outcome:
 def replay_virtually(policy: str, meter: Meter, visits: Sequence[Visit], rate: float) -> Outcome:
     """The visits, `rate` of them a second, on the virtual clock; calls take what they took in a run."""
     clock = VirtualClock(POLICIES[policy], meter.costs, meter.pace, meter.calls)
-    record = _replay(clock, visits, rate, POLICIES[policy].speculate)
+    record = _replay(clock, visits, rate, POLICIES[policy].speculates)
     return Outcome(record, clock.made, meter)
 
 
@@ -70,7 +70,7 @@ def replay(policy: str, model: ImageModel, costs: Costs, visits: Sequence[Visit]
     """The visits, `rate` of them a second, on a worker of its own."""
     worker, meter = _metered(policy, model, costs)
     record = _replay(
-        RealClock(worker), visits, rate, POLICIES[policy].speculate, visits[-1].at / rate + PATIENT_S
+        RealClock(worker), visits, rate, POLICIES[policy].speculates, visits[-1].at / rate + PATIENT_S
     )
     worker.close()
     return Outcome(record, worker.made, meter)

@@ -4,7 +4,7 @@ import random
 import threading
 import time
 from collections import Counter
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import psutil
@@ -17,6 +17,7 @@ from app.models import ImageModel
 from app.page.prompts import EXAMPLES
 from app.worker import Worker
 from app.worker.costs import Costs
+from solver.diffusion import LatentDiffusion
 
 USERS = 50
 FAILING = 1 / 300  # of the calls
@@ -57,23 +58,27 @@ class _Tally:
             self.open += open_now
 
 
-class _Failing(ImageModel):
-    """A model that fails now and then, as a device may."""
+class _Failing:
+    """A model's network whose calls fail now and then, as a device may."""
 
-    failed: int
+    def __init__(self, diffusion: LatentDiffusion) -> None:
+        self.failed = 0
+        self._diffusion = diffusion
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._diffusion, name)
 
     def denoise(self, *args: Any) -> torch.Tensor:
         if random.random() < FAILING:
-            self.__dict__["failed"] += 1
+            self.failed += 1
             raise RuntimeError("a failing call, made for the soak")
-        return super().denoise(*args)
+        return self._diffusion.denoise(*args)
 
 
 def soak(model: ImageModel, costs: Costs, seconds: float) -> Soaked:
     """Run the users for so long, and say what came of it."""
-    failing = _Failing(**vars(model))
-    failing.__dict__["failed"] = 0
-    worker = Worker(failing, costs=costs)
+    failing: Any = _Failing(model.diffusion)
+    worker = Worker(replace(model, diffusion=failing), costs=costs)
     tally, stop = _Tally(), threading.Event()
     users = [threading.Thread(target=_use, args=(worker, number, tally, stop)) for number in range(USERS)]
     process, memory = psutil.Process(), []

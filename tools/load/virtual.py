@@ -1,6 +1,6 @@
 """The virtual clock: the worker's decisions, with the costs of ticks in place of ticks.
 
-Hours of load take seconds, since nothing is computed but `app.worker.scheduling.choose`.
+Hours of load take seconds, since nothing is computed but `app.worker.scheduling`.
 """
 
 import heapq
@@ -10,8 +10,9 @@ from itertools import count
 
 from app.jobs.job import KINDS, Kind
 from app.worker.costs import Costs
-from app.worker.loop import LONGEST_WAIT_S, MAX_PICTURES, PICTURE_SHARE
-from app.worker.scheduling import SchedulingPolicy, Ticket, choose, forecast
+from app.worker.loop import SKETCH_SHARE
+from app.worker.queue import LONGEST_WAIT_S, MAX_PICTURES
+from app.worker.scheduling import SchedulingPolicy, Ticket
 from tools.load.figures import ROWS
 from tools.load.visitors import FULL_STEPS, PREVIEW_STEPS, Ending, Picture
 
@@ -24,7 +25,7 @@ class _Making:
     arrived: float
     cancelled: bool = False
     guessed: int = 0
-    unspent_s: float = 0.0  # as the worker's samples have it
+    sketch_budget_s: float = 0.0  # see `Sample`
 
 
 class VirtualClock:
@@ -50,7 +51,6 @@ class VirtualClock:
         self._order = count()
         self._requests = count()
         self._making: dict[int, _Making] = {}
-        self._running: frozenset[int] = frozenset()
 
     def call_at(self, time: float, action: Callable[[], None]) -> None:
         """See `Clock`."""
@@ -93,8 +93,7 @@ class VirtualClock:
                 replace(making.ticket, idle_s=self.now - making.stepped, age_s=self.now - making.arrived)
                 for making in self._making.values()
             ]
-            batch = choose(tickets, self._policy, self._costs, self._running, pace=self._pace)
-            self._running = frozenset(t.number for t in batch)
+            batch = self._policy.choose(tickets, self._costs, pace=self._pace)
             if batch:
                 alone = len(batch) == sum(t.kind != "speculative" for t in tickets)
                 self._pass_time(self.now + self._seconds(batch, watched=alone))
@@ -109,7 +108,7 @@ class VirtualClock:
         if len(self._making) > MAX_PICTURES:
             return False
         tickets = [making.ticket for making in self._making.values()]
-        expected = forecast(tickets, self._policy, self._costs, self._pace)
+        expected = self._policy.forecast(tickets, self._costs, self._pace)
         kind = self._making[numbers[0]].ticket.kind
         longest = LONGEST_WAIT_S.get(kind, float("inf"))
         return all(expected[number].wait_s <= longest for number in numbers)
@@ -134,10 +133,10 @@ class VirtualClock:
         shown = 0
         for t in batch:
             making = self._making[t.number]
-            if making.unspent_s >= self._costs.decode_s:
-                making.unspent_s = 0.0
+            if making.sketch_budget_s >= self._costs.decode_s:
+                making.sketch_budget_s = 0.0
                 shown += t.steps_left > 1
-            making.unspent_s += PICTURE_SHARE * call / len(batch)
+            making.sketch_budget_s += SKETCH_SHARE * call / len(batch)
         return shown
 
     def _pass_time(self, end: float) -> None:

@@ -29,7 +29,9 @@ from app.page import handlers
 from app.page.click import Click, Form, Studio
 from app.page.session import Session
 from app.page.sketches import Sketches
-from app.worker.loop import MAX_PICTURES, Worker
+from app.worker import Worker
+from app.worker.loop import UNHEALTHY_FAILURES
+from app.worker.queue import MAX_PICTURES
 from tests.app.worker.test_worker import last, pixels
 from tests.conftest import free_port, make_job
 
@@ -216,10 +218,10 @@ def replica(tiny_folder: Path) -> Iterator[Replica]:
 
 def test_a_broken_device_or_worker_is_noticed(replica: Replica) -> None:
     replica.check_health()
-    replica._worker.healthy = False
-    with pytest.raises(RuntimeError, match="device"):
+    replica._worker._failures = UNHEALTHY_FAILURES
+    with pytest.raises(RuntimeError, match="have all failed"):
         replica.check_health()
-    replica._worker.healthy = True
+    replica._worker._failures = 0
     replica._worker.close()
     with pytest.raises(RuntimeError, match="thread"):
         replica.check_health()

@@ -36,7 +36,7 @@ from app.worker.loop import UNHEALTHY_FAILURES, Worker
 from solver.diffusion import TOKENIZING
 from tests.app.backends import space as spaces_and_gpus
 from tests.app.backends.space import Refusal, Scheduler, become_space, scheduler, token_of, visitor
-from tests.conftest import free_port, make_job
+from tests.conftest import InterceptedModel, free_port, make_job
 
 pytestmark = pytest.mark.slow
 
@@ -45,7 +45,7 @@ ROOT = Path(__file__).parents[3]
 PATIENCE_S = 900
 
 
-class HeldModel(ImageModel):
+class HeldModel(InterceptedModel):
     """A model whose calls, in whatever process, are counted and can be held back."""
 
     shared: mmap

@@ -14,11 +14,11 @@ from app.jobs.job import Done, Job, RequestError
 from app.models import ImageModel, ModelError, load
 from app.worker import Worker
 from app.worker.costs import Costs
-from app.worker.scheduling import POLICIES
 from solver import ConsistencySolverScheduler
 from solver.diffusion.flux import pack, unpack
 from tests import tiny_models
 from tests.conftest import make_job
+from tools.load.policies import POLICIES
 
 CPU = torch.device("cpu")
 # Large batches cost as much as small ones, so all go together; pictures on the way cost too much.
@@ -101,7 +101,7 @@ def test_the_worker_makes_the_stock_pipelines_latents_in_mixed_company(
 def test_what_a_model_cannot_do_is_refused_in_words(model: ImageModel) -> None:
     with pytest.raises(RequestError, match="makes pictures of 16 × 16 pixels"):
         model.facts.plan(make_job(model, width=32))
-    if model.schedule.is_flow:
+    if model.facts.schedule.is_flow:
         with pytest.raises(RequestError, match="a flow does not know"):
             model.facts.plan(make_job(model, solver="deis"))
 

@@ -50,7 +50,7 @@ def test_pictures_are_those_of_the_stock_pipeline(tiny_folder: Path, worker: Wor
         negative_prompt=job.negative_prompt,
         num_inference_steps=job.steps,
         guidance_scale=guidance,
-        latents=noise_for_seed(job.seed, worker.model.latent_shape)[None],
+        latents=noise_for_seed(job.seed, worker.model.diffusion.latent_shape)[None],
     ).images[0]
     done: Any = list(worker.submit(job).events())[-1]
     assert np.abs(np.asarray(expected).astype(int) - np.asarray(done.picture)).max() <= 1
@@ -58,7 +58,7 @@ def test_pictures_are_those_of_the_stock_pipeline(tiny_folder: Path, worker: Wor
 
 def test_what_is_known_of_a_model(model: ImageModel, tiny_folder: Path, copy: Path) -> None:
     assert (model.facts.name, model.facts.width, model.facts.height) == ("tiny", 64, 64)
-    assert model.latent_shape == (4, 8, 8)
+    assert model.diffusion.latent_shape == (4, 8, 8)
     assert load(copy, CPU).facts.revision == model.facts.revision
     other = copy / "unet" / "diffusion_pytorch_model.safetensors"
     data = bytearray(other.read_bytes())
@@ -105,7 +105,7 @@ def test_tokenizing_from_many_threads_at_once(model: ImageModel) -> None:
     from concurrent.futures import ThreadPoolExecutor
 
     def both(i: int) -> int:
-        model.encode([f"snowy lake {i}"])
+        model.encode_each([f"snowy lake {i}"])
         return model.facts.count_tokens("snowy lake")
 
     with ThreadPoolExecutor(8) as pool:
@@ -189,12 +189,14 @@ def test_previews_follow_what_was_learned(learned: Path) -> None:
         for steps, same in ((5, False), (6, True)):
             job = make_job(model, model="copy", solver="consistency", steps=steps, guidance=4.0)
             done: Any = list(worker.submit(job).events())[-1]
-            plan = make_plan("consistency", steps, model.schedule, learned=model.facts.learned, guidance=4.0)
+            plan = make_plan(
+                "consistency", steps, model.facts.schedule, learned=model.facts.learned, guidance=4.0
+            )
             denoise = model.diffusion.denoiser([job.prompt], torch.tensor([4.0]))
             latents = sample(plan, denoise, model.diffusion.noise([job.seed]))
             expected = np.asarray(model.pictures(latents)[0]).astype(int)
             assert np.abs(expected - np.asarray(done.picture)).max() <= 1
-            assert (plan == make_plan("consistency", steps, model.schedule)) == same
+            assert (plan == make_plan("consistency", steps, model.facts.schedule)) == same
     finally:
         worker.close()
 

@@ -79,7 +79,10 @@ def test_previews_are_what_the_stock_pipeline_makes_with_that_decoder(
 
     worker = Worker(model, costs=COSTS)
     try:
-        jobs = [make_job(model, solver="euler" if model.schedule.is_flow else "ddim", seed=s) for s in (1, 2)]
+        jobs = [
+            make_job(model, solver="euler" if model.facts.schedule.is_flow else "ddim", seed=s)
+            for s in (1, 2)
+        ]
         final = replace(jobs[0], kind="refine")
         *previews, refined = (list(handle.events())[-1] for handle in worker.submit_all([*jobs, final]))
     finally:
@@ -104,7 +107,7 @@ def stock_latents(pipe: Any, model: ImageModel, job: Any) -> torch.Tensor:
     options: dict[str, Any] = {"height": job.height, "width": job.width}
     if "Kontext" in type(pipe).__name__:
         options["max_area"] = job.height * job.width
-    if model.schedule.is_flow:
+    if model.facts.schedule.is_flow:
         options["sigmas"] = list(np.linspace(1, 1 / job.steps, job.steps))
     else:
         pipe.scheduler = diffusers.DDIMScheduler.from_config(
@@ -152,7 +155,7 @@ def test_pictures_on_the_way_are_drawn_by_it_too(folder: Path, monkeypatch: pyte
 
     worker = Worker(model, costs=COSTS)
     try:
-        worker._decode_s = 0.0  # there is always time for one
+        worker._decoder.seconds = 0.0  # there is always time for one
         monkeypatch.setattr(ImageModel, "pictures", noted)
         made = events(worker, kind="refine", steps=4)
     finally:

@@ -4,9 +4,11 @@ import json
 import math
 import shutil
 import struct
+from collections.abc import Sequence
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
+from unittest.mock import Mock
 
 import numpy as np
 import pytest
@@ -14,12 +16,13 @@ import torch
 from PIL import Image
 
 from app.catalogue import ModelError, find
-from app.jobs.job import Done, Step
+from app.jobs.handle import Handle
+from app.jobs.job import Done, Failed, Job, Record, Step
 from app.models import Choice, load, open_model
 from app.models.safety import HELD_BACK, SafetyChecker, load_safety_checker
 from app.page.views import status_view
 from app.worker import Worker
-from app.worker.outbox import Letter, Outbox
+from app.worker.decoder import FAILED, Decoder, DecodeRequest
 from tests.conftest import make_job
 
 BLUE, GREEN, RED = (Image.new("RGB", (64, 64), colour) for colour in ("blue", "green", "red"))
@@ -73,22 +76,29 @@ def test_it_flags_as_the_stock_pipeline_does(folder: Path, checker: SafetyChecke
 
 
 def post(checker: Any, colours: list[Image.Image | None]) -> list[Any]:
-    """What letters with these pictures tell: a picture, "no picture", "failed", or what is held back."""
+    """What the decoder delivers for these pictures: a picture, a step without one, or a failure."""
     model = SimpleNamespace(
-        device=torch.device("cpu"), pictures=lambda latents, preview: [colours[int(i)] for i in latents[:, 0]]
+        device=torch.device("cpu"),
+        pictures=lambda latents, preview: [colours[int(i)] for i in latents[:, 0]],
+        safety=checker,
     )
+    return delivered(model, [None if c is None else torch.tensor([float(i)]) for i, c in enumerate(colours)])
+
+
+def delivered(model: Any, latents: Sequence[torch.Tensor | None]) -> list[Any]:
+    """The outcome of each request to decode: finished pictures, and None for a step that has none."""
     told: list[Any] = []
-    letters = [
-        Letter(
-            None if colour is None else torch.tensor([float(i)]),
-            lambda picture, seconds: told.append(picture),
-            lambda: told.append("failed"),
-            lambda: told.append(HELD_BACK),
-        )
-        for i, colour in enumerate(colours)
-    ]
-    Outbox(model, checker=checker).post(letters)  # type: ignore[arg-type]
-    return told
+    job = Job("preview", "a lake", 1, 6, "m", 64, 64)
+    handles = [Handle(Mock(), job) for _ in latents]
+    Decoder(model).submit(
+        [
+            DecodeRequest(handle, Step(1, 6, 0.0) if x is None else Record(job, "0" * 64, 6, 1.0), x)
+            for handle, x in zip(handles, latents, strict=True)
+        ]
+    )
+    for handle in handles:
+        handle.listen(SimpleNamespace(put=lambda each: told.append(each[1])))
+    return [event if isinstance(event, Failed) else event.picture for event in told]
 
 
 def test_flagged_pictures_are_held_back_and_all_others_told(checker: SafetyChecker) -> None:
@@ -104,7 +114,7 @@ def test_a_checker_that_fails_shows_nothing() -> None:
         def flagged(self, pictures: Any) -> Any:
             raise RuntimeError("out of order")
 
-    assert post(Broken(), [BLUE, None]) == ["failed", None]
+    assert post(Broken(), [BLUE, None]) == [FAILED, None]
 
 
 def test_models_without_one_have_none(tiny_folder: Path, folder: Path, tmp_path: Path) -> None:
@@ -197,14 +207,9 @@ def test_without_a_checker_its_folder_is_not_needed(folder: Path, tmp_path: Path
 
 def test_what_overflows_is_told_and_never_a_black_picture(folder: Path) -> None:
     model = load(folder, torch.device("cpu"))
-    good, bad = torch.zeros(2, *model.latent_shape)
+    good, bad = torch.zeros(2, *model.diffusion.latent_shape)
     bad[0, 0, 0] = float("nan")
     with pytest.raises(FloatingPointError):
         model.pictures(bad[None])
-    told: list[Any] = []
-    letters = [
-        Letter(latents, lambda picture, seconds: told.append(picture), lambda: told.append("failed"))
-        for latents in (good, bad, good)
-    ]
-    Outbox(model).post(letters)
-    assert told[1] == "failed" and all(isinstance(told[i], Image.Image) for i in (0, 2))
+    told = delivered(model, (good, bad, good))
+    assert told[1] == FAILED and all(isinstance(told[i], Image.Image) for i in (0, 2))

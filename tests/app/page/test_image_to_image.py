@@ -71,7 +71,7 @@ def stock_picture(folder: Path, model: ImageModel, job: Job) -> np.ndarray:
     kind, _ = STOCK[folder.name]
     pipe = getattr(diffusers, kind).from_pretrained(folder)
     pipe.set_progress_bar_config(disable=True)
-    if not model.schedule.is_flow:
+    if not model.facts.schedule.is_flow:
         pipe.scheduler = diffusers.DPMSolverMultistepScheduler.from_config(
             pipe.scheduler.config, timestep_spacing="trailing"
         )
@@ -86,7 +86,7 @@ def stock_picture(folder: Path, model: ImageModel, job: Job) -> np.ndarray:
     if model.facts.edits:
         noise = pack(model.diffusion.noise([job.seed]))
         options = size | {"latents": noise, "max_area": job.height * job.width}
-    elif model.schedule.is_flow:
+    elif model.facts.schedule.is_flow:
         options |= size | {"sigmas": list(np.linspace(1, 1 / job.steps, job.steps))}
     image = pipe(
         prompt=job.prompt,

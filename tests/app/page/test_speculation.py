@@ -15,9 +15,10 @@ from app.page.click import Click, Form, Studio
 from app.page.session import Session
 from app.page.sketches import Sketches
 from app.worker import Worker
-from app.worker.scheduling import POLICIES, SPECULATED_SHARE
+from app.worker.scheduling import SPECULATED_SHARE
 from tests.app.page.clicks import FORM, NewSession, make_grid, picture_of, refine
 from tests.conftest import make_job
+from tools.load.policies import POLICIES
 
 
 def test_while_one_looks_the_likely_picks_are_refined(

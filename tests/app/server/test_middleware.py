@@ -15,6 +15,7 @@ from app.server import middleware
 from app.server.metered import MeteredBackend
 from app.server.service import service_routes
 from app.worker import Worker
+from app.worker.loop import UNHEALTHY_FAILURES
 
 TOKEN = "a token of some length"
 
@@ -30,10 +31,10 @@ def served(metered: MeteredBackend, token: str | None = None) -> TestClient:
 def test_health_and_readiness(metered: MeteredBackend, worker: Worker) -> None:
     client = served(metered)
     assert client.get("/healthz").status_code == client.get("/readyz").status_code == 200
-    worker.healthy = False
+    worker._failures = UNHEALTHY_FAILURES
     assert client.get("/healthz").status_code == 503
     assert client.get("/readyz").json() == {"state": "broken"}
-    worker.healthy = True
+    worker._failures = 0
     metered.drain(0)
     assert client.get("/healthz").status_code == 200
     assert (client.get("/readyz").status_code, client.get("/readyz").json()) == (503, {"state": "stopping"})

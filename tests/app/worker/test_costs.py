@@ -6,7 +6,8 @@ import pytest
 import torch
 
 from app.models.memory import is_out_of_memory, split_on_oom
-from app.worker.costs import LONGEST_S, Costs, measure_costs
+from app.worker.calibration import measure_costs
+from app.worker.costs import LONGEST_S, Costs
 
 
 def test_times_lie_on_the_line_through_the_measurements() -> None:

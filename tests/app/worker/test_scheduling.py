@@ -11,17 +11,13 @@ from app.worker.scheduling import (
     CARRYING,
     LATE,
     PATIENCE_S,
-    POLICIES,
     SPECULATED_SHARE,
     SchedulingPolicy,
     Ticket,
-    choose,
-    forecast,
-    line_up,
 )
 
 COSTS = Costs(rows=(1, 2, 4, 8, 16, 32), seconds=(0.06, 0.07, 0.1, 0.14, 0.23, 0.43), decode_s=0.01)
-STEP_PRIORITY = POLICIES["step-priority"]
+POLICY = SchedulingPolicy()
 
 
 def ticket(
@@ -56,17 +52,15 @@ def crowd(seed: int) -> list[Ticket]:
     ]
 
 
-def run(tickets: list[Ticket], policy: SchedulingPolicy, ticks: int = 10_000) -> list[list[Ticket]]:
+def run(tickets: list[Ticket], policy: SchedulingPolicy = POLICY, ticks: int = 10_000) -> list[list[Ticket]]:
     """The batches that a policy makes of tickets until nothing is left to do."""
     unfinished = {t.number: t for t in tickets}
     batches: list[list[Ticket]] = []
-    running: set[int] = set()
     while len(batches) < ticks:
-        batch = choose(list(unfinished.values()), policy, COSTS, running)
+        batch = policy.choose(list(unfinished.values()), COSTS)
         if not batch:
             break
         batches.append(batch)
-        running = {t.number for t in batch}
         for t in batch:
             if t.steps_left == 1:
                 del unfinished[t.number]
@@ -79,18 +73,16 @@ def ends(batches: list[list[Ticket]]) -> list[int]:
     return [t.number for batch in batches for t in batch if t.steps_left == 1]
 
 
-@pytest.mark.parametrize("policy", POLICIES.values(), ids=POLICIES)
-def test_every_policy_finishes_everything_once(policy: SchedulingPolicy) -> None:
+def test_everything_is_finished_once() -> None:
     for seed in range(30):
         tickets = [t for t in crowd(seed) if t.kind != "speculative"]
-        steps = [t.number for batch in run(tickets, policy) for t in batch]
+        steps = [t.number for batch in run(tickets) for t in batch]
         assert {t.number: steps.count(t.number) for t in tickets} == {t.number: t.steps_left for t in tickets}
 
 
-@pytest.mark.parametrize("policy", POLICIES.values(), ids=POLICIES)
-def test_batches_are_of_one_shape_and_end_at_the_knee(policy: SchedulingPolicy) -> None:
+def test_batches_are_of_one_shape_and_end_at_the_knee() -> None:
     for seed in range(50):
-        batch = choose(crowd(seed), policy, COSTS)
+        batch = POLICY.choose(crowd(seed), COSTS)
         assert len({t.shape for t in batch}) <= 1
         most = COSTS.knee if batch[0].kind != "preview" else 2 * COSTS.knee
         assert sum(t.rows for t in batch) <= most
@@ -98,58 +90,34 @@ def test_batches_are_of_one_shape_and_end_at_the_knee(policy: SchedulingPolicy) 
 
 def test_previews_before_refinements_before_speculation() -> None:
     for seed in range(50):
-        kinds = [KINDS.index(t.kind) for t in line_up(crowd(seed), STEP_PRIORITY, COSTS)]
+        kinds = [KINDS.index(t.kind) for t in POLICY.line_up(crowd(seed), COSTS)]
         assert kinds == sorted(kinds)
 
 
 def test_everybody_is_in_line_once() -> None:
     for seed in range(50):
         tickets = crowd(seed)
-        assert sorted(t.number for t in line_up(tickets, STEP_PRIORITY, COSTS)) == sorted(
-            t.number for t in tickets
-        )
+        assert sorted(t.number for t in POLICY.line_up(tickets, COSTS)) == sorted(t.number for t in tickets)
 
 
 def test_owners_take_turns_grid_by_grid() -> None:
     many = [ticket(number, owner="many", request=number // 4) for number in range(12)]
     few = [ticket(12 + number, owner="few", request=9) for number in range(4)]
-    owners = [t.owner for t in line_up([*many, *few], STEP_PRIORITY, COSTS)]
+    owners = [t.owner for t in POLICY.line_up([*many, *few], COSTS)]
     assert owners == ["many"] * 4 + ["few"] * 4 + ["many"] * 8
-
-
-def test_in_order_of_arrival_nobody_is_preferred() -> None:
-    tickets = [ticket(2), ticket(1, "refine", left=40), ticket(3, "speculative", left=40)]
-    assert [t.number for t in line_up(tickets, POLICIES["step-fifo"], COSTS)] == [1, 2, 3]
-
-
-def test_fifo_runs_one_request_to_its_end() -> None:
-    refinement, grid = ticket(1, "refine", left=3), [ticket(n, request=2) for n in range(2, 6)]
-    batches = run([refinement, *grid], POLICIES["fifo"])
-    assert [len(batch) for batch in batches] == [1] * 3 + [4] * 6
-
-
-def test_request_level_batches_hold_equal_requests_and_take_nobody_in() -> None:
-    grids = [ticket(n, request=n // 4, owner=str(n // 4)) for n in range(8)]
-    refinement = ticket(8, "refine", left=3)
-    batches = run([*grids, refinement], POLICIES["batch"])
-    assert [len(batch) for batch in batches] == [8] * 6 + [1] * 3
-    late = ticket(9, left=6)
-    running = {t.number for t in grids}
-    begun = [replace(t, steps_left=3) for t in grids]
-    assert late not in choose([*begun, late], POLICIES["priority"], COSTS, running)
 
 
 def test_a_preview_joins_at_the_next_step() -> None:
     running = [ticket(n, left=3, request=0) for n in range(4)]
     late = ticket(9, owner="b")
-    assert late in choose([*running, late], STEP_PRIORITY, COSTS, {0, 1, 2, 3})
+    assert late in POLICY.choose([*running, late], COSTS)
 
 
 def test_refinements_go_along_with_previews_while_they_hardly_slow_them_down() -> None:
     refinements = [ticket(10 + n, "refine", owner=str(n), left=40) for n in range(20)]
     for count in range(1, 9):
         previews = [ticket(n, owner="p", request=0) for n in range(count)]
-        batch = choose([*refinements, *previews], STEP_PRIORITY, COSTS)
+        batch = POLICY.choose([*refinements, *previews], COSTS)
         assert batch[:count] == previews
         assert COSTS.tick(sum(t.rows for t in batch)) <= (1 + CARRYING) * COSTS.tick(2 * count)
     assert len(batch) > 8, "with eight previews there is room for some"
@@ -158,44 +126,44 @@ def test_refinements_go_along_with_previews_while_they_hardly_slow_them_down() -
 def test_refinements_do_not_go_along_while_previews_are_left_waiting() -> None:
     previews = [ticket(n, owner=str(n)) for n in range(12)]
     refinement = ticket(20, "refine", left=40)
-    assert refinement not in choose([refinement, *previews], STEP_PRIORITY, COSTS)
+    assert refinement not in POLICY.choose([refinement, *previews], COSTS)
 
 
 def test_the_first_refinement_goes_along_in_any_case_when_it_has_lost_its_patience() -> None:
     previews = [ticket(n, owner=str(n)) for n in range(12)]
     waiting = [replace(ticket(20 + n, "refine", left=40), idle_s=PATIENCE_S + 0.1) for n in range(3)]
-    batch = choose([*waiting, *previews], STEP_PRIORITY, COSTS)
+    batch = POLICY.choose([*waiting, *previews], COSTS)
     assert [t for t in batch if t.kind == "refine"] == waiting[:1], "the others wait for their turn"
     served = replace(waiting[0], idle_s=0.1)
-    batch = choose([served, *waiting[1:], *previews], STEP_PRIORITY, COSTS)
+    batch = POLICY.choose([served, *waiting[1:], *previews], COSTS)
     assert all(t.kind == "preview" for t in batch)
-    assert choose([waiting[0], ticket(0)], STEP_PRIORITY, COSTS, most_rows=2) == [ticket(0)]
+    assert POLICY.choose([waiting[0], ticket(0)], COSTS, max_rows=2) == [ticket(0)]
 
 
 def test_previews_that_can_be_in_time_go_before_those_that_can_not() -> None:
     late = [replace(ticket(n, request=0), age_s=60.0) for n in range(4)]
     fresh = [ticket(10 + n, owner=str(n)) for n in range(10)]
-    assert [t.number for t in line_up([*late, *fresh], STEP_PRIORITY, COSTS)[-4:]] == [0, 1, 2, 3]
-    batch = choose([*late, *fresh], STEP_PRIORITY, COSTS)
+    assert [t.number for t in POLICY.line_up([*late, *fresh], COSTS)[-4:]] == [0, 1, 2, 3]
+    batch = POLICY.choose([*late, *fresh], COSTS)
     assert batch == fresh[:8]
     impatient = [replace(t, idle_s=PATIENCE_S + 0.1) for t in late]
-    batch = choose([*impatient, *fresh], STEP_PRIORITY, COSTS)
+    batch = POLICY.choose([*impatient, *fresh], COSTS)
     assert batch == [*fresh[:8], impatient[0]], "the flood does not starve them"
     refinement = ticket(30, "refine", left=40)
-    assert line_up([refinement, *late], STEP_PRIORITY, COSTS)[-1] == refinement
+    assert POLICY.line_up([refinement, *late], COSTS)[-1] == refinement
 
 
 def test_one_that_is_nearly_done_is_not_late_where_a_new_one_is() -> None:
     waited_s = (LATE - 0.5) * 6 * COSTS.tick(COSTS.knee)
     waited = [replace(ticket(n, left=left), age_s=waited_s) for n, left in ((0, 6), (1, 1))]
-    assert [t.number for t in line_up(waited, STEP_PRIORITY, COSTS)] == [1, 0]
+    assert [t.number for t in POLICY.line_up(waited, COSTS)] == [1, 0]
 
 
 def test_where_all_takes_longer_more_time_is_given() -> None:
     age_s = (LATE - 0.5) * 6 * COSTS.tick(COSTS.knee)
     waited, fresh = replace(ticket(0, owner="a"), age_s=age_s), ticket(1, owner="b")
-    assert line_up([waited, fresh], STEP_PRIORITY, COSTS) == [fresh, waited]
-    assert line_up([waited, fresh], STEP_PRIORITY, COSTS, pace=2.0) == [waited, fresh]
+    assert POLICY.line_up([waited, fresh], COSTS) == [fresh, waited]
+    assert POLICY.line_up([waited, fresh], COSTS, pace=2.0) == [waited, fresh]
 
 
 def test_refinements_end_under_an_endless_flood_of_previews() -> None:
@@ -209,7 +177,7 @@ def test_refinements_end_under_an_endless_flood_of_previews() -> None:
                 unfinished[number] = ticket(number, owner=f"p{number}")
         unfinished[1] = replace(unfinished[1], idle_s=now - stepped)
         now += 0.25
-        for t in choose(list(unfinished.values()), STEP_PRIORITY, COSTS):
+        for t in POLICY.choose(list(unfinished.values()), COSTS):
             stepped = now if t.number == 1 else stepped
             del unfinished[t.number]
             if t.steps_left > 1:
@@ -220,14 +188,14 @@ def test_refinements_end_under_an_endless_flood_of_previews() -> None:
 
 def test_speculation_goes_alone_and_last() -> None:
     guesses = [ticket(n, "speculative", left=40, request=0) for n in range(4)]
-    batch = choose([*guesses, ticket(9)], POLICIES["speculative"], COSTS)
+    batch = POLICY.choose([*guesses, ticket(9)], COSTS)
     assert [t.number for t in batch] == [9]
-    assert len(choose(guesses, POLICIES["speculative"], COSTS)) == 4
+    assert len(POLICY.choose(guesses, COSTS)) == 4
 
 
 def test_guesses_go_on_side_by_side_and_stop_short() -> None:
     guesses = [ticket(n, "speculative", left=40, request=0) for n in range(12)]
-    batches = run(guesses, POLICIES["speculative"])
+    batches = run(guesses)
     steps = [t.number for batch in batches for t in batch]
     assert {steps.count(n) for n in range(12)} == {round(SPECULATED_SHARE * 40)}
     middle = [t.number for batch in batches[: len(batches) // 2] for t in batch]
@@ -236,20 +204,20 @@ def test_guesses_go_on_side_by_side_and_stop_short() -> None:
 
 def test_the_favoured_guess_goes_first_and_all_the_way() -> None:
     guesses = [ticket(n, "speculative", left=40, request=0, favoured=n == 20) for n in range(21)]
-    batches = run(guesses, POLICIES["speculative"])
+    batches = run(guesses)
     assert all(any(t.number == 20 for t in batch) for batch in batches[:40])
     assert ends(batches) == [20]
 
 
 def test_memory_bounds_the_batch() -> None:
     tickets = [ticket(n) for n in range(8)] + [ticket(9, "refine", left=40)]
-    assert len(choose(tickets, STEP_PRIORITY, COSTS, most_rows=4)) == 2
-    assert len(choose([ticket(1)], STEP_PRIORITY, COSTS, most_rows=1)) == 1, "one is always tried"
+    assert len(POLICY.choose(tickets, COSTS, max_rows=4)) == 2
+    assert len(POLICY.choose([ticket(1)], COSTS, max_rows=1)) == 1, "one is always tried"
 
 
 def test_nothing_to_do_is_nothing() -> None:
-    assert choose([], STEP_PRIORITY, COSTS) == []
-    assert forecast([], STEP_PRIORITY, COSTS) == {}
+    assert POLICY.choose([], COSTS) == []
+    assert POLICY.forecast([], COSTS) == {}
 
 
 def test_forecasts_hold_when_nobody_else_comes() -> None:
@@ -257,10 +225,10 @@ def test_forecasts_hold_when_nobody_else_comes() -> None:
         tickets = [t for t in crowd(seed) if t.kind != "speculative"]
         if not tickets:
             continue
-        expected = forecast(tickets, STEP_PRIORITY, COSTS)
+        expected = POLICY.forecast(tickets, COSTS)
         now = 0.0
         done: dict[int, float] = {}
-        for batch in run(tickets, STEP_PRIORITY):
+        for batch in run(tickets):
             now += COSTS.tick(sum(t.rows for t in batch))
             done |= {t.number: now for t in batch if t.steps_left == 1}
         ratios = sorted(expected[t.number].seconds / done[t.number] for t in tickets)
@@ -270,11 +238,9 @@ def test_forecasts_hold_when_nobody_else_comes() -> None:
 def test_a_forecast_grows_with_the_line_and_with_the_pace() -> None:
     grid = [ticket(n, request=0) for n in range(4)]
     later = [ticket(10 + n, request=1, owner="b") for n in range(4)]
-    expected = forecast([*grid, *later], STEP_PRIORITY, COSTS)
+    expected = POLICY.forecast([*grid, *later], COSTS)
     assert len({expected[n].seconds for n in range(4)}) == 1, "what is asked for together is done together"
     assert expected[10].seconds > expected[0].seconds
     assert [expected[n].place for n in (0, 1, 2, 3, 10, 11, 12, 13)] == list(range(8))
-    slower = forecast(grid, STEP_PRIORITY, COSTS, pace=3)
-    assert slower[0].seconds == pytest.approx(
-        3 * (forecast(grid, STEP_PRIORITY, COSTS)[0].seconds - 0.01) + 0.01
-    )
+    slower = POLICY.forecast(grid, COSTS, pace=3)
+    assert slower[0].seconds == pytest.approx(3 * (POLICY.forecast(grid, COSTS)[0].seconds - 0.01) + 0.01)

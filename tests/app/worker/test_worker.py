@@ -2,25 +2,28 @@ import threading
 import time
 from collections.abc import Iterator
 from dataclasses import replace
+from queue import SimpleQueue
 from typing import Any
+from unittest.mock import Mock
 
 import numpy as np
 import pytest
 import torch
 
 from app.jobs.handle import Handle, merge
-from app.jobs.job import Busy, Cancelled, Done, Failed, Queued, RequestError, Step, Variation
+from app.jobs.job import Busy, Cancelled, Done, Failed, Queued, Record, RequestError, Step, Variation
 from app.models import ImageModel
 from app.worker import Worker
 from app.worker.costs import Costs
-from app.worker.outbox import Letter, Outbox
-from tests.conftest import make_job
+from app.worker.decoder import Decoder, DecodeRequest
+from app.worker.scheduling import SchedulingPolicy
+from tests.conftest import InterceptedModel, make_job
 
 # Of some device on which two grids fit into one call.
 COSTS = Costs(rows=(1, 2, 4, 8, 16, 32), seconds=(0.06, 0.07, 0.1, 0.14, 0.23, 0.43), decode_s=0.1)
 
 
-class WatchedModel(ImageModel):
+class WatchedModel(InterceptedModel):
     """A model whose calls are noted, as the guidance of each of their rows, and can be held back or fail."""
 
     calls: list[list[float]]
@@ -65,6 +68,15 @@ def held(watched: WatchedModel) -> Iterator[Worker]:
 
 def last(handle: Handle) -> Any:
     return list(handle.events())[-1]
+
+
+def loose_handle(model: ImageModel) -> Handle:
+    """A handle that no worker has."""
+    return Handle(Mock(), make_job(model))
+
+
+def record_of(handle: Handle) -> Record:
+    return Record(handle.job, "0" * 64, 6, 1.0)
 
 
 def pixels(done: Done) -> np.ndarray:
@@ -300,11 +312,11 @@ def test_the_worker_survives_an_error_outside_of_any_step(
     begun = held.submit(make_job(watched, kind="refine", steps=30))
     assert watched.entered.wait(20)
 
-    def stumble(*args: object) -> list:
+    def stumble(*args: object, **options: object) -> list:
         monkeypatch.undo()
         raise RuntimeError("a bug")
 
-    monkeypatch.setattr("app.worker.loop.choose", stumble)
+    monkeypatch.setattr(SchedulingPolicy, "choose", stumble)
     later = held.submit(make_job(watched))
     watched.gate.set()
     assert isinstance(last(begun), Failed)
@@ -374,18 +386,17 @@ def test_prompts_that_begin_together_are_encoded_in_one_call(held: Worker, watch
 
 
 def test_decoding_beside_the_steps_keeps_the_order(model: ImageModel) -> None:
-    outbox = Outbox(model, beside=True)
-    told: list[Any] = []
-    latents = torch.zeros(model.latent_shape)
-
-    def letter(name: str, x: torch.Tensor | None) -> Letter:
-        return Letter(x, lambda picture, seconds: told.append((name, picture is not None)), lambda: None)
-
-    outbox.post([letter("sketch", latents), letter("step", None)])
-    outbox.post([letter("done", latents)])
-    outbox.post([])
-    outbox.close()
-    assert told == [("sketch", True), ("step", False), ("done", True)]
+    decoder = Decoder(model, beside=True)
+    handle = loose_handle(model)
+    latents = torch.zeros(model.diffusion.latent_shape)
+    decoder.submit([DecodeRequest(handle, Step(1, 3, 0.0), latents), DecodeRequest(handle, Step(2, 3, 0.0))])
+    decoder.submit([DecodeRequest(handle, record_of(handle), latents)])
+    decoder.submit([])
+    decoder.close()
+    sketch, step, done = handle.events()
+    assert isinstance(sketch, Step) and (sketch.step, bool(sketch.picture)) == (1, True)
+    assert step == Step(2, 3, 0.0)
+    assert isinstance(done, Done)
 
 
 def test_decoding_that_fails_fails_its_pictures_alone(model: ImageModel) -> None:
@@ -393,16 +404,20 @@ def test_decoding_that_fails_fails_its_pictures_alone(model: ImageModel) -> None
         def pictures(self, x, *, preview=False):
             raise RuntimeError("no colours")
 
-    told: list[str] = []
-    Outbox(Blind(**vars(model)).watch()).post(
+    latents = torch.zeros(model.diffusion.latent_shape)
+    final, sketched, plain = (loose_handle(model) for _ in range(3))
+    Decoder(Blind(**vars(model)).watch()).submit(
         [
-            Letter(
-                torch.zeros(model.latent_shape), lambda *_: told.append("?"), lambda: told.append("failed")
-            ),
-            Letter(None, lambda *_: told.append("step"), lambda: told.append("no step")),
+            DecodeRequest(final, record_of(final), latents),
+            DecodeRequest(sketched, Step(1, 3, 0.0), latents),
+            DecodeRequest(plain, Step(2, 3, 0.0)),
         ]
     )
-    assert told == ["failed", "step"]
+    assert isinstance(last(final), Failed)
+    heard: SimpleQueue[Any] = SimpleQueue()
+    sketched.listen(heard)
+    plain.listen(heard)
+    assert [heard.get()[1] for _ in range(2)] == [Step(1, 3, 0.0), Step(2, 3, 0.0)], "without a picture"
 
 
 def test_the_wait_is_told(held: Worker, watched: WatchedModel) -> None:
@@ -462,11 +477,11 @@ def test_guidance_of_one_asks_the_network_once(model: ImageModel) -> None:
     rows = []
     unet = model.diffusion.network
     hook = unet.register_forward_pre_hook(lambda module, args: rows.append(len(args[0])))
-    x = torch.randn(3, *model.latent_shape)
-    text = model.encode(["lake"] * 3)
-    empty = model.encode([""] * 3)
+    x = torch.randn(3, *model.diffusion.latent_shape)
+    text = model.diffusion.encode(["lake"] * 3)
+    empty = model.diffusion.encode([""] * 3)
     t = torch.tensor([900.0, 500.0, 20.0])
-    mixed = model.denoise(x, t, text, empty, torch.tensor([1.0, 3.0, 1.0]))
+    mixed = model.diffusion.denoise(x, t, text, empty, torch.tensor([1.0, 3.0, 1.0]))
     hook.remove()
     assert rows == [4]
     plain = unet(x, t, encoder_hidden_states=text.tensors["text"], return_dict=False)[0]

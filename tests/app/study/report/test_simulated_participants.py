@@ -26,7 +26,7 @@ from app.study.report.simulated_participants import (
     turns_of,
 )
 from app.study.report.trial_table import trial_table
-from app.worker import Worker
+from app.worker.denoiser import BatchDenoiser
 from checkpoints.recipe.scenes import ATTRIBUTES
 from tests.conftest import Served
 
@@ -102,13 +102,13 @@ def test_an_interrupted_run_continues_and_repeats_nothing(
 def test_a_useless_speculative_refinement_is_cancelled(
     served: Served, store: SqlStore, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    begun, denoise = threading.Event(), Worker._denoise
+    begun, denoise = threading.Event(), BatchDenoiser.denoise
 
-    def watched(self: Worker, *batch: Any) -> Any:
+    def watched(self: BatchDenoiser, *batch: Any) -> Any:
         begun.set()
         return denoise(self, *batch)
 
-    monkeypatch.setattr(Worker, "_denoise", watched)
+    monkeypatch.setattr(BatchDenoiser, "denoise", watched)
     slow = replace(SMALL[-1], full_steps=100, count=2)
     program = someone(served, store)
     ahead = program._refine(slow, GOALS["g0"], 5)
