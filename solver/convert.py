@@ -1,10 +1,10 @@
 """Read the published ConsistencySolver weights: `python -m solver.convert model.ckpt OUT`.
 
 The paper's authors published the policy for Stable Diffusion 1.5 as `model.ckpt` in the hub repository
-`wangfuyun/consolver` (`hf download wangfuyun/consolver model.ckpt --local-dir .` fetches it). It becomes a
-`ConsistencySolverScheduler` in the folder OUT, as `solver.training.train` leaves one: copied to `<model>/solver/`, the
-app uses it. In each step it takes the likeliest decision, where the authors' code draws one, and it stays on
-the exact trailing grid.
+`wangfuyun/consolver` (`hf download wangfuyun/consolver model.ckpt --local-dir .` fetches it). It becomes
+a `ConsistencySolverScheduler` in the folder OUT, as `solver.training.train` leaves one: copied to
+`<model>/solver/`, the app uses it. In each step it takes the likeliest decision, where the authors' code
+draws one, and it stays on the exact trailing grid.
 
 Nothing in the file is executed: it is read as tensors alone.
 """

@@ -46,7 +46,8 @@ def solver_folder(found: Found, *, network: bool = True) -> Path | None:
             shutil.rmtree(draft, ignore_errors=True)
             why = f"there is no room in {folder.parent}" if is_full(error) else str(error)
             raise ModelError(
-                f"The solver published for {found.entry.name} can't be used: {why.rstrip('.')}. Another can be "
+                f"The solver published for {found.entry.name} can't be used: {why.rstrip('.')}. "
+                "Another can be "
                 "named by --solver."
             ) from error
     return folder

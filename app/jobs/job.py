@@ -107,7 +107,8 @@ class Variation:
 class Start:
     """The picture to start from, or, for a model that edits, the one to be edited.
 
-    picture: a file, as `app.jobs.uploads.start_from` checks and writes it; it is cut and scaled to the job's size.
+    picture: a file, as `app.jobs.uploads.start_from` checks and writes it; it is cut and scaled to
+    the job's size.
     strength: how much of the way from pure noise is made, 1 being all of it, as in every image-to-image
     pipeline; a model that edits does not use it. Raises RequestError for values out of range, or no bytes.
     """

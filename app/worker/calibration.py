@@ -43,7 +43,7 @@ def calibrate(model: ImageModel) -> Costs:
 def measure_costs(
     call: Callable[[int], object], decode: Callable[[], object], encode: Callable[[], object]
 ) -> Costs:
-    """Time `call` with more and more rows until the knee is passed, and `decode` and `encode` for one picture.
+    """Time `call` with more and more rows until the knee is passed; `decode` and `encode` for one picture.
 
     Each is called once beforehand, since first calls are slower. The growth also ends where memory runs out.
     """

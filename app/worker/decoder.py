@@ -77,7 +77,7 @@ class Decoder:
             self._thread.start()
 
     def submit(self, requests: Sequence[DecodeRequest]) -> None:
-        """Deliver the requests' events, those of previews first; their latents must not be changed any more."""
+        """Deliver the requests' events, those of previews first; their latents must no longer change."""
         if not requests:
             return
         if self._thread:

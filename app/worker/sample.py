@@ -86,7 +86,7 @@ class Sample:
 
 
 def start_samples(model: ImageModel, samples: Sequence[Sample]) -> None:
-    """Encode the prompts of all samples in one call, encode the pictures they start from, and draw their noise.
+    """Encode all prompts in one call, encode the pictures they start from, and draw the noise.
 
     All samples must have the same size, as those of a batch have.
     """

@@ -1,6 +1,7 @@
 """Decide which pictures take the next step, and estimate how long each will take.
 
-Pure functions of tickets. The worker and the virtual clock of `tools.load` both decide by a `SchedulingPolicy`
+Pure functions of tickets. The worker and the virtual clock of `tools.load` both decide by a
+`SchedulingPolicy`
 and by nothing else.
 """
 
@@ -13,12 +14,14 @@ from app.worker.costs import Costs
 
 # A tick of previews that leaves no preview waiting may take this much longer to carry refinements along.
 CARRYING = 0.25
-# After so long without a step the first refinement in line and the first late preview go along in any case, so
+# After so long without a step the first refinement in line and the first late preview go along in any case,
+# so
 # that no flood of previews starves them. One of each only: with more, everybody would wait longer.
 PATIENCE_S = 1.0
 # A preview is late when it takes more than so many times what its steps take in full batches.
 LATE = 3.0
-# A speculative refinement that is not favoured stops at this share of its steps: most are wasted, and the rest
+# A speculative refinement that is not favoured stops at this share of its steps: most are wasted, and the
+# rest
 # is quickly done.
 SPECULATED_SHARE = 0.75
 
@@ -91,7 +94,8 @@ class SchedulingPolicy:
         """Sort the tickets into the order in which they are served.
 
         Previews that can still be in time (see LATE) go before late ones: otherwise, under too much load, all
-        would be late. Within a kind owners take turns, request by request, so that one person's eight grids do
+        would be late. Within a kind owners take turns, request by request, so that one person's eight grids
+        do
         not hold up another's first. Speculation is served to all alike: the favoured first, then those with
         the fewest steps done.
 

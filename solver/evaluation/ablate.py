@@ -63,7 +63,7 @@ def main() -> None:
     )
     parser.add_argument("--model", default="checkpoints/landscapes", help="folder or hub id")
     parser.add_argument("--pairs", type=Path, required=True, help="from solver.training.pairs, to train on")
-    parser.add_argument("--validation", type=Path, required=True, help="from solver.training.pairs, to choose by")
+    parser.add_argument("--validation", type=Path, required=True, help="from pairs, to choose by")
     parser.add_argument("--work", type=Path, default=Path("build/ablate"), help="keeps what was computed")
     parser.add_argument("--only", nargs="+", choices=VARIANTS, metavar="NAME", help="some of the variants")
     parser.add_argument("--steps", type=int, nargs="+", default=[5, 8], help="numbers of steps trained for")
@@ -76,7 +76,7 @@ def main() -> None:
     parser.add_argument("--test-pairs", type=int, default=96, help="that variants are compared on")
     parser.add_argument("--validation-pairs", type=int, default=64, help="to choose classical grids by")
     parser.add_argument(
-        "--evaluated", type=Path, default=Path("build/evaluate"), help="as --work of solver.evaluation.evaluate"
+        "--evaluated", type=Path, default=Path("build/evaluate"), help="as --work of evaluate"
     )
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu", help=" ")
     parser.add_argument("--json", type=Path, help="write the rows to this file")

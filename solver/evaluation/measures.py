@@ -1,7 +1,7 @@
 """What previews are held to beside PSNR: what a reader of scenes sees, sharpness, distributions, decisions.
 
-Everything here takes and gives tensors, one number per picture or per prompt; `solver.evaluation.intervals` says how
-sure their means are.
+Everything here takes and gives tensors, one number per picture or per prompt;
+`solver.evaluation.intervals` says how sure their means are.
 """
 
 from __future__ import annotations

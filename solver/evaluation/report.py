@@ -240,7 +240,7 @@ def separation(rows: Sequence[Row], solver: str = "ddim", nfe: int = 5) -> str:
 
 
 def ablation_table(rows: Sequence[Row]) -> str:
-    """A Markdown table of what `solver.evaluation.ablate` compared: PSNR at each number of evaluations, worst first."""
+    """A Markdown table of the ablation: PSNR at each number of evaluations, worst first."""
     counts = sorted({row["nfe"] for row in rows[:-1]})
     psnr = {(row["solver"], row["nfe"]): _stated(row, "psnr_db", 2) for row in rows[:-1]}
     means = {row["solver"]: 0.0 for row in rows[:-1]}
@@ -279,7 +279,7 @@ def _led(row: Row, name: str, digits: int, unit: str) -> str:
 
 
 def how_trained(folder: Path) -> str:
-    """A paragraph from the `training.json` that `solver.training.train` left beside the solver; nothing without it."""
+    """A paragraph from the `training.json` that training left beside the solver; nothing without it."""
     file = folder / "training.json"
     if not file.exists():
         return ""
@@ -310,7 +310,8 @@ def write_page(
     counts = sorted({row["nfe"] for row in rows[:-1]})
     parts = [
         "# ConsistencySolver for landscapes",
-        "What `solver.training.train` learned for this model: `scheduler_config.json` and `policy.safetensors` are a "
+        "What `solver.training.train` learned for this model: `scheduler_config.json` and "
+        "`policy.safetensors` are a "
         "`ConsistencySolverScheduler`, which any diffusers pipeline takes, and the app's default for "
         "previews. The model itself is described [above](../README.md).",
         how_trained(folder),

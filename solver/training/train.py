@@ -149,7 +149,7 @@ def parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--out", type=Path, required=True, help="folder for the solver, the state and the log"
     )
-    parser.add_argument("--reward", default="psnr", help="see solver.training.rewards; a weighted sum, or a name")
+    parser.add_argument("--reward", default="psnr", help="a name or weighted sum of rewards")
     parser.add_argument("--readers", type=Path, help="folder of scene readers, by default the model's")
     parser.add_argument(
         "--steps", type=int, nargs="+", default=[4, 5, 6, 8], help="one is drawn in each iteration"

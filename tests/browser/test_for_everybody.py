@@ -171,7 +171,8 @@ def test_with_reduced_motion_nothing_moves(open_page: OpenPage) -> None:
     moving = page.evaluate(
         """[...document.querySelectorAll('#studio *')]
             .flatMap((node) => [getComputedStyle(node), getComputedStyle(node, '::after')])
-            .filter((style) => style.animationName !== 'none' || parseFloat(style.transitionDuration) > 0).length"""
+            .filter((style) => style.animationName !== 'none' || parseFloat(style.transitionDuration) > 0)
+            .length"""
     )
     assert moving == 0
 

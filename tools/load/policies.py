@@ -43,7 +43,7 @@ class Rung(SchedulingPolicy):
         return fill(fitting, min(max_rows or costs.knee, costs.knee))
 
     def _goes_with(self, t: Ticket, first: Ticket) -> bool:
-        """Whether `t` may be in a batch that `first` opens; where nobody joins later, all must end together."""
+        """Whether `t` may be in a batch that `first` opens; without later joins, all must end together."""
         return (
             t.shape == first.shape
             and (self.mixed or t.request == first.request)

@@ -433,7 +433,8 @@ def test_app_py_on_a_space(tiny_folder: Path, model: ImageModel, tmp_path: Path)
     port = free_port()
     arguments = ["app.py", "--port", str(port), "--model", str(tiny_folder), "--data", str(tmp_path)]
     program = (
-        "import runpy, sys; from tests.app.backends.space import become_space_for_good; become_space_for_good(); "
+        "import runpy, sys; from tests.app.backends.space import become_space_for_good; "
+        "become_space_for_good(); "
         f"sys.argv = {arguments!r}; runpy.run_path('app.py', run_name='__main__')"
     )
     with scheduler() as handing_out:

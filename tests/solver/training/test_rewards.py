@@ -279,7 +279,8 @@ def test_networks_do_not_learn(spec: Callable[[str], str]) -> None:
 
 
 def test_importing_rewards_brings_neither_transformers_nor_the_app() -> None:
-    code = "import sys, solver.training.rewards; print({'transformers', 'diffusers', 'app'} & sys.modules.keys())"
+    names = {"transformers", "diffusers", "app"}
+    code = f"import sys, solver.training.rewards; print({names!r} & sys.modules.keys())"
     root = Path(__file__).parents[3]
     out = subprocess.run([sys.executable, "-c", code], cwd=root, capture_output=True, text=True, check=True)
     assert out.stdout.strip() == "set()"
