@@ -16,8 +16,8 @@ from pathlib import Path
 
 import numpy as np
 
-from solver.classical import probed_plan
 from solver.grids import TimeGrid, partial_grid, time_grid
+from solver.multistep import classical_plan
 from solver.plan import Plan
 from solver.policy import Policy
 from solver.schedule import NoiseSchedule
@@ -89,13 +89,13 @@ class LearnedSolver:
             levels = time_grid(grid, schedule, steps)
         else:
             levels = partial_grid(schedule, steps, strength)
-        if self.policy is not None and self.policy.covers(len(levels[0])):
+        if self.policy is not None and self.policy.covers(len(levels.timestep)):
             return self.policy.plan(schedule, levels, guidance)
         return untrained_plan(schedule, levels)
 
     def plan_on(self, grid: TimeGrid, schedule: NoiseSchedule, *, guidance: float = 3.0) -> Plan:
         """The plan on a grid of one's own, which is kept: the policy's rows, else UniPC's."""
-        if self.policy is not None and self.policy.covers(len(grid[0])):
+        if self.policy is not None and self.policy.covers(len(grid.timestep)):
             return self.policy.plan(schedule, grid, guidance, keep_grid=True)
         return untrained_plan(schedule, grid)
 
@@ -114,8 +114,8 @@ class LearnedSolver:
                     f"{schedule.prediction_type}"
                 )
             there, here = (s.sigma(np.linspace(0, s.num_train_timesteps - 1, 101)) for s in (known, schedule))
-            furthest = int(np.abs(there - here).argmax())
-            if abs(there - here)[furthest] > 1e-3:
+            furthest = int((there - here).abs().argmax())
+            if (there - here).abs()[furthest] > 1e-3:
                 reasons.append(
                     f"another noise schedule: {furthest} % of the way to pure noise σ is "
                     f"{there[furthest]:.3f} there and {here[furthest]:.3f} here"
@@ -154,7 +154,7 @@ def untrained_plan(schedule: NoiseSchedule, grid: TimeGrid) -> Plan:
     UniPC (Zhao et al. 2023) is among the strongest training-free solvers at few steps, so learning starts
     from a good one.
     """
-    return dataclasses.replace(probed_plan("unipc", schedule, grid), solver="consistency")
+    return dataclasses.replace(classical_plan("unipc", schedule, grid), solver="consistency")
 
 
 def _fitting(table: Plan, schedule: NoiseSchedule) -> Plan:

@@ -4,14 +4,29 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from typing import Any, NamedTuple
 
 import numpy as np
-from numpy.typing import ArrayLike
+import torch
+from numpy.typing import ArrayLike, NDArray
+from torch import Tensor
 
-from solver.schedule import Array, NoiseSchedule
+from solver.schedule import NoiseSchedule
 
-TimeGrid = tuple[Array, Array, Array]
-"""Timesteps [N] and levels alpha, sigma [N + 1]; the last level is the clean end (1, 0)."""
+Array = NDArray[np.float64]
+
+
+class TimeGrid(NamedTuple):
+    """Where a solver evaluates the network, as float64 tensors.
+
+    Attributes:
+        timestep: [..., N], what the network is told.
+        lam: [..., N + 1], λ = log(α / σ) where the ODE stands, rising; the last one is ∞ (σ = 0).
+    """
+
+    timestep: Tensor
+    lam: Tensor
+
 
 # Whole timesteps from T training timesteps for N steps (Lin et al. 2024, Table 2).
 TIMESTEPS: dict[str, Callable[[float, int], Array]] = {
@@ -42,13 +57,13 @@ GRIDS = (*TIMESTEPS, *LEVELS)
 
 
 def time_grid(grid: str, schedule: NoiseSchedule, steps: int) -> TimeGrid:
-    """The grid of that name for N = steps.
+    """Make the grid of that name with N = steps.
 
-    `trailing` spaces timesteps evenly from pure noise, `linspace` likewise with another rounding, and
-    `leading` starts below pure noise, the lower the fewer steps, so that its plans share no noise with any
-    other. The remaining grids space noise levels and round the timesteps told. `karras` and `exponential`
-    space σ / α (on a flow σ), `lu` and `logsnr` always σ / α; `logsnr` alone spends no evaluation on the
-    schedule's lowest level.
+    `trailing` spaces timesteps evenly from pure noise. `linspace` does the same with another rounding.
+    `leading` starts below pure noise, the lower the fewer steps, so its plans share no noise with any other.
+    The remaining grids space noise levels and round the timesteps told: `karras` and `exponential` space
+    σ / α (on a flow σ), `lu` and `logsnr` always σ / α; `logsnr` alone spends no evaluation on the schedule's
+    lowest level.
 
     Raises:
         ValueError: an unknown grid, or one that cannot have so many steps or does not exist for a flow.
@@ -57,30 +72,25 @@ def time_grid(grid: str, schedule: NoiseSchedule, steps: int) -> TimeGrid:
         raise ValueError(f"Unknown grid {grid!r}; choose one of {', '.join(GRIDS)}.")
     T = schedule.num_train_timesteps
     if grid in LEVELS:
-        log_snr = _spaced_levels(grid, schedule, steps)
-        t = schedule.timestep(log_snr)
-        t = t if schedule.is_flow else np.round(t)
-    elif schedule.is_flow:
+        lam = torch.from_numpy(_spaced_levels(grid, schedule, steps))
+        t = schedule.timestep(lam)
+        return _ending_clean(t if schedule.is_flow else t.round(), lam)
+    if schedule.is_flow:
         if grid not in FRACTIONS:
             raise ValueError(f"A flow has no {grid} grid; choose another, trailing for instance.")
-        t = np.minimum(T * _shifted(FRACTIONS[grid](T, steps), schedule.shift), schedule.first_timestep)
-        log_snr = schedule.log_snr(t)
-    else:
-        if grid == "leading" and steps >= T:
-            raise ValueError(f"A leading grid has fewer than {T} steps.")
-        t = TIMESTEPS[grid](T, steps)
-        log_snr = schedule.log_snr(t)
-    return t, *schedule.levels(np.append(log_snr, np.inf))
+        return _at(T * _shifted(FRACTIONS[grid](T, steps), schedule.shift), schedule)
+    if grid == "leading" and steps >= T:
+        raise ValueError(f"A leading grid has fewer than {T} steps.")
+    return _at(TIMESTEPS[grid](T, steps), schedule)
 
 
 def partial_grid(schedule: NoiseSchedule, steps: int, strength: float) -> TimeGrid:
-    """The trailing grid of image-to-image: from the noise level at `strength` of the way up, to the end.
+    """Make the trailing grid of image-to-image, from the noise level at `strength` to the end.
 
-    The level is decided by the strength alone, not by the number of steps: so a preview of few steps and its
-    refinement of many start from one and the same noised picture, and the one is the other made better. (The
-    stock pipelines begin at a row of the whole grid, so that 6 steps and 40 begin at different levels; where
-    strength · steps is whole, this is their grid.) Of the steps that share is made, rounded up, so that none
-    is longer than it would be from pure noise.
+    The level depends on the strength alone and not on the number of steps, so a preview of few steps and its
+    refinement of many start from the same noised picture. (The stock pipelines begin at a row of the whole
+    grid, so 6 steps and 40 begin at different levels; where strength · steps is whole, this is their grid.)
+    The grid has strength · steps steps, rounded up, so that none is longer than it would be from pure noise.
 
     Args:
         steps: of the whole way, from pure noise.
@@ -101,7 +111,10 @@ def partial_grid(schedule: NoiseSchedule, steps: int, strength: float) -> TimeGr
 
 
 def grid_at_timesteps(timesteps: ArrayLike, schedule: NoiseSchedule) -> TimeGrid:
-    """The grid that evaluates the network at these timesteps, real and falling, each at its own noise level.
+    """Make the grid that evaluates the network at these timesteps, each at its own noise level.
+
+    Args:
+        timesteps: falling real numbers.
 
     Raises:
         ValueError: timesteps that do not fall, or beyond the schedule.
@@ -113,12 +126,11 @@ def grid_at_timesteps(timesteps: ArrayLike, schedule: NoiseSchedule) -> TimeGrid
         raise ValueError(
             f"Timesteps must fall, from {highest} at most, and stay above the end: {t.tolist()}."
         )
-    t = np.minimum(t, schedule.first_timestep)
-    return t, *schedule.levels(np.append(schedule.log_snr(t), np.inf))
+    return _at(t, schedule)
 
 
 def grid_at_sigmas(sigmas: ArrayLike, schedule: NoiseSchedule) -> TimeGrid:
-    """The grid through these noise levels, as diffusers means them: σ / α, or on a flow σ before its shift.
+    """Make the grid through these noise levels, as diffusers means them: σ / α, on a flow σ before its shift.
 
     Args:
         sigmas: falling; a zero at the end may be given or left out.
@@ -134,24 +146,33 @@ def grid_at_sigmas(sigmas: ArrayLike, schedule: NoiseSchedule) -> TimeGrid:
             f"Sigmas must fall, from {highest:g} at most, and be positive but the last: {n.tolist()}."
         )
     if schedule.is_flow:
-        t = schedule.num_train_timesteps * _shifted(n, schedule.shift)
-        return grid_at_timesteps(t, schedule)
-    return schedule.timestep(-np.log(n)), *schedule.levels(np.append(-np.log(n), np.inf))
+        return grid_at_timesteps(schedule.num_train_timesteps * _shifted(n, schedule.shift), schedule)
+    lam = -torch.from_numpy(n).log()
+    return _ending_clean(schedule.timestep(lam), lam)
 
 
-def _shifted(u: Array, shift: float) -> Array:
+def _at(timesteps: Array, schedule: NoiseSchedule) -> TimeGrid:
+    t = torch.from_numpy(np.minimum(timesteps, schedule.first_timestep))
+    return _ending_clean(t, schedule.lam(t))
+
+
+def _ending_clean(timestep: Tensor, lam: Tensor) -> TimeGrid:
+    return TimeGrid(timestep, torch.cat([lam, lam.new_full((1,), math.inf)]))
+
+
+def _shifted(u: Any, shift: float) -> Any:
     return shift * u / (1 + (shift - 1) * u)
 
 
 def _spaced_levels(grid: str, schedule: NoiseSchedule, steps: int) -> Array:
-    """log-SNR [steps] between the schedule's two ends."""
+    """λ [steps] between the schedule's two ends."""
     T = schedule.num_train_timesteps
-    lowest = T * _shifted(np.array(1 / T), schedule.shift) if schedule.is_flow else np.array(0.0)
-    ends = schedule.log_snr([schedule.first_timestep, float(lowest)])
+    lowest = T * _shifted(1 / T, schedule.shift) if schedule.is_flow else 0.0
+    ends = schedule.lam([schedule.first_timestep, lowest])
     along, between = LEVELS[grid]
     if schedule.is_flow and grid in ("karras", "exponential"):
-        v, w = schedule.levels(ends)[1]
+        v, w = schedule.levels(ends)[1].tolist()
         sigma = between(v, w, along(steps))
         return np.log1p(-sigma) - np.log(sigma)
-    v, w = np.exp(-ends)
+    v, w = torch.exp(-ends).tolist()
     return -np.log(between(v, w, along(steps)))

@@ -1,22 +1,36 @@
-"""Linear multistep methods from their weights: the paper's form, and the classical weights that start it."""
+"""The classical solvers, each beside its equation.
+
+In λ = log(α / σ) the probability-flow ODE has the exact solutions (Lu et al. 2022b, arXiv 2211.01095, eq. 8
+and 2022, arXiv 2206.00927, eq. 3.4; from λ[i] to λ[i+1], h[i] = λ[i+1] - λ[i])
+
+    in x0:  x[i+1] = σ[i+1]/σ[i] · x[i] + σ[i+1] · ∫ e^λ · x0(λ) dλ
+    in ε:   x[i+1] = α[i+1]/α[i] · x[i] - α[i+1] · ∫ e^(-λ) · ε(λ) dλ
+
+A multistep method replaces x0(λ) or ε(λ) by a weighted mean of the predictions it has,
+
+    x[i+1] = A[i] · x[i] + B[i] · Σ_k w[i, k] · q[i-k],    Σ_k w[i, k] = 1,
+
+with A and B of `transport`, which make the step exact where q does not change. So a method is its weights:
+each function below takes `lam` [N + 1], rising, whose last entry may be ∞ (σ = 0), and returns them, [N, m]
+float64, newest prediction first, zero where there is none yet. A step to σ = 0 lands on the newest x0
+(w = 1, 0, …), since the interpolated polynomials have no limit there.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Callable
+from dataclasses import replace
+from typing import NamedTuple
 
-import numpy as np
-from numpy.polynomial import polynomial
+import torch
+from torch import Tensor
+from torch.nn.functional import pad
 
 from solver.grids import TimeGrid
-from solver.plan import Plan, coordinates, reading
-from solver.schedule import Array, NoiseSchedule
+from solver.plan import Mixture, Plan, Tables, as_mixture, combination, convert_prediction
+from solver.schedule import NoiseSchedule
 
-Weights = Sequence[Sequence[float]]
-"""Row i weighs q[i], q[i-1], …, newest first."""
-
-# Adams-Bashforth weights of order 1 to 4 for equal steps, newest output first (Hairer, Nørsett & Wanner,
-# Solving Ordinary Differential Equations I, III.1). A first-order method is Euler's.
+# Weights of order 1 to 4 for equal steps (Hairer, Nørsett & Wanner, Solving ODEs I, III.1).
 ADAMS_BASHFORTH = (
     (1.0,),
     (3 / 2, -1 / 2),
@@ -24,123 +38,243 @@ ADAMS_BASHFORTH = (
     (55 / 24, -59 / 24, 37 / 24, -9 / 24),
 )
 
-# What a multistep method may combine: what stays the same along a straight path.
-READINGS = ("epsilon", "sample", "flow_prediction")
 
+def ddim(lam: Tensor) -> Tensor:
+    """DDIM (Song et al. 2021, arXiv 2010.02502, eq. 12 with σ_t = 0), of order 1: x0 stays what it was.
 
-def transport(read_as: str, grid: tuple[Any, Any, Any]) -> tuple[Any, Any]:
-    """(A, B) [N] with x[i+1] = A[i] · x[i] + B[i] · q, exact while q stays the same.
-
-    On data and noise that never change x[i] is α[i]·x0 + σ[i]·ε and q is p·x0 + r·ε, so A and B solve
-    α[i+1] = A·α[i] + B·p and σ[i+1] = A·σ[i] + B·r. Written out with y = x / α, n = σ / α and h the step in
-    log-SNR: in ε y[i+1] = y[i] + (n[i+1] - n[i]) · ε, which is DDIM's and the paper's step; in x0
-    x[i+1] = σ[i+1] / σ[i] · x[i] + α[i+1] · (1 - exp(-h)) · x0, which is DPM-Solver++'s; on a flow Euler's
-    x[i+1] = x[i] + (σ[i+1] - σ[i]) · v.
-
-    The grid's levels are arrays or tensors [..., N + 1].
-
-    Raises:
-        ValueError: a reading that is not one of `READINGS`.
+    x[i+1] = α[i+1] · x0[i] + σ[i+1] · ε[i]
     """
-    if read_as not in READINGS:
-        raise ValueError(f"A multistep method combines {', '.join(READINGS)}, not {read_as!r}.")
-    _, alpha, sigma = grid
-    p, r = coordinates(read_as, 1.0, 0.0)
-    (now_a, next_a), (now_s, next_s) = ((x[..., :-1], x[..., 1:]) for x in (alpha, sigma))
-    determinant = now_a * r - now_s * p
-    A = (next_a * r - next_s * p) / determinant
-    B = (now_a * next_s - next_a * now_s) / determinant
-    return A, B
+    return lam.new_ones(len(lam) - 1, 1)
 
 
-def multistep_plan(
-    solver: str, weights: Weights, read_as: str, schedule: NoiseSchedule, grid: TimeGrid
-) -> Plan:
-    """The plan x[i+1] = A[i] · x[i] + B[i] · Σ_k weights[i][k] · q[i-k], with A and B of `transport`.
+def euler(lam: Tensor) -> Tensor:
+    """Euler's method, of order 1 (Karras et al. 2022, arXiv 2206.00364, alg. 1 without its correction).
 
-    Weights that sum to one make it consistent: data and noise that never change are followed exactly.
-
-    Args:
-        solver: the plan's name.
-        weights: N rows.
-        read_as: how the outputs are read, one of `READINGS`.
-
-    Raises:
-        ValueError: weights that do not fit the grid, or a reading that the schedule does not allow (ε on a
-            flow, which does not know it at its start).
+    With y = x / α, n = σ / α:  y[i+1] = y[i] + (n[i+1] - n[i]) · ε[i], which is DDIM again;
+    on a flow                   x[i+1] = x[i] + (σ[i+1] - σ[i]) · v[i].
     """
-    t, alpha, sigma = grid
-    if read_as == "epsilon" and schedule.is_flow:
-        raise ValueError("A flow does not know the noise at its start; read it as x0 or a velocity.")
-    A, B = transport(read_as, grid)
-    levels = zip(alpha[:-1], sigma[:-1], strict=True)
-    readings = [reading(schedule.prediction_type, read_as, *level) for level in levels]
-    return Plan(
-        solver=solver,
-        prediction_type=schedule.prediction_type,
-        timestep=tuple(t),
-        alpha=tuple(alpha),
-        sigma=tuple(sigma),
-        a=tuple(A),
-        b=tuple(tuple(B[i] * w for w in row) for i, row in enumerate(weights)),
-        c=tuple(c for c, _ in readings),
-        d=tuple(d for _, d in readings),
-        input_scale=(1.0,) * len(t),
-        init_noise_scale=1.0,
-    )
+    return ddim(lam)
 
 
-def adams_bashforth_plan(solver: str, order: int, schedule: NoiseSchedule, grid: TimeGrid) -> Plan:
-    """The linear multistep method of the ConsistencySolver paper with Adams-Bashforth's weights, as in iPNDM.
+def ab4(lam: Tensor) -> Tensor:
+    """Adams-Bashforth of order 4 with weights of equal steps (iPNDM, Zhang & Chen 2023, arXiv 2204.13902).
 
-    With y = x / α and n = σ / α the ODE is dy/dn = ε, and
-    y[i+1] = y[i] + (n[i+1] - n[i]) · Σ_k w_k · ε[i-k]; on a flow the same with x, σ and the velocity. The
-    weights are those for equal steps whatever the grid, which is what iPNDM means; so they always sum to one,
-    but have order `order` only where the steps in n are equal, as on an unshifted flow.
-
-    Args:
-        order: 1 (Euler's method) to 4; the first rows use as many outputs as there are.
+    y[i+1] = y[i] + (n[i+1] - n[i]) · (55 ε[i] - 59 ε[i-1] + 37 ε[i-2] - 9 ε[i-3]) / 24;
+    on a flow the same with x, σ and v.
+    The order is 4 only where the steps in n (σ) are equal, as on an unshifted flow; elsewhere it is 1.
     """
-    weights = [ADAMS_BASHFORTH[min(i + 1, order) - 1] for i in range(len(grid[0]))]
-    return multistep_plan(
-        solver, weights, "flow_prediction" if schedule.is_flow else "epsilon", schedule, grid
-    )
+    rows = [ADAMS_BASHFORTH[min(i, 3)] for i in range(len(lam) - 1)]
+    return torch.stack([pad(lam.new_tensor(row), (0, 4 - len(row))) for row in rows])
 
 
-def variable_adams_bashforth(s: Array, order: int) -> list[list[float]]:
-    """Adams-Bashforth weights for unequal steps, exact for polynomials of degree < min(i + 1, order).
+def dpm2m(lam: Tensor) -> Tensor:
+    """DPM-Solver-2M in ε and DPM-Solver++ 2M in x0, of order 2 (Lu et al. 2022b, arXiv 2211.01095, alg. 2).
 
-    Row i integrates over [s[i], s[i+1]] the polynomial through the values at s[i], s[i-1], … and divides by
-    the step (Hairer, Nørsett & Wanner, III.5). They sum to one, and are `ADAMS_BASHFORTH` for equal steps.
+    D = (1 + 1/2r) · q[i] - 1/2r · q[i-1],    r = h[i-1] / h[i]
+    """
+    half = _ratio(lam) / 2
+    return torch.stack([1 + half, -half], dim=1)
+
+
+def dpmpp3m(lam: Tensor) -> Tensor:
+    """DPM-Solver++ 3M as published and in diffusers, of order 2 despite its name; of order 3 is `unip3`.
+
+    With r0 = h[i-1]/h[i], r1 = h[i-2]/h[i] and E0 = (q[i] - q[i-1])/r0, E1 = (q[i-1] - q[i-2])/r1:
+        D2 = (E0 - E1) / (r0 + r1),    D1 = E0 + r0 · D2,
+        D  = q[i] + φ2/φ1 · D1 + φ3/φ1 · D2,    φ1 = 1 - e^(-h), φ2 = 1 - φ1/h, φ3 = 1/2 - φ2/h
+    (Lu et al. 2022b, arXiv 2211.01095, sec. 4.2 with k = 3). A second derivative is 2 · D2, so the last term
+    has half the weight that order 3 needs. The last row but one is 2M's below 15 steps, as in diffusers.
+    """
+    weights, h = pad(dpm2m(lam), (0, 1)), lam.diff()
+    for i in range(2, len(h) - (2 if len(h) < 15 else 1)):
+        r0, r1 = h[i - 1] / h[i], h[i - 2] / h[i]
+        E0, E1 = lam.new_tensor([1, -1, 0]) / r0, lam.new_tensor([0, 1, -1]) / r1
+        D2 = (E0 - E1) / (r0 + r1)
+        D1 = E0 + r0 * D2
+        phi1 = -torch.expm1(-h[i])
+        phi2 = 1 - phi1 / h[i]
+        phi3 = 1 / 2 - phi2 / h[i]
+        weights[i] = lam.new_tensor([1, 0, 0]) + phi2 / phi1 * D1 + phi3 / phi1 * D2
+    return weights
+
+
+def unip3(lam: Tensor) -> Tensor:
+    """UniP-3 in x0 (Zhao et al. 2023, arXiv 2302.04867, alg. 2), of order 3: exponential Adams-Bashforth.
+
+    D = ∫ e^λ · P(λ) dλ / ∫ e^λ dλ,  P the parabola through x0 at λ[i], λ[i-1], λ[i-2],
+    which is DPM-Solver++ 3M with 2 · D2.
+    The second row and the last but one are 2M's, as in diffusers' UniPC of order 3 without its corrector.
+    """
+    weights = pad(dpm2m(lam), (0, 1))
+    for i in range(2, len(lam) - 3):
+        weights[i] = _exponential(lam, i, [i, i - 1, i - 2], 1.0)
+    return weights
+
+
+def deis(lam: Tensor) -> Tensor:
+    """DEIS tAB in log(σ / α), of order 2 (Zhang & Chen 2023, arXiv 2204.13902, eq. 15, as in diffusers).
+
+    D = ∫ e^(-λ) · P(λ) dλ / ∫ e^(-λ) dλ,  P the line through ε at λ[i], λ[i-1]
+    """
+    weights = pad(ddim(lam), (0, 1))
+    for i in range(1, len(lam) - 2):
+        weights[i] = _exponential(lam, i, [i, i - 1], -1.0)
+    return weights
+
+
+def unipc(lam: Tensor) -> Tensor:
+    """UniPC-2 in x0, B(h) = e^h - 1 (Zhao et al. 2023, arXiv 2302.04867, alg. 1): order 2, corrected to 3.
+
+    The predictor UniP-2 is DPM-Solver++ 2M. Once x0[i] is known, UniC-2 takes the step that led there again:
+        w' = ∫ e^λ · P(λ) dλ / ∫ e^λ dλ over step i-1,  P the parabola through x0 at λ[i], λ[i-1], λ[i-2]
+    (in the first step x0[1] and x0[0] in halves). Moving x[i] by B[i-1] · Σ_k (w'[k] - w[i-1, k-1]) · x0[i-k]
+    moves x[i+1] by A[i] times that, and so a corrector is one more column of the row.
+    """
+    predictor, h = dpm2m(lam), lam.diff()
+    weights = pad(predictor, (0, 1))
+    for i in range(1, len(h)):
+        halves = lam.new_tensor([1 / 2, 1 / 2, 0])
+        corrector = _exponential(lam, i - 1, [i, i - 1, i - 2], 1.0) if i > 1 else halves
+        carried = -torch.expm1(-h[i - 1]) / torch.expm1(h[i])  # A[i] · B[i-1] / B[i]
+        weights[i] += carried * (corrector - pad(predictor[i - 1], (1, 0)))
+    return weights
+
+
+def variable_adams_bashforth(s: Tensor, order: int) -> Tensor:
+    """Adams-Bashforth for unequal steps, of any order (Hairer, Nørsett & Wanner, Solving ODEs I, III.5).
+
+    D = ∫ P(s) ds / (s[i+1] - s[i]),  P through q at s[i], s[i-1], …, which is
+    exact for degrees below min(i + 1, order).
 
     Args:
         s: [N + 1], all different: σ / α where ε is combined, σ for a velocity.
-        order: at least 1.
+        order: m, at least 1.
     """
     rows = []
-    for i, h in enumerate(np.diff(s)):
-        u = (s[max(i - order + 1, 0) : i + 1][::-1] - s[i]) / h  # the nodes, the step being [0, 1]
-        row = []
-        for j in range(len(u)):
-            others = np.delete(u, j)
-            integral = polynomial.polyint(polynomial.polyfromroots(others))
-            row.append(float(polynomial.polyval(1.0, integral) / np.prod(u[j] - others)))
-        rows.append(row)
-    return rows
+    for i, h in enumerate(s.diff()):
+        u = (s[max(i - order + 1, 0) : i + 1].flip(0) - s[i]) / h
+        row = _quadrature(u, 1 / torch.arange(1, len(u) + 1, dtype=s.dtype))
+        rows.append(pad(row, (0, order - len(u))))
+    return torch.stack(rows)
 
 
-def dpm_solver_2m(log_snr: Array) -> list[list[float]]:
-    """The weights of DPM-Solver-2M and DPM-Solver++ 2M: 1 + 1 / 2r and -1 / 2r (Lu et al. 2022b, alg. 2).
+def _ratio(lam: Tensor) -> Tensor:
+    """h[i] / h[i-1], zero for the first step and for one to σ = 0."""
+    h = lam.diff()
+    ratio = pad(h[1:] / h[:-1], (1, 0))
+    return torch.where(ratio.isfinite(), ratio, 0.0)
 
-    r is the last step in log-SNR over this one. The first row has one output only; so has a last row that
-    ends at σ = 0, where the log-SNR is infinite.
+
+def _exponential(lam: Tensor, i: int, nodes: list[int], sign: float) -> Tensor:
+    """w with Σ_k w[k] · P(λ[nodes[k]]) = ∫ e^(±λ) P dλ / ∫ e^(±λ) dλ over step i.
+
+    Exact for polynomials P of degree below len(nodes).
+
+    In u = (λ - λ[i]) / h and c = ±h the moments ∫ e^(cu) u^j du / ∫ e^(cu) du over [0, 1] are, by parts,
+    μ[0] = 1 and μ[j] = 1 / (1 - e^(-c)) - j/c · μ[j-1].
+    """
+    h = lam[i + 1] - lam[i]
+    c, moments = sign * h, [lam.new_ones(())]
+    for j in range(1, len(nodes)):
+        moments.append(-1 / torch.expm1(-c) - j / c * moments[-1])
+    return _quadrature((lam[nodes] - lam[i]) / h, torch.stack(moments))
+
+
+def _quadrature(u: Tensor, moments: Tensor) -> Tensor:
+    """w with Σ_k w[k] · u[k]^j = moments[j]."""
+    return torch.linalg.solve(torch.vander(u, increasing=True).T, moments)
+
+
+class Method(NamedTuple):
+    """Weights from λ, and the prediction type that they combine; on a flow another, or None if impossible."""
+
+    weights: Callable[[Tensor], Tensor]
+    combines: str
+    on_flow: str | None
+
+
+METHODS = {
+    "ddim": Method(ddim, "sample", "sample"),
+    "dpm2m": Method(dpm2m, "epsilon", None),
+    "dpm++2m": Method(dpm2m, "sample", "sample"),
+    "dpm++3m": Method(dpmpp3m, "sample", "sample"),
+    "unip3": Method(unip3, "sample", "sample"),
+    "unipc": Method(unipc, "sample", "sample"),
+    "deis": Method(deis, "epsilon", None),
+    "ab4": Method(ab4, "epsilon", "flow_prediction"),
+    "euler": Method(euler, "epsilon", "flow_prediction"),
+}
+
+
+def transport(combines: str, alpha: Tensor, sigma: Tensor) -> tuple[Tensor, Tensor]:
+    """Return (A, B) [..., N] with x[i+1] = A[i] · x[i] + B[i] · q[i], exact while q stays the same.
+
+    With x[i] = α[i]·x0 + σ[i]·ε and q = p·x0 + r·ε this is x[i+1] as a combination of x[i] and q:
+    in ε A = α[i+1]/α[i], B = α[i+1] · (n[i+1] - n[i]) with n = σ/α; in x0 A = σ[i+1]/σ[i],
+    B = α[i+1] · (1 - e^(-h)); for a flow's velocity A = 1, B = σ[i+1] - σ[i].
 
     Args:
-        log_snr: λ [N + 1], rising.
+        combines: epsilon, sample or flow_prediction, which stay the same along a straight path.
+        alpha, sigma: [..., N + 1].
     """
-    h = np.diff(log_snr)
-    rows = [[1.0]]
-    rows += [
-        [1 + ratio / 2, -ratio / 2] if np.isfinite(ratio) else [1.0] for ratio in (h[1:] / h[:-1]).tolist()
-    ]
-    return rows
+    if combines not in ("epsilon", "sample", "flow_prediction"):
+        raise ValueError(f"A multistep method combines epsilon, sample or flow_prediction, not {combines!r}.")
+    q: Mixture = as_mixture(combines, 1.0, 0.0)
+    return combination((alpha[..., 1:], sigma[..., 1:]), (alpha[..., :-1], sigma[..., :-1]), q)
+
+
+def multistep(weights: Tensor, combines: str, schedule: NoiseSchedule, grid: TimeGrid) -> Tables:
+    """Make the tables x[i+1] = A[i] · x[i] + B[i] · Σ_k weights[i, k] · q[i-k] from their weights.
+
+    Weights that sum to one make them consistent: data and noise that never change are followed exactly.
+    Differentiable in the weights and in the grid.
+
+    Args:
+        weights: [B, N, m], newest prediction first, zero where there is none yet.
+        combines: the prediction type of q, see `transport`.
+        grid: timestep and lam are [B, N] and [B, N + 1], or those of one grid for all.
+
+    Raises:
+        ValueError: ε on a flow, which does not know it at its start.
+    """
+    if combines == "epsilon" and schedule.is_flow:
+        raise ValueError("A flow does not know the noise at its start; combine x0 or a velocity.")
+    alpha, sigma = (level.expand(len(weights), -1) for level in schedule.levels(grid.lam))
+    A, B = transport(combines, alpha, sigma)
+    c, d = convert_prediction(schedule.prediction_type, combines, alpha[:, :-1], sigma[:, :-1])
+    told = grid.timestep.expand_as(A)
+    b = B[..., None] * weights
+    A, c, d = (torch.as_tensor(v).to(A).expand_as(A) for v in (A, c, d))
+    return Tables(schedule.prediction_type, told, alpha, sigma, A, b, c, d, torch.ones_like(told))
+
+
+def heun(schedule: NoiseSchedule, grid: TimeGrid) -> Tables:
+    """Heun's method, of order 2 with 2N - 1 evaluations (Karras et al. 2022, arXiv 2206.00364, alg. 1).
+
+    Predict y' = y[i] + Δn · ε[i], evaluate ε' there, correct y[i+1] = y' + Δn/2 · (ε' - ε[i]); the last step,
+    to σ = 0, is Euler's. On a flow the same with x, σ and the velocity.
+    """
+    N = len(grid.timestep)
+    at = torch.arange(N).repeat_interleave(2)[1:]  # 0, 1, 1, 2, 2, …: predicted at, then corrected at
+    twice = TimeGrid(grid.timestep[at], grid.lam[[*at.tolist(), N]])
+    combines = "flow_prediction" if schedule.is_flow else "epsilon"
+    tables = multistep(euler(twice.lam)[None], combines, schedule, twice)
+    b = pad(tables.b, (0, 1))
+    b[:, 1::2] = b[:, :-1:2, :1] * b.new_tensor([1 / 2, -1 / 2])
+    return replace(tables, b=b)
+
+
+def classical_plan(solver: str, schedule: NoiseSchedule, grid: TimeGrid) -> Plan:
+    """Make the plan of a classical solver on any grid.
+
+    Raises:
+        ValueError: a solver that combines ε on a flow, which does not determine it at σ = 1.
+    """
+    if solver == "heun":
+        return heun(schedule, grid).plan(0, solver)
+    method = METHODS[solver]
+    combines = method.on_flow if schedule.is_flow else method.combines
+    if combines is None:
+        usable = ", ".join([*(name for name, other in METHODS.items() if other.on_flow), "heun"])
+        raise ValueError(f"{solver} combines noise, which a flow does not know at its start; use {usable}.")
+    return multistep(method.weights(grid.lam)[None], combines, schedule, grid).plan(0, solver)

@@ -9,7 +9,8 @@ the state and the network's outputs so far with fixed numbers,
     x[i+1]    = a[i] · x[i] + Σ_k b[i][k] · q[i-k]
 
 and the state stands at x[i] = alpha[i] · x0 + sigma[i] · ε. `timestep` is what the network is told, (alpha,
-sigma) is where the ODE stands; a learned plan may let them differ.
+sigma) is where the ODE stands; a learned plan may let them differ. `Tables` are many such tables as tensors,
+`Plan` is one as plain numbers.
 """
 
 from __future__ import annotations
@@ -19,40 +20,107 @@ import math
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor
 
 PREDICTION_TYPES = ("epsilon", "sample", "v_prediction", "flow_prediction")
 
-
-def coordinates(kind: str, alpha: Any, sigma: Any) -> tuple[Any, Any]:
-    """What a network output of this kind is made of: (p, r) with output = p · x0 + r · ε.
-
-    Levels may be numbers, arrays or tensors.
-    """
-    if kind == "v_prediction":  # Salimans & Ho 2022, v = α·ε - σ·x0
-        return -sigma, alpha
-    try:
-        return {"epsilon": (0.0, 1.0), "sample": (1.0, 0.0), "flow_prediction": (-1.0, 1.0)}[kind]
-    except KeyError:
-        known = ", ".join(PREDICTION_TYPES)
-        raise ValueError(f"Unknown prediction type {kind!r}; choose one of {known}.") from None
+Mixture = tuple[Any, Any]
+"""(p, r) of p · x0 + r · ε; numbers or tensors."""
 
 
-def reading(kind: str, wanted: str, alpha: float, sigma: float) -> tuple[float, float]:
-    """How to read an output of one kind as another: (c, d) with wanted = c · x + d · output.
-
-    Solves x = α·x0 + σ·ε and output = p·x0 + r·ε for u·x0 + w·ε (two equations, Cramer's rule), where x is
-    the network's input at signal level `alpha` and noise level `sigma`.
+def as_mixture(prediction: str, alpha: Any, sigma: Any) -> Mixture:
+    """Return (p, r) such that a prediction of this type is p · x0 + r · ε at (alpha, sigma).
 
     Raises:
-        ValueError: an unknown kind, or an output that does not determine what is wanted (ε at α = 0, say).
+        ValueError: an unknown prediction type.
     """
-    p, r = coordinates(kind, alpha, sigma)
-    u, w = coordinates(wanted, alpha, sigma)
-    determinant = alpha * r - sigma * p
-    if determinant == 0:
-        raise ValueError(f"A {kind} output cannot be read as {wanted} at α = {alpha:g}, σ = {sigma:g}.")
-    return (u * r - w * p) / determinant, (alpha * w - sigma * u) / determinant
+    if prediction == "v_prediction":  # Salimans & Ho 2022, v = α·ε - σ·x0
+        return -sigma, alpha
+    try:
+        return {"epsilon": (0.0, 1.0), "sample": (1.0, 0.0), "flow_prediction": (-1.0, 1.0)}[prediction]
+    except KeyError:
+        known = ", ".join(PREDICTION_TYPES)
+        raise ValueError(f"Unknown prediction type {prediction!r}; choose one of {known}.") from None
+
+
+def combination(target: Mixture, x: Mixture, q: Mixture) -> tuple[Any, Any]:
+    """Return (c, d) with target = c · x + d · q, all three mixtures of x0 and ε (Cramer's rule)."""
+    determinant = x[0] * q[1] - x[1] * q[0]
+    c = (target[0] * q[1] - target[1] * q[0]) / determinant
+    d = (x[0] * target[1] - x[1] * target[0]) / determinant
+    return c, d
+
+
+def convert_prediction(source: str, target: str, alpha: Any, sigma: Any) -> tuple[Any, Any]:
+    """Return (c, d) with which c · x + d · output turns an output of type `source` into type `target`.
+
+    Args:
+        alpha, sigma: signal and noise level of the network's input x; numbers or tensors.
+
+    Raises:
+        ValueError: an unknown type, or an output that does not determine the target (x0 from ε at α = 0).
+    """
+    x, output = (alpha, sigma), as_mixture(source, alpha, sigma)
+    if torch.as_tensor(x[0] * output[1] == x[1] * output[0]).any():
+        raise ValueError(f"A {source} output cannot be converted to {target} at α = {alpha}, σ = {sigma}.")
+    return combination(as_mixture(target, alpha, sigma), x, output)
+
+
+@dataclass(frozen=True)
+class Tables:
+    """B tables of N evaluations each as float64 tensors; differentiable. B may be 1 for a batch of any size.
+
+    Attributes:
+        prediction_type: what the network puts out.
+        timestep, a, c, d, input_scale: [B, N].
+        alpha, sigma: [B, N + 1].
+        b: [B, N, m], newest output first, zero for outputs that do not exist yet.
+    """
+
+    prediction_type: str
+    timestep: Tensor
+    alpha: Tensor
+    sigma: Tensor
+    a: Tensor
+    b: Tensor
+    c: Tensor
+    d: Tensor
+    input_scale: Tensor
+    init_noise_scale: ClassVar[float] = 1.0
+
+    @property
+    def numbers(self) -> dict[str, Tensor]:
+        """All tensors by name."""
+        return {f.name: getattr(self, f.name) for f in fields(self)[1:]}
+
+    @property
+    def requires_grad(self) -> bool:
+        """Whether gradients flow into any of its numbers."""
+        return any(numbers.requires_grad for numbers in self.numbers.values())
+
+    @property
+    def columns(self) -> int:
+        """How many outputs, newest first, the rows use at most."""
+        return self.b.shape[-1]
+
+    def beside(self, x: Tensor) -> Tables:
+        """The same numbers as `x` [B, ...] needs them: evaluations first, float32, one for each sample.
+
+        Every tensor becomes [N, B, 1, ...] (b: [N, m, B, 1, ...]), so that a[i] · x is one product.
+        """
+        ones = [1] * (x.dim() - 1)
+        moved = {name: v.float().to(x.device).movedim(0, -1) for name, v in self.numbers.items()}
+        shaped = {name: v.reshape(*v.shape, *ones) for name, v in moved.items()}
+        return Tables(self.prediction_type, **shaped)
+
+    def plan(self, row: int, solver: str) -> Plan:
+        """One of the B tables as a `Plan` of that name."""
+        values: dict[str, Any] = {name: numbers[row].tolist() for name, numbers in self.numbers.items()}
+        values["b"] = [weights[: i + 1] for i, weights in enumerate(values["b"])]
+        return Plan(solver=solver, prediction_type=self.prediction_type, **values)
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,13 +132,13 @@ class Plan:
     Attributes:
         solver: the solver's name, as shown to people.
         prediction_type: what the network puts out: epsilon, sample, v_prediction or flow_prediction.
-        timestep: N times the network is told, in units of its training timesteps, need not be integers.
+        timestep: N times the network is told, in units of its training timesteps; need not be integers.
         alpha, sigma: N + 1 signal and noise levels of the state, from the first to the one it ends at.
         a: N weights of the state.
         b: N rows; b[i][k] weighs q[i-k], newest first, at most i + 1 entries (missing ones are zero).
-        c, d: N pairs that read the output: as ε, as x0, as a velocity or as it is (c = 0, d = 1).
-        input_scale: N factors between the state and the network's input (1 unless the state is kept in
-            another scaling than the network's, as Heun's is).
+        c, d: N pairs that convert the output to what the rows combine: ε, x0 or a velocity.
+        input_scale: N factors between the state and the network's input; 1 unless the plan was read off a
+            scheduler that keeps x / α.
         init_noise_scale: x[0] = init_noise_scale · noise, for noise of unit variance.
 
     Raises:
@@ -104,7 +172,7 @@ class Plan:
         rows = tuple(_numbers(f"b[{i}]", row, len(row)) for i, row in enumerate(self.b))
         object.__setattr__(self, "b", rows)
         object.__setattr__(self, "init_noise_scale", float(self.init_noise_scale))
-        coordinates(self.prediction_type, 1.0, 0.0)  # refuses an unknown one
+        as_mixture(self.prediction_type, 1.0, 0.0)  # refuses an unknown one
         if not (math.isfinite(self.init_noise_scale) and self.init_noise_scale > 0):
             raise ValueError(f"init_noise_scale must be a positive number, not {self.init_noise_scale}.")
         if min(self.input_scale) <= 0:
@@ -127,22 +195,16 @@ class Plan:
         """How many outputs, newest first, the rows use at most; older ones can be forgotten."""
         return max((k + 1 for row in self.b for k, weight in enumerate(row) if weight), default=0)
 
-    def x0_weights(self, i: int) -> tuple[float, float]:
-        """(c, d) with which the picture as expected at evaluation i is x̂0 = c · x[i] + d · output[i]."""
-        s = self.input_scale[i]
-        c, d = reading(self.prediction_type, "sample", s * self.alpha[i], s * self.sigma[i])
-        return c * s, d
-
     def to_dict(self) -> dict[str, Any]:
-        """The plan as plain strings, numbers and lists, as JSON has them."""
+        """Return the plan as strings, numbers and lists, ready for JSON."""
         return json.loads(json.dumps(asdict(self)))
 
     @classmethod
     def from_dict(cls, data: dict[str, Any]) -> Plan:
-        """The plan that `to_dict` wrote.
+        """Make the plan that `to_dict` wrote.
 
         Raises:
-            ValueError: missing or unknown entries, or contents that are no valid plan.
+            ValueError: missing or unknown entries, or numbers that make no valid plan.
         """
         known = {f.name for f in fields(cls)}
         if data.keys() != known:
@@ -164,7 +226,7 @@ class Plan:
         return cls.from_dict(json.loads(Path(path).read_text(encoding="utf-8")))
 
     def table(self) -> str:
-        """The rows as text, one line per evaluation."""
+        """Return the rows as text, one line per evaluation."""
         lags = range(self.columns)
         head = ["timestep", "alpha", "sigma", "a", "c", "d", *(f"q[i-{k}]" if k else "q[i]" for k in lags)]
         columns = zip(self.timestep, self.alpha, self.sigma, self.a, self.c, self.d, strict=False)
@@ -177,6 +239,13 @@ class Plan:
 
     def __str__(self) -> str:
         return f"{self.solver}, {self.nfe} evaluations, {self.prediction_type}\n{self.table()}"
+
+
+def x0_weights(plan: Plan | Tables, i: int) -> tuple[Any, Any]:
+    """Return (c, d) with which the picture as predicted at evaluation i is x̂0 = c · x[i] + d · output[i]."""
+    scale = plan.input_scale[i]
+    c, d = convert_prediction(plan.prediction_type, "sample", scale * plan.alpha[i], scale * plan.sigma[i])
+    return c * scale, d
 
 
 def _numbers(name: str, values: Sequence[float], length: int) -> tuple[float, ...]:

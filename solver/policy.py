@@ -7,19 +7,16 @@ import math
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from safetensors import safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
 from torch.distributions import Categorical, Normal
 
-from solver.classical import probed_plan
 from solver.grids import TimeGrid
-from solver.multistep import dpm_solver_2m, transport, variable_adams_bashforth
-from solver.plan import Plan
+from solver.multistep import METHODS, multistep, variable_adams_bashforth
+from solver.plan import Plan, Tables
 from solver.schedule import NoiseSchedule
-from solver.training.rollout import Tables, multistep_tables, timestep
 
 # Where the untrained policy starts: the classical solver, and what its rows combine.
 STARTS = {
@@ -196,7 +193,7 @@ class Policy(nn.Module):
             guidance: [B].
         """
         end = -1.0 if self.sees == "paper" else 0.0
-        now = torch.tensor(np.append(grid[0], end), dtype=torch.float32, device=guidance.device)
+        now = nn.functional.pad(grid.timestep.float(), (0, 1), value=end).to(guidance.device)
         B, N = len(guidance), len(now) - 1
         steps = torch.full((B, N), float(N), device=guidance.device)
         return self(
@@ -230,8 +227,8 @@ class Policy(nn.Module):
             others[0][-1] = False
         return torch.cat([weights, *others], dim=1)
 
-    def read_as(self, schedule: NoiseSchedule) -> str:
-        """What the rows combine on this schedule.
+    def combines(self, schedule: NoiseSchedule) -> str:
+        """Return the prediction type that the rows combine on this schedule.
 
         Raises:
             ValueError: ε on a flow.
@@ -252,27 +249,27 @@ class Policy(nn.Module):
             offsets: [B, N, decisions]; those that `mask` leaves out are taken as zero.
             keep_grid: evaluate at the grid's own levels and timesteps, learned or not.
         """
-        _, alpha, sigma = grid
-        N, rows = len(alpha) - 1, self.decisions.count("rows")
+        grid = TimeGrid(*(numbers.to(offsets.device) for numbers in grid))
+        N, rows = len(grid.timestep), self.decisions.count("rows")
         offsets = offsets.double() * self.mask(N).to(offsets.device)
         decided = dict(zip(self.decisions[rows:], offsets[..., rows:].unbind(-1), strict=True))
-        weights = classical_weights(self.start, self.order, schedule, grid).to(offsets.device)
+        weights = classical_weights(self.start, self.order, schedule, grid)
         weights = weights + nn.functional.pad(offsets[..., :rows], (0, self.order - rows))
         if not self.free:
             oldest = torch.arange(N, device=offsets.device).clamp(max=self.order - 1)
             rest = offsets[..., :rows].sum(dim=-1)
             weights = weights - rest[..., None] * nn.functional.one_hot(oldest, self.order)
-        log_snr = torch.from_numpy(np.log(alpha[:-1] / sigma[:-1])).to(offsets).expand(len(offsets), N)
-        told = torch.from_numpy(grid[0]).to(offsets)[None]
+        told, lam = grid.timestep, grid.lam[:-1].expand(len(offsets), N)
         if decided and not keep_grid:
-            rounding = torch.from_numpy(schedule.log_snr(grid[0])).to(offsets) - log_snr[:1]
+            rounding = schedule.lam(told) - grid.lam[:-1]
             if "grid" in decided:
-                h = log_snr.diff(dim=1) * decided["grid"][:, :-1].exp()
-                end = float(schedule.log_snr(0.0 if not schedule.is_flow else 1.0))
-                log_snr = torch.cat([log_snr[:, :1], log_snr[:, :1] + h.cumsum(dim=1)], dim=1).clamp(max=end)
-            told = timestep(schedule, log_snr + rounding + decided.get("times", 0.0))
-        end = float(schedule.log_snr(0.0)) if self.sees == "paper" else math.inf
-        return multistep_tables(weights, self.read_as(schedule), schedule, log_snr, told, end)
+                h = lam.diff(dim=1) * decided["grid"][:, :-1].exp()
+                highest = float(schedule.lam(0.0 if not schedule.is_flow else 1.0))
+                lam = torch.cat([lam[:, :1], lam[:, :1] + h.cumsum(dim=1)], dim=1).clamp(max=highest)
+            told = schedule.timestep(lam + rounding + decided.get("times", 0.0))
+        end = float(schedule.lam(0.0)) if self.sees == "paper" else math.inf
+        levels = TimeGrid(told, nn.functional.pad(lam, (0, 1), value=end))
+        return multistep(weights, self.combines(schedule), schedule, levels)
 
     @torch.no_grad()
     def plan(
@@ -286,7 +283,7 @@ class Policy(nn.Module):
         device = next(self.parameters()).device
         offsets = self.likeliest(grid, torch.tensor([float(guidance)], device=device))
         tables = self.tables(schedule, grid, offsets, keep_grid=keep_grid)
-        return tables.plan(0, "consistency", schedule.prediction_type)
+        return tables.plan(0, "consistency")
 
     def save(self, path: str | Path) -> None:
         """Write weights and settings as one safetensors file."""
@@ -316,24 +313,11 @@ def classical_weights(start: str, order: int, schedule: NoiseSchedule, grid: Tim
     A start with more columns than the order keeps the newest, and the last of them takes what is missing to
     one: so order 2 of UniPC leaves out its corrector's third output.
     """
-    _, alpha, sigma = grid
-    with np.errstate(divide="ignore"):
-        log_snr = np.log(alpha) - np.log(sigma)
-    if start == "unipc":
-        _, B = transport("sample", grid)
-        rows = [
-            [w / scale for w in row]
-            for row, scale in zip(probed_plan(start, schedule, grid).b, B, strict=True)
-        ]
-    elif start == "euler":
-        rows = [[1.0]] * (len(alpha) - 1)
-    elif start == "ab":
+    if start == "ab":
+        alpha, sigma = schedule.levels(grid.lam)
         rows = variable_adams_bashforth(sigma if schedule.is_flow else sigma / alpha, order)
     else:
-        rows = dpm_solver_2m(log_snr)
-    weights = torch.zeros(len(rows), order, dtype=torch.float64)
-    for i, row in enumerate(rows):
-        kept = row[:order]
-        weights[i, : len(kept)] = torch.tensor(kept, dtype=torch.float64)
-        weights[i, len(kept) - 1] += sum(row[order:])
+        rows = METHODS[start].weights(grid.lam)
+    weights = nn.functional.pad(rows[:, :order], (0, max(order - rows.shape[1], 0)))
+    weights[:, -1] += rows[:, order:].sum(dim=1)
     return weights

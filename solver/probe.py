@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 
-from solver.plan import Plan, coordinates, reading
+from solver.plan import Plan, as_mixture, convert_prediction
 from solver.schedule import NoiseSchedule
 
 LINEAR_TOLERANCE = 1e-5
@@ -36,18 +36,18 @@ def read_plan(
     scheduler.set_timesteps(steps)
     schedule = NoiseSchedule.from_config(scheduler)
     timestep = [float(t) for t in scheduler.timesteps]
-    log_snr = schedule.log_snr(timestep)
+    lam = schedule.lam(timestep)
     if hasattr(scheduler, "sigmas"):
         n = scheduler.sigmas[: len(timestep)].double()  # σ on a flow, σ / α otherwise
-        log_snr = (torch.log1p(-n) - n.log() if schedule.is_flow else -n.log()).numpy()
-    levels = [(float(v), float(w)) for v, w in zip(*schedule.levels(log_snr), strict=True)]
+        lam = torch.log1p(-n) - n.log() if schedule.is_flow else -n.log()
+    levels = [(float(v), float(w)) for v, w in zip(*schedule.levels(lam), strict=True)]
     prediction_type = schedule.prediction_type
-    readings = [reading(prediction_type, read_as, *level) for level in levels]
-    a, b, scale = probe(scheduler, readings, **step_options)
+    readings = [convert_prediction(prediction_type, read_as, *level) for level in levels]
+    a, b, scale = _probe(scheduler, readings, **step_options)
     alpha, sigma = ([v / s for v, s in zip(level, scale, strict=True)] for level in zip(*levels, strict=True))
 
     # On data and noise that never change, q is (p, r) for (x0, ε); the last row says where that ends.
-    p, r = coordinates(read_as, 1.0, 0.0)
+    p, r = as_mixture(read_as, 1.0, 0.0)
     ends = (a[-1] * level[-1] + sum(b[-1]) * q for level, q in ((alpha, p), (sigma, r)))
     last_alpha, last_sigma = (end if abs(end) > LINEAR_TOLERANCE else 0.0 for end in ends)
     return Plan(
@@ -65,7 +65,7 @@ def read_plan(
     )
 
 
-def probe(
+def _probe(
     scheduler: Any, readings: Sequence[tuple[float, float]], **step_options: Any
 ) -> tuple[list[float], list[tuple[float, ...]], list[float]]:
     """The rows a, b of a scheduler whose timesteps are set, and its input scales.

@@ -9,33 +9,24 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
-from solver.plan import Plan
+from solver.plan import Plan, Tables, x0_weights
 
 Denoiser = Callable[[Tensor, Tensor], Tensor]
 """(network input [B, ...], timesteps [B]) → output [B, ...]."""
 
 
-def combine(weights: Sequence[float], tensors: Iterable[Tensor]) -> Tensor:
-    """Σ weights · tensors as a new tensor: one pass over memory per term, no temporaries."""
-    total: Tensor | None = None
-    for weight, tensor in zip(weights, tensors, strict=False):
-        if total is None:
-            total = tensor * weight
-        elif weight:
-            total.add_(tensor, alpha=weight)
-    assert total is not None
-    return total
-
-
 def advance(
-    plan: Plan, i: int, x: Tensor, output: Tensor, history: Iterable[Tensor]
+    plan: Plan | Tables, i: int, x: Tensor, output: Tensor, history: Iterable[Tensor]
 ) -> tuple[Tensor, Tensor]:
-    """Row i of a plan: (x[i+1], q[i]) from x[i], the network's output there, and q[i-1], q[i-2], …
+    """Row i of a plan: return (x[i+1], q[i]) from x[i], the network's output there, and q[i-1], q[i-2], …
 
     Tensors may have any one shape, a batch or a single sample; nothing is changed in place.
     """
-    q = combine((plan.d[i], plan.c[i]), (output, x))
-    return combine((plan.a[i], *plan.b[i]), (x, q, *history)), q
+    q = plan.c[i] * x + plan.d[i] * output
+    x = plan.a[i] * x
+    for weight, past in zip(plan.b[i], (q, *history), strict=False):
+        x = x + weight * past
+    return x, q
 
 
 @dataclass(slots=True)
@@ -52,6 +43,9 @@ class SampleState:
         x: the state x[index], float32, of any shape; never changed in place.
         index: the next row, 0 … plan.nfe; `plan.nfe` when done, and x is the result then.
         history: q[index-1], q[index-2], …, no more than the plan needs.
+
+    Raises:
+        ValueError: an index out of range, or one past the first whose rows use earlier outputs.
     """
 
     plan: Plan
@@ -62,38 +56,45 @@ class SampleState:
     def __post_init__(self) -> None:
         if not 0 <= self.index <= self.plan.nfe:
             raise ValueError(f"index must be 0 to {self.plan.nfe}, not {self.index}.")
+        for i in range(self.index, self.plan.nfe if self.index else 0):
+            if any(self.plan.b[i][i - self.index + 1 :]):
+                raise ValueError(
+                    f"Row {i} of {self.plan.solver} uses outputs from before row {self.index}, which are not "
+                    "there. Make a plan that begins at this noise level: make_plan(..., strength=...), or "
+                    "LearnedSolver.plan_on with the remaining levels."
+                )
         self.x = self.x.float()
         self.history = deque(maxlen=max(self.plan.columns - 1, 0))
 
     @classmethod
     def start(cls, plan: Plan, noise: Tensor, clean: Tensor | None = None) -> SampleState:
-        """The state at pure noise, from noise of unit variance; or at `clean`, noised to the first level."""
+        """Start at pure noise, given noise of unit variance; or at `clean`, noised to the first level."""
         if clean is None:
             return cls(plan, noise.float() * plan.init_noise_scale)
-        return cls(plan, combine((plan.alpha[0], plan.sigma[0]), (clean.float(), noise.float())))
+        return cls(plan, plan.alpha[0] * clean.float() + plan.sigma[0] * noise.float())
 
     @property
     def done(self) -> bool:
-        """Whether no row is left, so that `x` is the result."""
+        """Whether no row is left; `x` is the result then."""
         return self.index == self.plan.nfe
 
     @property
     def timestep(self) -> float:
-        """What the network is to be told next."""
+        """The timestep to tell the network next."""
         return self.plan.timestep[self.index]
 
     def model_input(self) -> Tensor:
-        """What the network is to be shown next, shaped as `x`."""
+        """Return the network's next input, shaped as `x`."""
         scale = self.plan.input_scale[self.index]
         return self.x if scale == 1 else self.x * scale
 
     def x0(self, output: Tensor) -> Tensor:
-        """The picture as expected from the network's output for `model_input()`; call before `step`."""
-        c, d = self.plan.x0_weights(self.index)
-        return combine((d, c), (output.float(), self.x))
+        """Predict the picture from the network's output for `model_input()`; call before `step`."""
+        c, d = x0_weights(self.plan, self.index)
+        return c * self.x + d * output.float()
 
     def step(self, output: Tensor) -> None:
-        """Go on to the next row, given the network's output for `model_input()`.
+        """Advance by one row, given the network's output for `model_input()`.
 
         Raises:
             IndexError: the plan is done.
@@ -103,36 +104,43 @@ class SampleState:
         self.index += 1
 
 
-@torch.no_grad()
 def sample(
-    plan: Plan, denoise: Denoiser, noise: Tensor, on_step: Callable[[int, Tensor], None] | None = None
+    plan: Plan | Tables,
+    denoise: Denoiser,
+    noise: Tensor,
+    on_step: Callable[[int, Tensor], None] | None = None,
 ) -> Tensor:
     """Follow a plan from noise to data.
 
     Args:
-        plan: the solver.
-        denoise: the network, called `plan.nfe` times with its input [B, ...] in the dtype of `noise` and one
-            timestep per sample, float32 [B].
+        plan: the solver; or tables, one for each sample or one for all, through which gradients flow where
+            their numbers require them.
+        denoise: the network, called once per evaluation with its input [B, ...] in the dtype of `noise` and
+            one timestep per sample, float32 [B].
         noise: [B, ...] of unit variance, on the network's device.
-        on_step: called after each evaluation with its number (1 … plan.nfe) and the pictures expected then,
+        on_step: called after each evaluation with its number (1 … N) and the pictures predicted there,
             float32 [B, ...].
 
     Returns:
         float32 [B, ...], at the plan's last noise level.
     """
-    state = SampleState.start(plan, noise)
-    while not state.done:
-        timesteps = torch.full((len(noise),), state.timestep, device=noise.device)
-        output = denoise(state.model_input().to(noise.dtype), timesteps)
-        x0 = state.x0(output) if on_step else None
-        state.step(output)
-        if on_step and x0 is not None:
-            on_step(state.index, x0)
-    return state.x
+    with torch.set_grad_enabled(isinstance(plan, Tables) and plan.requires_grad):
+        x, past, most = noise.float() * plan.init_noise_scale, list[Tensor](), plan.columns
+        plan = plan.beside(x) if isinstance(plan, Tables) else plan
+        for i, t in enumerate(plan.timestep):
+            timesteps = torch.as_tensor(t, dtype=torch.float32, device=x.device).flatten().expand(len(x))
+            output = denoise((plan.input_scale[i] * x).to(noise.dtype), timesteps).float()
+            c, d = x0_weights(plan, i) if on_step else (0, 0)
+            x0 = c * x + d * output
+            x, q = advance(plan, i, x, output, past)
+            past = [q, *past][:most]
+            if on_step:
+                on_step(i + 1, x0)
+        return x
 
 
 def noise_for_seed(seed: int, shape: Sequence[int]) -> Tensor:
-    """Unit-variance noise of one sample, float32 on the CPU: a seed is a picture, whatever batch or device.
+    """Draw unit-variance noise of one sample, float32 on the CPU, so it depends on neither batch nor device.
 
     Args:
         seed: 0 … 2**63 - 1.
@@ -144,8 +152,7 @@ def noise_for_seed(seed: int, shape: Sequence[int]) -> Tensor:
 
 
 def spherical_interpolation(one: Tensor, other: Tensor, amount: float) -> Tensor:
-    """From one noise towards another, along the great circle between them (Shoemake 1985), so that what lies
-    between has a noise's norm too.
+    """Interpolate two noises along the great circle between them (Shoemake 1985), which keeps their norm.
 
     Args:
         one, other: of one sample each and one shape.
@@ -161,7 +168,7 @@ def spherical_interpolation(one: Tensor, other: Tensor, amount: float) -> Tensor
 
 
 def classifier_free_guidance(uncond: Tensor, cond: Tensor, scale: float | Tensor) -> Tensor:
-    """uncond + scale · (cond - uncond), Ho & Salimans 2022 (their w is scale - 1).
+    """Return uncond + scale · (cond - uncond) (Ho & Salimans 2022; their w is scale - 1).
 
     Args:
         uncond, cond: outputs without and with the prompt, [B, ...] each.
@@ -173,7 +180,7 @@ def classifier_free_guidance(uncond: Tensor, cond: Tensor, scale: float | Tensor
 
 
 def guided(denoise: Denoiser, scale: float | Tensor) -> Denoiser:
-    """A denoiser of B samples from one of 2B, whose first B are without the prompt and last B with it.
+    """Make a guided denoiser of B samples from one of 2B: the first B without the prompt, the last B with it.
 
     Args:
         denoise: called once per evaluation, with each input and timestep twice.

@@ -8,20 +8,19 @@ from dataclasses import dataclass
 from functools import cached_property, lru_cache
 from typing import Any
 
-import numpy as np
-from numpy.typing import ArrayLike, NDArray
+import torch
+from numpy.typing import ArrayLike
+from torch import Tensor
 
-from solver.plan import coordinates
+from solver.plan import as_mixture
 
-Array = NDArray[np.float64]
-
-# log-SNR is infinite at σ = 1 on a flow; every flow plan starts this much below.
+# λ is infinite at σ = 1 on a flow; every flow plan starts this much below.
 FLOW_SIGMA_MAX = 1 - 1e-6
 
-# What decides a variance-preserving schedule in a diffusers scheduler's config.
+# The entries of a diffusers scheduler's config that define a variance-preserving schedule.
 BETA_KEYS = ("beta_start", "beta_end", "beta_schedule", "num_train_timesteps", "rescale_betas_zero_snr")
 
-# Settings that bend a flow's sigmas in ways not covered here.
+# Settings that change a flow's sigmas in ways not supported here.
 REFUSED = ("invert_sigmas", "shift_terminal")
 
 
@@ -29,8 +28,9 @@ REFUSED = ("invert_sigmas", "shift_terminal")
 class NoiseSchedule:
     """x_t = alpha(t) · x0 + sigma(t) · ε, for timesteps t as the network knows them. Immutable, hashable.
 
-    A variance-preserving schedule (α² + σ² = 1) has a table of ᾱ = α² at t = 0 … T - 1; between them log-SNR
-    is linear in t. A flow (α + σ = 1, Lipman et al. 2023; Liu et al. 2023) has σ = t / T for 0 < t ≤ T.
+    A variance-preserving schedule (α² + σ² = 1) has a table of ᾱ = α² at t = 0 … T - 1; between them
+    λ = log(α / σ) is linear in t. A flow (α + σ = 1, Lipman et al. 2023; Liu et al. 2023) has σ = t / T for
+    0 < t ≤ T. Every method takes numbers, arrays or tensors, returns float64 tensors and is differentiable.
 
     Attributes:
         prediction_type: what the network puts out: epsilon, sample, v_prediction or flow_prediction.
@@ -45,12 +45,12 @@ class NoiseSchedule:
     shift: float = 1.0
 
     def __post_init__(self) -> None:
-        coordinates(self.prediction_type, 1.0, 0.0)
+        as_mixture(self.prediction_type, 1.0, 0.0)  # refuses an unknown one
         if self.alphas_cumprod:
-            table = np.asarray(self.alphas_cumprod)
+            table = _tensor(self.alphas_cumprod)
             if len(table) != self.num_train_timesteps:
                 raise ValueError(f"{len(table)} alphas_cumprod for {self.num_train_timesteps} timesteps.")
-            if not (np.all(table > 0) and np.all(table < 1) and np.all(np.diff(table) < 0)):
+            if not ((table > 0).all() and (table < 1).all() and (table.diff() < 0).all()):
                 raise ValueError("alphas_cumprod must fall from below 1 to above 0.")
         if not self.shift > 0:
             raise ValueError(f"shift must be positive, not {self.shift}.")
@@ -99,54 +99,60 @@ class NoiseSchedule:
         return T * FLOW_SIGMA_MAX if self.is_flow else T - 1.0
 
     @cached_property
-    def _log_snr_table(self) -> Array:
-        table = np.asarray(self.alphas_cumprod)
-        return 0.5 * (np.log(table) - np.log1p(-table))
+    def _lam_table(self) -> Tensor:
+        table = _tensor(self.alphas_cumprod)
+        return 0.5 * (table.log() - torch.log1p(-table))
 
-    def log_snr(self, t: ArrayLike) -> Array:
+    def lam(self, t: ArrayLike | Tensor) -> Tensor:
         """λ(t) = log(alpha(t) / sigma(t)), half the log of the signal-to-noise ratio (Lu et al. 2022)."""
-        t = np.asarray(t, dtype=np.float64)
+        t = _tensor(t)
         if self.is_flow:
-            sigma = np.clip(t / self.num_train_timesteps, 0, FLOW_SIGMA_MAX)
-            with np.errstate(divide="ignore"):
-                return np.log1p(-sigma) - np.log(sigma)
-        return np.interp(t, np.arange(self.num_train_timesteps), self._log_snr_table)
+            sigma = (t / self.num_train_timesteps).clamp(0, FLOW_SIGMA_MAX)
+            return torch.log1p(-sigma) - sigma.log()
+        table, t = self._lam_table.to(t.device), t.clamp(0, self.num_train_timesteps - 1)
+        before = t.detach().long().clamp(max=self.num_train_timesteps - 2)
+        return torch.lerp(table[before], table[before + 1], t - before)
 
-    def timestep(self, log_snr: ArrayLike) -> Array:
-        """The t at which λ(t) = log_snr; clipped to the schedule's ends where it lies beyond them."""
-        log_snr = np.asarray(log_snr, dtype=np.float64)
+    def timestep(self, lam: ArrayLike | Tensor) -> Tensor:
+        """The t at which λ(t) = lam; clipped to the schedule's ends where it lies beyond them."""
+        lam, T = _tensor(lam), self.num_train_timesteps
         if self.is_flow:
-            return self.num_train_timesteps * np.minimum(1 / (1 + np.exp(log_snr)), FLOW_SIGMA_MAX)
-        t = np.arange(self.num_train_timesteps)
-        return np.interp(-log_snr, -self._log_snr_table, t)
+            return T * torch.sigmoid(-lam).clamp(max=FLOW_SIGMA_MAX)
+        table = self._lam_table.to(lam.device)
+        after = torch.searchsorted(-table, -lam.detach().contiguous()).clamp(1, T - 1)
+        share = (table[after - 1] - lam) / (table[after - 1] - table[after])
+        return after - 1 + share.clamp(0, 1)
 
-    def levels(self, log_snr: ArrayLike) -> tuple[Array, Array]:
-        """(alpha, sigma) at log-SNR λ; λ = ∞ is the clean end (1, 0)."""
+    def levels(self, lam: ArrayLike | Tensor) -> tuple[Tensor, Tensor]:
+        """(alpha, sigma) at λ; λ = ∞ is the clean end (1, 0)."""
         # α + σ = 1 on a flow, α² + σ² = 1 otherwise, and α / σ = exp λ.
-        power = 1 if self.is_flow else 2
-        exponent = power * np.asarray(log_snr, dtype=np.float64)
-        return (1 + np.exp(-exponent)) ** (-1 / power), (1 + np.exp(exponent)) ** (-1 / power)
+        power, lam = 1 if self.is_flow else 2, _tensor(lam)
+        return torch.sigmoid(power * lam) ** (1 / power), torch.sigmoid(-power * lam) ** (1 / power)
 
-    def alpha(self, t: ArrayLike) -> Array:
+    def alpha(self, t: ArrayLike | Tensor) -> Tensor:
         """Signal level at real-valued timesteps t."""
-        return self.levels(self.log_snr(t))[0]
+        return self.levels(self.lam(t))[0]
 
-    def sigma(self, t: ArrayLike) -> Array:
+    def sigma(self, t: ArrayLike | Tensor) -> Tensor:
         """Noise level at real-valued timesteps t."""
-        return self.levels(self.log_snr(t))[1]
+        return self.levels(self.lam(t))[1]
 
 
 def shift_for(config: Mapping[str, Any], tokens: int) -> float | None:
-    """The `mu` of `NoiseSchedule.from_config` for pictures of so many tokens; None where nothing shifts.
+    """Return the `mu` of `NoiseSchedule.from_config` for a number of tokens; None where nothing shifts.
 
-    A line through two numbers of tokens, which the config names, as FLUX's and Stable Diffusion 3's pipelines
-    draw it.
+    It is linear in the number of tokens, through two points that the config names, as in the pipelines of
+    FLUX and Stable Diffusion 3.
     """
     if not config.get("use_dynamic_shifting"):
         return None
     few, many = config.get("base_image_seq_len", 256), config.get("max_image_seq_len", 4096)
     low, high = config.get("base_shift", 0.5), config.get("max_shift", 1.15)
     return low + (high - low) * (tokens - few) / (many - few)
+
+
+def _tensor(values: Any) -> Tensor:
+    return torch.as_tensor(values, dtype=torch.float64)
 
 
 def _dynamic_shift(kind: str, mu: float) -> float:

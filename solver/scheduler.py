@@ -339,7 +339,9 @@ def _evenly_spaced(sigmas: Sequence[float]) -> bool:
 
 def _entered_at(plan: Plan, i: int, plan_on: Callable[[TimeGrid], Plan]) -> Plan:
     """The plan with rows from i on that need no outputs from before, on the same levels."""
-    t, alpha, sigma = (np.array(numbers[i:]) for numbers in (plan.timestep, plan.alpha, plan.sigma))
-    rest = plan_on((t, alpha, sigma))
+    t, alpha, sigma = (
+        torch.tensor(numbers[i:], dtype=torch.float64) for numbers in (plan.timestep, plan.alpha, plan.sigma)
+    )
+    rest = plan_on(TimeGrid(t, torch.log(alpha / sigma)))
     rows = {name: getattr(plan, name)[:i] + getattr(rest, name) for name in "abcd"}
     return dataclasses.replace(plan, **rows)

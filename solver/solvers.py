@@ -7,18 +7,28 @@ from functools import lru_cache
 from numbers import Integral
 from typing import Any
 
-from solver.classical import SOURCES, probed_plan
 from solver.consistency import LearnedSolver, untrained_plan
-from solver.grids import GRIDS, TimeGrid, partial_grid, time_grid
-from solver.multistep import adams_bashforth_plan
+from solver.grids import GRIDS, partial_grid, time_grid
+from solver.multistep import classical_plan
 from solver.plan import Plan
 from solver.schedule import NoiseSchedule
 
-ADAMS_BASHFORTH_ORDER = {"euler": 1, "ab4": 4}
-SOLVERS = ("consistency", "ddim", "dpm2m", "dpm++2m", "dpm++3m", "unipc", "deis", "ab4", "heun", "euler")
+SOLVERS = (
+    "consistency",
+    "ddim",
+    "dpm2m",
+    "dpm++2m",
+    "dpm++3m",
+    "unip3",
+    "unipc",
+    "deis",
+    "ab4",
+    "heun",
+    "euler",
+)
 MAX_STEPS = 1000
 
-# Settings of a pipeline's scheduler that its pictures depend on and that a linear solver cannot follow.
+# Scheduler settings that change the picture and that a linear solver cannot follow.
 NONLINEAR = ("clip_sample", "thresholding", "stochastic_sampling")
 
 
@@ -32,22 +42,21 @@ def make_plan(
     guidance: float = 3.0,
     strength: float = 1.0,
 ) -> Plan:
-    """The plan of a named solver; remembered, so that asking again costs next to nothing.
+    """Make the plan of a named solver; cached.
 
     Args:
         solver: one of `SOLVERS`.
         steps: 1 to 1000. Each is one network evaluation, but `heun` takes 2·steps - 1 (`Plan.nfe` counts).
-        schedule: a `NoiseSchedule`, or whatever `NoiseSchedule.from_config` understands: a diffusers
+        schedule: a `NoiseSchedule`, or anything that `NoiseSchedule.from_config` accepts: a diffusers
             scheduler, its config, or a dict.
-        grid: one of `GRIDS`. Plans share their first timestep, their first noise level and σ = 0 at the end,
-            so one noise leads all of them to the same picture, more or less precisely; all but those on
-            `leading`, which starts elsewhere for each number of steps.
-        learned: what `consistency` has learned for this model; other solvers have nothing to learn.
-            Without it `consistency` has UniPC's rows.
-        guidance: the guidance scale, which a learned policy is told.
-        strength: of image-to-image: how much of the way from pure noise is made, on the grid of
-            `partial_grid`, from a picture that was noised to the plan's first level (`SampleState.start`).
-            1 is all of it, from noise alone.
+        grid: one of `GRIDS`. All plans start at the same timestep and noise level and end at σ = 0, so one
+            noise leads all of them to the same picture, more or less precisely. The exception is `leading`,
+            which starts elsewhere for each number of steps.
+        learned: what was trained for this model; `consistency` alone uses it and has UniPC's rows without.
+        guidance: the guidance scale, an input of a learned policy.
+        strength: of image-to-image: the share of the way from pure noise that is sampled, on the grid of
+            `partial_grid`, from a picture noised to the plan's first level (`SampleState.start`). 1 is all
+            of it, from noise alone.
 
     Raises:
         ValueError: an unknown name, steps or strength out of range, a strength on another grid than
@@ -70,7 +79,7 @@ def make_plan(
 
 
 def refuse_nonlinear(config: Mapping[str, Any]) -> None:
-    """Raise ValueError where a scheduler's config asks for what no linear solver can do."""
+    """Raise ValueError if a scheduler's config asks for something that no linear solver can do."""
     for setting in NONLINEAR:
         if config.get(setting):
             raise ValueError(
@@ -84,14 +93,8 @@ _learned_plan = lru_cache(maxsize=64)(LearnedSolver.plan)
 
 @lru_cache(maxsize=256)
 def _make_plan(solver: str, steps: int, schedule: NoiseSchedule, grid: str, strength: float) -> Plan:
-    if strength == 1:
-        return _plan_on(solver, schedule, time_grid(grid, schedule, steps))
-    return _plan_on(solver, schedule, partial_grid(schedule, steps, strength))
-
-
-def _plan_on(solver: str, schedule: NoiseSchedule, levels: TimeGrid) -> Plan:
+    whole = strength == 1
+    levels = time_grid(grid, schedule, steps) if whole else partial_grid(schedule, steps, strength)
     if solver == "consistency":
         return untrained_plan(schedule, levels)
-    if solver in SOURCES:
-        return probed_plan(solver, schedule, levels)
-    return adams_bashforth_plan(solver, ADAMS_BASHFORTH_ORDER[solver], schedule, levels)
+    return classical_plan(solver, schedule, levels)

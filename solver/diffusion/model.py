@@ -156,7 +156,7 @@ class LatentDiffusion(ABC):
         return conditional.index_copy(0, guided, moved)
 
     def denoiser(self, prompts: Sequence[str], guidance: Tensor, reference: Tensor | None = None) -> Denoiser:
-        """The network for these prompts without negative ones, as `sample` and `rollout` call it.
+        """The network for these prompts without negative ones, as `sample` calls it.
 
         Args:
             guidance: [B].

@@ -63,12 +63,12 @@ def plot_tables(plans: list[Plan]) -> Any:
 
 
 def plot_grids(schedule: NoiseSchedule, steps: int) -> Any:
-    """The log-SNR of each evaluation, one row for each grid that the schedule has."""
+    """Draw λ = log(α / σ) of each evaluation, one row for each grid that the schedule has."""
     figure, axis = plt.subplots(figsize=(6.4, 2.8))
     grids = [grid for grid in GRIDS if not (grid == "leading" and schedule.is_flow)]
     for row, grid in enumerate(grids):
-        _, alpha, sigma = time_grid(grid, schedule, steps)
-        axis.plot(np.log(alpha[:-1] / sigma[:-1]), [row] * steps, "o-", markersize=4, linewidth=0.6)
+        lam = time_grid(grid, schedule, steps).lam[:-1]
+        axis.plot(lam, [row] * steps, "o-", markersize=4, linewidth=0.6)
     axis.set_yticks(range(len(grids)), grids)
     axis.invert_yaxis()
     axis.set(xlabel="log(α / σ): from noise to data", title=f"{steps} steps")

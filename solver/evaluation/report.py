@@ -141,7 +141,7 @@ def draw_tables(model: LatentDiffusion, folder: Path, nfe: int, guidance: float)
             axis.plot(
                 stands, [row] * nfe, "o", color=f"C{row}", label="where the ODE stands" if row else None
             )
-            told = model.schedule.log_snr(plan.timestep)
+            told = model.schedule.lam(plan.timestep)
             axis.plot(
                 told,
                 [row + 0.18] * nfe,

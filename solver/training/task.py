@@ -7,13 +7,15 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor
+from torch.utils.checkpoint import checkpoint
 
 from solver.diffusion import LatentDiffusion
 from solver.grids import TimeGrid, time_grid
+from solver.plan import Tables
 from solver.policy import Policy
+from solver.sampling import sample
 from solver.training.pairs import Pairs
 from solver.training.rewards import Reward
-from solver.training.rollout import Tables, rollout
 
 GRID = "trailing"
 """The time grid that a policy's decisions start from, which is the targets'."""
@@ -45,10 +47,15 @@ class Task:
 
     def latents(self, tables: Tables, pairs: Pairs) -> Tensor:
         """What the solvers make of the pairs' noise, [n, C, H, W]."""
-        denoise = self.model.denoiser([p.prompt for p in pairs.prompts], pairs.guidance, pairs.reference)
+        network = self.model.denoiser([p.prompt for p in pairs.prompts], pairs.guidance, pairs.reference)
+
+        def denoise(x: Tensor, timesteps: Tensor) -> Tensor:
+            if self.checkpointed and torch.is_grad_enabled():  # Chen et al. 2016, arXiv 1604.06174
+                return checkpoint(network, x, timesteps, use_reentrant=False)
+            return network(x, timesteps)
+
         with self.autocast():
-            checkpointed = self.checkpointed and torch.is_grad_enabled()
-            return rollout(tables, denoise, self.model.noise(pairs.seeds), checkpointed=checkpointed)
+            return sample(tables, denoise, self.model.noise(pairs.seeds))
 
     def features(self, latents: Tensor) -> Tensor:
         """What the reward compares of the pictures behind latents."""

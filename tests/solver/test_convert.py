@@ -26,6 +26,7 @@ from solver import (
     sample,
 )
 from solver.evaluation.evaluate import check_fair
+from solver.grids import grid_at_timesteps
 from tests.solver.toys import FLOW, NOISE, SD, network, relative_error
 
 S = NoiseSchedule.from_config(SD)
@@ -132,8 +133,7 @@ def test_a_policy_of_the_papers_kind_can_be_trained_here_too(tmp_path):
     assert policy.state_dict().keys() >= {key for key in published() if key != "action_values"}
     assert torch.equal(policy.get_buffer("values"), published()["action_values"])
     distribution = policy.distribution(
-        (S.timestep(S.log_snr([999.0, 499.0])), S.alpha([999.0, 499.0]), S.sigma([999.0, 499.0])),
-        torch.tensor([3.0]),
+        grid_at_timesteps([999.0, 499.0], S), torch.tensor([3.0])
     )
     assert torch.allclose(distribution.entropy(), torch.tensor(11.0).log())  # every bin alike
 

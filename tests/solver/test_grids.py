@@ -2,6 +2,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 
 from solver import GRIDS, SOLVERS, NoiseSchedule, make_plan, sample
 from solver.grids import time_grid
@@ -30,8 +31,8 @@ def test_grid_is_that_of_diffusers(grid, betas):
         scheduler.set_timesteps(steps)
         if len(scheduler.timesteps) > steps:
             continue  # trailing by arange sometimes makes one too many
-        t, alpha, sigma = time_grid(grid, schedule, steps)
-        np.testing.assert_allclose(sigma / alpha, scheduler.sigmas, rtol=1e-5)
+        t, lam = time_grid(grid, schedule, steps)
+        np.testing.assert_allclose(torch.exp(-lam), scheduler.sigmas, rtol=1e-5)
         # diffusers rounds the timesteps told, except that for exponential levels it cuts off the fraction.
         tolerance = 1 if grid == "exponential" else 0
         np.testing.assert_allclose(t, scheduler.timesteps, atol=tolerance, rtol=0)
@@ -57,11 +58,12 @@ def test_solvers_on_each_grid_are_diffusers(solver, class_name, grid):
 def test_every_grid_starts_at_pure_noise_and_ends_clean(grid, config):
     schedule = NoiseSchedule.from_config(config)
     for steps in (1, 2, 6, 40):
-        t, alpha, sigma = time_grid(grid, schedule, steps)
-        assert len(t) == steps and len(alpha) == len(sigma) == steps + 1
-        assert t[0] == pytest.approx(schedule.first_timestep, rel=1e-9)
-        assert sigma[0] == pytest.approx(float(schedule.sigma(schedule.first_timestep)), rel=1e-9)
-        assert np.all(np.diff(sigma) < 0) and np.all(np.diff(alpha) > 0)
+        t, lam = time_grid(grid, schedule, steps)
+        alpha, sigma = schedule.levels(lam)
+        assert len(t) == steps and len(lam) == steps + 1
+        assert float(t[0]) == pytest.approx(schedule.first_timestep, rel=1e-9)
+        assert float(sigma[0]) == pytest.approx(float(schedule.sigma(schedule.first_timestep)), rel=1e-9)
+        assert (sigma.diff() < 0).all() and (alpha.diff() > 0).all()
         assert (alpha[-1], sigma[-1]) == (1, 0)
 
 
@@ -73,13 +75,12 @@ def test_every_solver_runs_on_every_grid(grid, solver):
 
 
 def test_logsnr_steps_are_equal():
-    _, alpha, sigma = time_grid("logsnr", NoiseSchedule.from_config(SD), 8)
-    steps = np.diff(np.log(alpha[:-1] / sigma[:-1]))
+    steps = time_grid("logsnr", NoiseSchedule.from_config(SD), 8).lam[:-1].diff()
     np.testing.assert_allclose(steps, steps[0], rtol=1e-9)
 
 
 def test_flow_linspace_spans_the_training_levels():
-    t, _, _ = time_grid("linspace", NoiseSchedule("flow_prediction"), 5)
+    t = time_grid("linspace", NoiseSchedule("flow_prediction"), 5).timestep
     np.testing.assert_allclose(t, np.linspace(1000, 1, 5), rtol=2e-6)
 
 

@@ -30,16 +30,16 @@ def test_any_number_of_steps_starts_at_one_level(schedule, strength, solver):
 
 def test_no_step_is_longer_than_from_pure_noise(schedule):
     for steps in (1, 4, 6, 40):
-        longest = np.abs(np.diff(np.append(time_grid("trailing", schedule, steps)[0], 0))).max()
+        longest = np.abs(np.diff(np.append(time_grid("trailing", schedule, steps).timestep, 0))).max()
         for strength in (0.1, 0.45, 0.8):
-            t = np.append(partial_grid(schedule, steps, strength)[0], 0)
+            t = np.append(partial_grid(schedule, steps, strength).timestep, 0)
             assert np.abs(np.diff(t)).max() <= longest + 1  # timesteps are rounded
 
 
 @pytest.mark.parametrize(("steps", "strength", "made"), [(6, 0.5, 3), (40, 0.6, 24), (10, 0.3, 3)])
 def test_where_whole_steps_are_made_they_are_the_last_of_the_whole_grid(schedule, steps, strength, made):
     part, whole = partial_grid(schedule, steps, strength), time_grid("trailing", schedule, steps)
-    assert len(part[0]) == made
+    assert len(part.timestep) == made
     for mine, theirs in zip(part, whole, strict=True):
         np.testing.assert_allclose(mine, theirs[steps - made :], rtol=1e-9)
 
@@ -75,7 +75,7 @@ def test_a_learned_policy_decides_from_the_level_on_and_tables_do_not():
     learned = LearnedSolver([table], policy)
     plan = make_plan("consistency", 6, SD, learned=learned, strength=0.6)
     assert plan.nfe == 4
-    assert plan.sigma[0] == pytest.approx(partial_grid(SD, 6, 0.6)[2][0])
+    assert plan.sigma[0] == pytest.approx(float(SD.levels(partial_grid(SD, 6, 0.6).lam)[1][0]))
     assert plan.b != make_plan("consistency", 6, SD, strength=0.6).b
     assert make_plan("consistency", 6, SD, learned=learned) == table
 

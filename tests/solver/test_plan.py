@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from solver import SOLVERS, Plan, make_plan
-from solver.plan import PREDICTION_TYPES, coordinates, reading
+from solver.plan import PREDICTION_TYPES, as_mixture, convert_prediction
 from tests.solver.toys import FLOW, SD
 
 EULER = Plan(
@@ -107,16 +107,16 @@ def test_table_shows_every_row():
 @pytest.mark.parametrize("kind", PREDICTION_TYPES)
 def test_an_output_of_any_kind_can_be_read_as_any_other(kind, wanted):
     alpha, sigma, x0, noise = 0.6, 0.8, 1.7, -0.3
-    p, r = coordinates(kind, alpha, sigma)
-    u, w = coordinates(wanted, alpha, sigma)
-    c, d = reading(kind, wanted, alpha, sigma)
+    p, r = as_mixture(kind, alpha, sigma)
+    u, w = as_mixture(wanted, alpha, sigma)
+    c, d = convert_prediction(kind, wanted, alpha, sigma)
     x, output = alpha * x0 + sigma * noise, p * x0 + r * noise
     assert c * x + d * output == pytest.approx(u * x0 + w * noise, rel=1e-12)
 
 
 def test_noise_does_not_tell_the_picture_where_there_is_none():
-    with pytest.raises(ValueError, match="epsilon output cannot be read as sample at α = 0"):
-        reading("epsilon", "sample", 0.0, 1.0)
+    with pytest.raises(ValueError, match="epsilon output cannot be converted to sample at α = 0"):
+        convert_prediction("epsilon", "sample", 0.0, 1.0)
 
 
 def test_flow_plan_is_readable_too():

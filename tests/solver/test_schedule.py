@@ -28,12 +28,12 @@ def test_levels_are_those_of_the_scheduler(betas):
 
 
 @pytest.mark.parametrize("config", [SD, FLOW, {**SD, "beta_schedule": "squaredcos_cap_v2"}])
-def test_timestep_is_the_inverse_of_log_snr(config):
+def test_timestep_is_the_inverse_of_lam(config):
     schedule = NoiseSchedule.from_config(config)
     t = np.linspace(0.5, 998.7, 217)
-    np.testing.assert_allclose(schedule.timestep(schedule.log_snr(t)), t, rtol=1e-9)
-    assert np.all(np.diff(schedule.log_snr(t)) < 0)
-    np.testing.assert_allclose(np.log(schedule.alpha(t) / schedule.sigma(t)), schedule.log_snr(t), atol=1e-9)
+    np.testing.assert_allclose(schedule.timestep(schedule.lam(t)), t, rtol=1e-9)
+    assert np.all(np.diff(schedule.lam(t)) < 0)
+    np.testing.assert_allclose(np.log(schedule.alpha(t) / schedule.sigma(t)), schedule.lam(t), atol=1e-9)
 
 
 def test_the_clean_end_has_no_noise():

@@ -34,6 +34,7 @@ from solver import (
     make_plan,
     sample,
 )
+from solver.grids import TimeGrid
 from solver.sampling import Denoiser
 from tests.solver.toys import FLOW, SD, relative_error
 
@@ -163,8 +164,11 @@ def network(pipe: Any) -> Denoiser:
 
 def remaining(plan: Plan, i: int, schedule: Any) -> Plan:
     """A plan from level i of another one on, without outputs from before."""
-    t, alpha, sigma = (np.array(numbers[i:]) for numbers in (plan.timestep, plan.alpha, plan.sigma))
-    return LearnedSolver().plan_on((t, alpha, sigma), NoiseSchedule.from_config(schedule))
+    t, alpha, sigma = (
+        torch.tensor(numbers[i:]).double() for numbers in (plan.timestep, plan.alpha, plan.sigma)
+    )
+    grid = TimeGrid(t, torch.log(alpha / sigma))
+    return LearnedSolver().plan_on(grid, NoiseSchedule.from_config(schedule))
 
 
 def table(steps: int) -> dict[str, Any]:

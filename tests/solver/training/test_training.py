@@ -11,20 +11,21 @@ import numpy as np
 import pytest
 import torch
 from torch import Tensor
+from torch.utils.checkpoint import checkpoint
 
 from solver import LearnedSolver, NoiseSchedule, Policy, make_plan, noise_for_seed, psnr, sample
 from solver.grids import time_grid
+from solver.multistep import METHODS, multistep
 from solver.training.distill import distill
 from solver.training.pairs import REFINEMENT, Pairs, Prompt
 from solver.training.ppo import PPOSettings, advantages, ppo, rollouts, step_log_prob
 from solver.training.rewards import Reward
-from solver.training.rollout import rollout, tables_of
 from solver.training.task import Task, validate
 from solver.training.train import train
 from tests.solver.toys import FLOW, NOISE, SD, network, relative_error
 
 S = NoiseSchedule.from_config(SD)
-TABLE = torch.from_numpy(S.log_snr(range(1000))).float()
+TABLE = S.lam(range(1000)).float()
 PSNR = Reward("psnr", True, lambda pictures: pictures, psnr)
 EVERYTHING = ("rows", "grid", "times")
 
@@ -40,8 +41,8 @@ class Mixture:
     def denoiser(self, prompts: list[str], guidance: Tensor, reference: None = None) -> Any:
         def denoise(x: Tensor, t: Tensor) -> Tensor:
             below = t.detach().floor().clamp(max=998).long()
-            log_snr = torch.lerp(TABLE[below], TABLE[below + 1], t - below)[:, None, None, None]
-            alpha, sigma = torch.sigmoid(2 * log_snr).sqrt(), torch.sigmoid(-2 * log_snr).sqrt()
+            lam = torch.lerp(TABLE[below], TABLE[below + 1], t - below)[:, None, None, None]
+            alpha, sigma = torch.sigmoid(2 * lam).sqrt(), torch.sigmoid(-2 * lam).sqrt()
             x0 = torch.tanh(alpha * x / (sigma**2 + 0.05)) * (3 / guidance[:, None, None, None])
             return (x - alpha * x0) / sigma
 
@@ -69,23 +70,26 @@ PAIRS, HELD_OUT = make(32), make(16, 1000)
     "config", [SD, {**SD, "prediction_type": "v_prediction"}, FLOW], ids=["eps", "v", "flow"]
 )
 @pytest.mark.parametrize("solver", ["ddim", "dpm++3m", "unipc"])
-def test_rollout_is_the_plan(config, solver):
-    plan = make_plan(solver, 6, config)
-    expected = sample(plan, network, NOISE)
-    assert relative_error(rollout(tables_of(plan), network, NOISE), expected) < 1e-5
-    assert relative_error(rollout(tables_of(plan), network, NOISE, checkpointed=True), expected) < 1e-5
+def test_tables_are_sampled_as_their_plan_is(config, solver):
+    schedule = NoiseSchedule.from_config(config)
+    grid = time_grid("trailing", schedule, 6)
+    tables = multistep(METHODS[solver].weights(grid.lam)[None], "sample", schedule, grid)
+    expected, seen = sample(make_plan(solver, 6, config), network, NOISE), list[Tensor]()
+    result = sample(tables, network, NOISE, lambda i, picture: seen.append(picture))
+    assert relative_error(result, expected) < 1e-5
+    assert len(seen) == 6 and relative_error(seen[-1], expected) < 1e-5
 
 
 def test_tables_of_a_batch_are_its_samples_tables():
     """One batch with a table for each sample equals one run for each."""
     policy, grid = Policy(3, "unipc", EVERYTHING), time_grid("trailing", S, 5)
     offsets = 0.1 * torch.randn(3, 5, len(policy.decisions), generator=torch.Generator().manual_seed(3))
-    together = rollout(policy.tables(S, grid, offsets), network, NOISE)
+    together = sample(policy.tables(S, grid, offsets), network, NOISE)
     for i in range(3):
         tables = policy.tables(S, grid, offsets[i : i + 1])
-        alone = rollout(tables, network, NOISE[i : i + 1])
+        alone = sample(tables, network, NOISE[i : i + 1])
         assert relative_error(together[i : i + 1], alone) < 1e-5
-        plan = tables.plan(0, "consistency", "epsilon")
+        plan = tables.plan(0, "consistency")
         assert relative_error(together[i : i + 1], sample(plan, network, NOISE[i : i + 1])) < 1e-5
 
 
@@ -93,13 +97,11 @@ def test_gradients_are_those_of_finite_differences():
     policy, grid = Policy(3, "unipc", EVERYTHING, free=True), time_grid("trailing", S, 4)
     offsets = torch.zeros(1, 4, len(policy.decisions), dtype=torch.float64, requires_grad=True)
 
+    def checkpointed(x: Tensor, t: Tensor) -> Tensor:
+        return checkpoint(network, x, t, use_reentrant=False)
+
     def value(offsets: Tensor) -> Tensor:
-        return (
-            rollout(policy.tables(S, grid, offsets), network, NOISE, checkpointed=True)
-            .double()
-            .square()
-            .mean()
-        )
+        return sample(policy.tables(S, grid, offsets), checkpointed, NOISE).double().square().mean()
 
     value(offsets).backward()
     assert offsets.grad is not None
@@ -112,9 +114,15 @@ def test_gradients_are_those_of_finite_differences():
         assert float(offsets.grad[0, i, j]) == pytest.approx(float(numeric), rel=0.05, abs=1e-3)
 
 
-def test_heun_is_not_rolled_out():
-    with pytest.raises(ValueError, match="scaling of its own"):
-        tables_of(make_plan("heun", 4, S))
+def test_gradients_flow_only_into_tables_that_need_them():
+    noise = NOISE.clone().requires_grad_()
+    assert not sample(make_plan("unipc", 4, SD), network, noise).requires_grad
+    policy, grid = Policy(3, "unipc"), time_grid("trailing", S, 4)
+    tables = policy.tables(S, grid, policy.likeliest(grid, torch.tensor([3.0])))
+    assert sample(tables, network, NOISE).requires_grad
+    with torch.no_grad():
+        tables = policy.tables(S, grid, policy.likeliest(grid, torch.tensor([3.0])))
+    assert not sample(tables, network, NOISE).requires_grad
 
 
 def test_gradient_makes_previews_better_at_every_number_of_steps():
