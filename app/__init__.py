@@ -1,1 +1,1 @@
-"""The product: what the user sees (`ui`, `handlers`, `api`) and what serves it (`worker`, `models`)."""
+"""The app: jobs, models, worker and backends make pictures; page, server and study show and serve them."""

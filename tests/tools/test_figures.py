@@ -1,0 +1,44 @@
+"""The page of figures says what the files of results say, and nothing else."""
+
+import re
+
+import pytest
+
+from tools import figures
+
+
+def test_the_page_is_what_the_results_give() -> None:
+    assert figures.PAGE.read_text(encoding="utf-8") == figures.render(), "run python -m tools.figures"
+
+
+def test_other_results_give_another_page(monkeypatch: pytest.MonkeyPatch) -> None:
+    read = figures.read
+
+    def slower(name: str) -> object:
+        results = read(name)
+        return results | {"previews_s": 123.456} if name == "latency" else results
+
+    monkeypatch.setattr(figures, "read", slower)
+    assert "| 123.46 s |" in figures.render()
+
+
+def test_nobody_leads_by_being_compared_with_itself() -> None:
+    rows = figures.read("solvers")
+    best = {
+        nfe: max(r["psnr_db"] for r in rows if r["nfe"] == nfe and r["solver"] != "consistency")
+        for nfe in (4, 8)
+    }
+    for row in rows:
+        if row["solver"] == "consistency" and row["nfe"] in best:
+            assert row["lead_psnr_db"] == pytest.approx(row["psnr_db"] - best[row["nfe"]], abs=1e-6)
+
+
+def test_the_solvers_own_page_agrees() -> None:
+    """Both pages give PSNR with the same two digits for the same solver and number of evaluations."""
+    own = (figures.ROOT / "checkpoints/landscapes/solver/README.md").read_text(encoding="utf-8")
+    rows = [row for row in figures.read("solvers") if row["solver"] == "consistency"]
+    assert rows
+    for row in rows:
+        section = own.split(f"## {row['nfe']} evaluations")[1]
+        (psnr,) = re.findall(r"\| \*\*consistency\*\* \| learned \| ([\d.]+)", section)[:1]
+        assert float(psnr) == pytest.approx(row["psnr_db"], abs=0.01)

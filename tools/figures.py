@@ -1,0 +1,159 @@
+"""Write docs/figures.md from the files of results in docs/results: python -m tools.figures
+
+Every number there is read from a file that the command beside it wrote, so none is typed by hand.
+"""
+
+import json
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+ROOT = Path(__file__).resolve().parents[1]
+RESULTS = ROOT / "docs" / "results"
+PAGE = ROOT / "docs" / "figures.md"
+EVALUATE = """\
+python -m solver.evaluation.evaluate --pairs 304 --nfe 4 5 6 8 10 12 15 20 \\
+    --solvers consistency dpm++2m unipc --validation-pairs 32 --finer-pairs 4 \\
+    --json docs/results/solvers.json"""
+SOLVERS = """\
+{pairs} held-out pairs of prompt and noise at guidance scale 3, which is the paper's. The target is the
+picture of 40 steps of `dpm++2m` from the same noise. Training-free solvers run on the time grid
+that did best on 32 validation pairs. Brackets are 95 % intervals over prompts. More solvers are
+[beside the weights](../checkpoints/landscapes/solver/README.md)."""
+HEAD = """\
+# Figures
+
+How good and how fast it is, as measured. `python -m tools.figures` writes this page from `docs/results`, and
+a test holds the two together. To measure again, run the command above a table and write the page anew.
+"""
+
+Line = tuple[str, str, Callable[[float], str]]
+"""What is measured, its key in the results (with dots for nested ones), and how the number is written."""
+
+SPEED: Sequence[Line] = (
+    ("four previews of 6 steps", "previews_s", "{:.2f} s".format),
+    ("click to the first preview painted in the browser", "click_to_first_preview_s", "{:.2f} s".format),
+    ("refinement of 40 steps", "refinement_s", "{:.1f} s".format),
+    ("solver arithmetic, share of a preview's time", "solver_share", "{:.1%}".format),
+    ("`python app.py` to a page that answers", "start_s", "{:.1f} s".format),
+    ("peak memory of the app", "peak_memory_bytes", lambda value: f"{value / 2**30:.2f} GiB"),
+    ("first visit to the page, over the wire", "first_visit_bytes", lambda value: f"{value / 1e3:.0f} kB"),
+)
+MODEL: Sequence[Line] = (
+    ("autoencoder, PSNR on fresh drawings", "autoencoder.psnr_db", "{:.1f} dB".format),
+    ("named attributes that the judging reader finds", "faithfulness.faithfulness", "{:.1%}".format),
+    ("the same in drawings of these captions", "faithfulness.faithfulness_of_drawings", "{:.1%}".format),
+    ("distance between seeds ÷ between drawings of a caption", "diversity.diversity_ratio", "{:.2f}".format),
+    ("judging reader, balanced accuracy", "readers.judge_balanced_accuracy", "{:.1%}".format),
+    ("reward reader, balanced accuracy", "readers.reward_balanced_accuracy", "{:.1%}".format),
+)
+
+
+def read(name: str) -> Any:
+    """Return the results that a command wrote."""
+    return json.loads((RESULTS / f"{name}.json").read_text(encoding="utf-8"))
+
+
+def value(results: Any, key: str) -> float:
+    """Look up a nested number: "readers.judge" is results["readers"]["judge"]."""
+    for part in key.split("."):
+        results = results[part]
+    return results
+
+
+def table(results: Any, lines: Sequence[Line]) -> str:
+    """Write a Markdown table of figures and their values."""
+    rows = [f"| {name} | {form(value(results, key))} |" for name, key, form in lines]
+    return "\n".join(["| figure | value |", "|---|---|", *rows])
+
+
+def solver_table(rows: Sequence[dict[str, Any]]) -> str:
+    """Write a Markdown table that compares solvers, best last at each number of evaluations."""
+    head = (
+        "| evaluations | solver | time grid | PSNR, dB | SSIM | reader distance | sharpness | KID |",
+        "|" + "---|" * 8,
+    )
+    lines = [
+        f"| {row['nfe']} | {row['solver']} | {row['grid']} | "
+        f"{row['psnr_db']:.2f} {interval(row, 'psnr_db', 2)} | "
+        f"{row['ssim']:.4f} | {row['reader_distance']:.4f} | {row['sharpness']:.3f} | {row['kid']:.4f} |"
+        for row in sorted(rows, key=lambda row: (row["nfe"], row["psnr_db"]))
+        if row["nfe"] < 40
+    ]
+    return "\n".join([*head, *lines])
+
+
+def interval(row: dict[str, Any], key: str, digits: int) -> str:
+    low, high = row[f"{key}_ci"]
+    return f"[{low:.{digits}f}, {high:.{digits}f}]"
+
+
+def lead_table(rows: Sequence[dict[str, Any]]) -> str:
+    """Write a Markdown table of the learned solver's lead over the best other."""
+    head = (
+        "| evaluations | lead in PSNR, dB | over | evaluations that the best other needs for as much |",
+        "|" + "---|" * 4,
+    )
+    lines = [
+        f"| {row['nfe']} | {row['lead_psnr_db']:+.2f} {interval(row, 'lead_psnr_db', 2)} | "
+        f"{row['lead_psnr_db_over']} | {row['equivalent_psnr_db']} |"
+        for row in rows
+        if row["solver"] == "consistency"
+    ]
+    return "\n".join([*head, *lines])
+
+
+def bench_table(result: dict[str, Any]) -> str:
+    """Write a Markdown table of a scheduler step's cost."""
+    head = ("| latents | ours, ms | diffusers' DPM-Solver++, ms |", "|---|---|---|")
+    rows = [
+        f"| {size} × {size} | {cost['ours']:.3f} | {cost['diffusers']:.3f} |"
+        for size, cost in result["step_ms"].items()
+    ]
+    return "\n".join([*head, *rows])
+
+
+def machine_of(results: dict[str, Any]) -> str:
+    machine = results["machine"]
+    return (
+        f"Measured on {machine['cores']} cores of {machine['processor']}, torch {machine['torch']}, "
+        f"{machine['date']}, nothing else running."
+    )
+
+
+def render() -> str:
+    """Return the text of docs/figures.md."""
+    latency, solvers = read("latency"), read("solvers")
+    parts = [
+        HEAD,
+        "## Speed",
+        code("python -m tools.latency --json docs/results/latency.json"),
+        machine_of(latency),
+        table(latency, SPEED),
+        "One step of the scheduler, beside diffusers' `DPMSolverMultistepScheduler` on the same tensors:",
+        code("python -m solver.evaluation.bench --json > docs/results/bench.json"),
+        bench_table(read("bench")),
+        "## The embedded model",
+        "500 captions and drawings that no training has seen, 40 steps of `dpm++2m` at guidance scale 3:",
+        code("python -m checkpoints.recipe.evaluate --json docs/results/embedded-model.json"),
+        table(read("embedded-model"), MODEL),
+        "## The solver",
+        SOLVERS.format(pairs=solvers[0]["pairs"]),
+        code(EVALUATE),
+        lead_table(solvers),
+        solver_table(solvers),
+    ]
+    return "\n\n".join(part.strip("\n") for part in parts) + "\n"
+
+
+def code(command: str) -> str:
+    return f"```\n{command}\n```"
+
+
+def main() -> None:
+    PAGE.write_text(render(), encoding="utf-8")
+    print(f"Wrote {PAGE.relative_to(ROOT)}")
+
+
+if __name__ == "__main__":
+    main()
