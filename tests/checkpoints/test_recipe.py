@@ -1,6 +1,8 @@
 """The recipe: scenes that can be, drawings that show them, captions that say them, training that resumes."""
 
 from itertools import pairwise
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -103,7 +105,7 @@ def test_the_tokenizer_ignores_case_and_punctuation_and_marks_strangers() -> Non
     assert len(tokenizer("").input_ids) == 2
 
 
-def test_rendering_resumes_and_is_the_same_in_any_number_of_workers(tmp_path) -> None:
+def test_rendering_resumes_and_is_the_same_in_any_number_of_workers(tmp_path: Path) -> None:
     data.render(tmp_path, 70, workers=2)
     pictures, labels = data.load(tmp_path)
     assert len(pictures) == 2 * data.CHUNK
@@ -118,7 +120,7 @@ def test_rendering_resumes_and_is_the_same_in_any_number_of_workers(tmp_path) ->
     assert np.array_equal(data.load(tmp_path)[0][65], picture)
 
 
-def test_loading_before_rendering_says_what_to_run(tmp_path) -> None:
+def test_loading_before_rendering_says_what_to_run(tmp_path: Path) -> None:
     with pytest.raises(FileNotFoundError, match=r"python -m checkpoints\.recipe\.data"):
         data.load(tmp_path)
 
@@ -138,8 +140,8 @@ def _toy() -> tuple[nn.Sequential, LossFn]:
     return model, loss_fn
 
 
-def test_a_run_cut_off_and_resumed_ends_where_an_unbroken_one_does(tmp_path) -> None:
-    def train(folder, steps: int) -> nn.Module:
+def test_a_run_cut_off_and_resumed_ends_where_an_unbroken_one_does(tmp_path: Path) -> None:
+    def train(folder: Any, steps: int) -> nn.Module:
         model, loss_fn = _toy()
         return fit(
             folder, model, loss_fn, steps=steps, learning_rate=3e-3, device=torch.device("cpu"), warmup=5,
@@ -153,7 +155,7 @@ def test_a_run_cut_off_and_resumed_ends_where_an_unbroken_one_does(tmp_path) -> 
         torch.testing.assert_close(one, other)
 
 
-def test_training_descends_and_moves_kernels_of_any_memory_layout(tmp_path) -> None:
+def test_training_descends_and_moves_kernels_of_any_memory_layout(tmp_path: Path) -> None:
     model, loss_fn = _toy()
     before = [p.detach().clone() for p in model.parameters()]
     first = loss_fn(model, np.random.default_rng(5))[0].item()

@@ -32,7 +32,7 @@ STEPS = (1, 4, 5, 6, 7, 8, 40, 50)
 
 @pytest.mark.parametrize("prediction_type", ["epsilon", "v_prediction", "sample"])
 @pytest.mark.parametrize("case", SCHEDULERS, ids=lambda case: case[0])
-def test_plan_read_off_a_scheduler_does_what_it_does(case, prediction_type):
+def test_plan_read_off_a_scheduler_does_what_it_does(case: Any, prediction_type: str) -> None:
     _, class_name, options, read_as, columns = case
     scheduler = diffusers_scheduler(class_name, **SD | options | {"prediction_type": prediction_type})
     for steps in STEPS:
@@ -44,7 +44,7 @@ def test_plan_read_off_a_scheduler_does_what_it_does(case, prediction_type):
 
 @pytest.mark.parametrize("read_as", ["flow_prediction", "sample"])
 @pytest.mark.parametrize("class_name", ["FlowMatchEulerDiscreteScheduler", "FlowMatchHeunDiscreteScheduler"])
-def test_plan_read_off_a_flow_scheduler_does_what_it_does(class_name, read_as):
+def test_plan_read_off_a_flow_scheduler_does_what_it_does(class_name: Any, read_as: Any) -> None:
     scheduler = diffusers_scheduler(class_name, **FLOW)
     for steps in STEPS:
         expected = run_scheduler(scheduler, NOISE, num_inference_steps=steps)
@@ -54,7 +54,7 @@ def test_plan_read_off_a_flow_scheduler_does_what_it_does(class_name, read_as):
 
 @pytest.mark.parametrize("prediction_type", ["epsilon", "v_prediction", "sample"])
 @pytest.mark.parametrize("case", SCHEDULERS[:-1], ids=lambda case: case[0])
-def test_named_plan_is_that_scheduler_ending_at_zero(case, prediction_type):
+def test_named_plan_is_that_scheduler_ending_at_zero(case: Any, prediction_type: str) -> None:
     name, class_name, options, read_as, _ = case
     scheduler = diffusers_scheduler(class_name, **SD | options | {"prediction_type": prediction_type})
     for steps in STEPS:
@@ -85,7 +85,7 @@ def landed(plan: Plan) -> Plan:
 
 
 @pytest.mark.parametrize("steps", [3, 6, 7, 9, 23])
-def test_ddim_is_its_formula_on_any_number_of_steps(steps):
+def test_ddim_is_its_formula_on_any_number_of_steps(steps: int) -> None:
     schedule = NoiseSchedule.from_config(SD)
     t = [round(1000 - i * 1000 / steps) - 1 for i in range(steps)]
     alpha, sigma = [*schedule.alpha(t), 1.0], [*schedule.sigma(t), 0.0]
@@ -97,7 +97,7 @@ def test_ddim_is_its_formula_on_any_number_of_steps(steps):
 
 
 @pytest.mark.parametrize("steps", STEPS)
-def test_flow_euler_is_flow_match_euler(steps):
+def test_flow_euler_is_flow_match_euler(steps: int) -> None:
     scheduler = diffusers_scheduler("FlowMatchEulerDiscreteScheduler", **FLOW)
     expected = run_scheduler(scheduler, NOISE, sigmas=np.linspace(1, 1 / steps, steps))
     for solver in ("euler", "ddim"):  # the same on a straight path
@@ -115,7 +115,9 @@ def test_flow_euler_is_flow_match_euler(steps):
         ("heun", "FlowMatchHeunDiscreteScheduler", None),
     ],
 )
-def test_flow_plans_are_their_schedulers_on_our_sigmas(name, class_name, options, steps):
+def test_flow_plans_are_their_schedulers_on_our_sigmas(
+    name: str, class_name: Any, options: Any, steps: int
+) -> None:
     plan = make_plan(name, steps, FLOW)
     flow = {"use_flow_sigmas": True, "prediction_type": "flow_prediction"}
     scheduler = diffusers_scheduler(class_name, **{} if options is None else flow | options)
@@ -130,13 +132,13 @@ def test_flow_plans_are_their_schedulers_on_our_sigmas(name, class_name, options
 
 
 @pytest.mark.parametrize("name", ["dpm2m", "deis"])
-def test_solvers_in_noise_are_refused_on_a_flow(name):
+def test_solvers_in_noise_are_refused_on_a_flow(name: str) -> None:
     with pytest.raises(ValueError, match=rf"{name} combines noise, which a flow does not know .* use ddim"):
         make_plan(name, 6, FLOW)
 
 
 @pytest.mark.parametrize("config", [SD, {**SD, "prediction_type": "v_prediction"}, FLOW])
-def test_one_noise_starts_every_plan_and_all_end_clean(config):
+def test_one_noise_starts_every_plan_and_all_end_clean(config: dict[str, Any]) -> None:
     first = NoiseSchedule.from_config(config)
     starts, ends = set(), set()
     for solver in SOLVERS:
@@ -154,14 +156,14 @@ def test_one_noise_starts_every_plan_and_all_end_clean(config):
 
 
 @pytest.mark.parametrize("steps", [1, 2, 999, 1000])
-def test_any_number_of_steps_up_to_a_thousand(steps):
+def test_any_number_of_steps_up_to_a_thousand(steps: int) -> None:
     for solver in ("ab4", "dpm++2m"):
         plan = make_plan(solver, steps, SD)
         assert plan.nfe == steps and plan.timestep[0] == 999
 
 
 @pytest.mark.parametrize("order", [1, 2, 3, 4])
-def test_adams_bashforth_rows_sum_to_the_step(order):
+def test_adams_bashforth_rows_sum_to_the_step(order: int) -> None:
     plan = make_plan("ab4", 9, SD)
     n = np.array(plan.sigma) / plan.alpha
     row = plan.b[order - 1]
@@ -169,13 +171,13 @@ def test_adams_bashforth_rows_sum_to_the_step(order):
     assert sum(row) == pytest.approx(plan.alpha[order] * (n[order] - n[order - 1]), rel=1e-12)
 
 
-def test_consistency_starts_from_the_best_classical_rows():
+def test_consistency_starts_from_the_best_classical_rows() -> None:
     consistency, unipc = make_plan("consistency", 6, SD), make_plan("unipc", 6, SD)
     assert consistency.solver == "consistency"
     assert dataclasses.replace(consistency, solver="unipc") == unipc
 
 
-def test_plans_are_made_once():
+def test_plans_are_made_once() -> None:
     assert make_plan("unipc", 6, dict(SD)) is make_plan("unipc", 6, NoiseSchedule.from_config(SD))
 
 
@@ -192,7 +194,9 @@ def test_plans_are_made_once():
         ("FlowMatchEulerDiscreteScheduler", {"stochastic_sampling": True}, {}),
     ],
 )
-def test_what_is_not_linear_or_draws_noise_is_found_out(class_name, options, step_options):
+def test_what_is_not_linear_or_draws_noise_is_found_out(
+    class_name: Any, options: Any, step_options: Any
+) -> None:
     scheduler = diffusers_scheduler(class_name, **(FLOW if "Flow" in class_name else SD) | options)
     with pytest.raises(ValueError, match=r"not a linear function .* switch off clipping"):
         read_plan(scheduler, 6, **step_options)
@@ -200,7 +204,7 @@ def test_what_is_not_linear_or_draws_noise_is_found_out(class_name, options, ste
 
 @pytest.mark.parametrize("setting", ["clip_sample", "thresholding"])
 @pytest.mark.parametrize("solver", SOLVERS)
-def test_config_that_no_plan_can_follow_is_refused(solver, setting):
+def test_config_that_no_plan_can_follow_is_refused(solver: str, setting: Any) -> None:
     with pytest.raises(ValueError, match=rf"{setting}=True.*set {setting}=False"):
         make_plan(solver, 6, {**SD, setting: True})
 
@@ -216,12 +220,12 @@ def test_config_that_no_plan_can_follow_is_refused(solver, setting):
         ("ddim", 6, "uniform", "Unknown grid 'uniform'; choose one of trailing, linspace"),
     ],
 )
-def test_bad_requests_are_refused_in_words(solver, steps, grid, message):
+def test_bad_requests_are_refused_in_words(solver: str, steps: int, grid: str, message: str) -> None:
     with pytest.raises(ValueError, match=message):
         make_plan(solver, steps, SD, grid=grid)
 
 
-def test_reading_leaves_the_scheduler_alone():
+def test_reading_leaves_the_scheduler_alone() -> None:
     scheduler = diffusers_scheduler(DPM, **SD)
     scheduler.set_timesteps(9)
     before = scheduler.timesteps.clone()
@@ -239,7 +243,7 @@ def test_reading_leaves_the_scheduler_alone():
     ids=["linear", "cosine", "zero-snr"],
 )
 @pytest.mark.parametrize(("solver", "class_name"), [("dpm++2m", DPM), ("unipc", "UniPCMultistepScheduler")])
-def test_other_noise_schedules(solver, class_name, betas):
+def test_other_noise_schedules(solver: str, class_name: Any, betas: Any) -> None:
     scheduler = diffusers_scheduler(class_name, **SD | betas)
     for steps in (4, 7, 40):
         expected = run_scheduler(scheduler, NOISE, num_inference_steps=steps)

@@ -2,6 +2,8 @@
 
 import json
 import sys
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -13,7 +15,7 @@ from tests.solver.toys import FLOW, SD
 
 
 @pytest.mark.parametrize("solver", ["ab4", "unipc", "heun"])
-def test_shares_sum_to_one(solver):
+def test_shares_sum_to_one(solver: str) -> None:
     table = plot.shares(make_plan(solver, 7, SD))
     corrects = np.arange(len(table)) % 2 == 1 if solver == "heun" else np.zeros(len(table), dtype=bool)
     np.testing.assert_allclose(np.nansum(table, axis=1), ~corrects, atol=1e-6)
@@ -21,7 +23,9 @@ def test_shares_sum_to_one(solver):
 
 
 @pytest.mark.parametrize("figure", ["tables", "weights", "grids"])
-def test_plot_writes_a_picture_of_what_was_learned(figure, tmp_path, monkeypatch):
+def test_plot_writes_a_picture_of_what_was_learned(
+    figure: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     table = make_plan("euler", 5, FLOW).to_dict()
     scheduler = ConsistencySolverScheduler(use_flow_sigmas=True, flow_shift=3.0, tables=[table])
     scheduler.save_pretrained(tmp_path)
@@ -42,7 +46,9 @@ def test_plot_writes_a_picture_of_what_was_learned(figure, tmp_path, monkeypatch
     assert min(pixels.shape) > 100 and pixels.min() < 100 < pixels.max()
 
 
-def test_bench_reports_its_three_figures(monkeypatch, capsys):
+def test_bench_reports_its_three_figures(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     monkeypatch.setattr(sys, "argv", ["bench", "--json", "--repeats", "1"])
     bench.main()
     result = json.loads(capsys.readouterr().out)

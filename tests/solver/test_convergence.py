@@ -1,6 +1,7 @@
 """Order of convergence where the ODE has a closed solution, in float64."""
 
 from collections import deque
+from typing import Any
 
 import numpy as np
 import pytest
@@ -49,7 +50,7 @@ def error(plan: Plan, data: Gaussian, first: int, last: int) -> float:
         ("ab4", {**FLOW, "shift": 1.0}, 4),  # shift 1 makes the steps equal, as its weights suppose
     ],
 )
-def test_error_falls_with_the_order(solver, config, order):
+def test_error_falls_with_the_order(solver: str, config: dict[str, Any], order: int) -> None:
     """From a quarter of the way to three quarters: past the low-order first rows, before the last row."""
     data = Gaussian(NoiseSchedule.from_config(config))
     errors = []
@@ -61,7 +62,7 @@ def test_error_falls_with_the_order(solver, config, order):
 
 
 @pytest.mark.parametrize(("solver", "config"), EVERY)
-def test_more_steps_come_closer_to_the_exact_picture(solver, config):
+def test_more_steps_come_closer_to_the_exact_picture(solver: str, config: dict[str, Any]) -> None:
     data = Gaussian(NoiseSchedule.from_config(config))
     errors = []
     for steps in (5, 10, 20, 40):
@@ -75,7 +76,7 @@ def test_more_steps_come_closer_to_the_exact_picture(solver, config):
 
 
 @pytest.mark.parametrize(("solver", "config"), EVERY)
-def test_data_and_noise_that_never_change_are_followed_exactly(solver, config):
+def test_data_and_noise_that_never_change_are_followed_exactly(solver: str, config: dict[str, Any]) -> None:
     """What "consistent" means for a multistep method: x[i] stays at alpha[i]·x0 + sigma[i]·ε."""
     plan = make_plan(solver, 9, config)
     x0, epsilon = torch.eye(2, dtype=torch.float64)
@@ -87,7 +88,7 @@ def test_data_and_noise_that_never_change_are_followed_exactly(solver, config):
         torch.testing.assert_close(x, plan.alpha[i + 1] * x0 + plan.sigma[i + 1] * epsilon, rtol=0, atol=1e-5)
 
 
-def test_fourth_order_weights_are_exact_for_cubic_velocities():
+def test_fourth_order_weights_are_exact_for_cubic_velocities() -> None:
     plan = make_plan("ab4", 12, {**FLOW, "shift": 1.0})
     x, history = torch.zeros((), dtype=torch.float64), History(maxlen=plan.columns)
     for i in range(plan.nfe):

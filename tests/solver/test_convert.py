@@ -8,6 +8,7 @@ import subprocess
 import sys
 from collections import deque
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -94,7 +95,9 @@ def follow(plan: Plan, noise: torch.Tensor) -> torch.Tensor:
 
 
 @pytest.mark.parametrize(("order", "values"), [(2, 3), (3, 161), (4, 11), (5, 11)])
-def test_plans_are_the_published_formulas_at_every_number_of_steps(order, values, tmp_path):
+def test_plans_are_the_published_formulas_at_every_number_of_steps(
+    order: int, values: Any, tmp_path: Path
+) -> None:
     state = published(order, values)
     torch.save(state, tmp_path / "model.ckpt")
     convert.convert(tmp_path / "model.ckpt", tmp_path / "out")
@@ -113,7 +116,7 @@ def test_plans_are_the_published_formulas_at_every_number_of_steps(order, values
     assert len(seen) > order  # the network does decide
 
 
-def test_what_is_written_is_a_scheduler_like_any_trained_one(checkpoint, tmp_path):
+def test_what_is_written_is_a_scheduler_like_any_trained_one(checkpoint: Any, tmp_path: Path) -> None:
     convert.convert(checkpoint, tmp_path / "out")
     scheduler = ConsistencySolverScheduler.from_pretrained(tmp_path / "out")
     learned = LearnedSolver.load(tmp_path / "out")
@@ -128,17 +131,15 @@ def test_what_is_written_is_a_scheduler_like_any_trained_one(checkpoint, tmp_pat
     check_fair(learned.plan(8, S), 8, make_plan("dpm++2m", 40, S))
 
 
-def test_a_policy_of_the_papers_kind_can_be_trained_here_too(tmp_path):
+def test_a_policy_of_the_papers_kind_can_be_trained_here_too(tmp_path: Path) -> None:
     policy = Policy(4, "euler", ("rows",), sees="paper", bins=11, hidden=256)
     assert policy.state_dict().keys() >= {key for key in published() if key != "action_values"}
     assert torch.equal(policy.get_buffer("values"), published()["action_values"])
-    distribution = policy.distribution(
-        grid_at_timesteps([999.0, 499.0], S), torch.tensor([3.0])
-    )
+    distribution = policy.distribution(grid_at_timesteps([999.0, 499.0], S), torch.tensor([3.0]))
     assert torch.allclose(distribution.entropy(), torch.tensor(11.0).log())  # every bin alike
 
 
-def test_models_it_was_not_learned_for_are_named(checkpoint, tmp_path):
+def test_models_it_was_not_learned_for_are_named(checkpoint: Any, tmp_path: Path) -> None:
     convert.convert(checkpoint, tmp_path / "out")
     learned = LearnedSolver.load(tmp_path / "out")
     assert learned.mismatch(S, 3.0) == ""
@@ -156,7 +157,7 @@ def test_models_it_was_not_learned_for_are_named(checkpoint, tmp_path):
 
 
 class Trap:
-    def __reduce__(self):
+    def __reduce__(self) -> Any:
         return (print, ("executed",))
 
 
@@ -164,7 +165,7 @@ def cut(path: Path) -> None:
     path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
 
 
-def resave(change):
+def resave(change: Any) -> Any:
     def damage(path: Path) -> None:
         state = published()
         change(state)
@@ -204,7 +205,9 @@ def resave(change):
         (lambda path: (path.unlink(), path.mkdir()), "is a folder"),
     ],
 )
-def test_wrong_files_are_refused_in_words(damage, words, checkpoint, tmp_path, capsys):
+def test_wrong_files_are_refused_in_words(
+    damage: Any, words: Any, checkpoint: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     damage(checkpoint)
     with pytest.raises(ValueError, match=words):
         convert.convert(checkpoint, tmp_path / "out")
@@ -212,21 +215,23 @@ def test_wrong_files_are_refused_in_words(damage, words, checkpoint, tmp_path, c
     assert "executed" not in capsys.readouterr().out
 
 
-def test_a_large_file_is_not_even_opened(checkpoint, tmp_path):
+def test_a_large_file_is_not_even_opened(checkpoint: Any, tmp_path: Path) -> None:
     with checkpoint.open("ab") as file:
         file.truncate(4 * 2**30)  # a hole, as large as a checkpoint of Stable Diffusion
     with pytest.raises(ValueError, match="4,096 MB, and the published solver less than one"):
         convert.convert(checkpoint, tmp_path / "out")
 
 
-def test_command(checkpoint, tmp_path):
+def test_command(checkpoint: Any, tmp_path: Path) -> None:
     command = [sys.executable, "-m", "solver.convert", str(checkpoint), str(tmp_path / "out"), "--json"]
     done = subprocess.run(command, capture_output=True, text=True)
     found = json.loads(done.stdout)
     assert done.returncode == 0 and (found["order"], found["values"], found["guidance"]) == (4, 11, 3.0)
 
 
-def test_command_refuses_in_words(checkpoint, tmp_path, monkeypatch, capsys):
+def test_command_refuses_in_words(
+    checkpoint: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> Any:
     def run(*arguments: object) -> str:
         monkeypatch.setattr(sys, "argv", ["convert", *map(str, arguments)])
         assert convert.main() == 2

@@ -23,7 +23,7 @@ NATIVE: dict[str, dict[str, Any]] = {
 
 @pytest.mark.parametrize("betas", ["scaled_linear", "linear"])
 @pytest.mark.parametrize("grid", NATIVE)
-def test_grid_is_that_of_diffusers(grid, betas):
+def test_grid_is_that_of_diffusers(grid: str, betas: Any) -> None:
     config = SD | {"beta_schedule": betas}
     schedule = NoiseSchedule.from_config(config)
     scheduler = diffusers_scheduler("DPMSolverMultistepScheduler", **config | NATIVE[grid])
@@ -43,7 +43,7 @@ def test_grid_is_that_of_diffusers(grid, betas):
     ("solver", "class_name"),
     [("dpm++2m", "DPMSolverMultistepScheduler"), ("unipc", "UniPCMultistepScheduler")],
 )
-def test_solvers_on_each_grid_are_diffusers(solver, class_name, grid):
+def test_solvers_on_each_grid_are_diffusers(solver: str, class_name: Any, grid: str) -> None:
     if solver == "unipc" and grid == "lu":
         pytest.skip("diffusers' UniPC has no such grid")
     scheduler = diffusers_scheduler(class_name, **SD | NATIVE[grid])
@@ -55,7 +55,7 @@ def test_solvers_on_each_grid_are_diffusers(solver, class_name, grid):
 
 @pytest.mark.parametrize("config", [SD, FLOW], ids=["betas", "flow"])
 @pytest.mark.parametrize("grid", [grid for grid in GRIDS if grid != "leading"])
-def test_every_grid_starts_at_pure_noise_and_ends_clean(grid, config):
+def test_every_grid_starts_at_pure_noise_and_ends_clean(grid: str, config: dict[str, Any]) -> None:
     schedule = NoiseSchedule.from_config(config)
     for steps in (1, 2, 6, 40):
         t, lam = time_grid(grid, schedule, steps)
@@ -69,22 +69,22 @@ def test_every_grid_starts_at_pure_noise_and_ends_clean(grid, config):
 
 @pytest.mark.parametrize("solver", SOLVERS)
 @pytest.mark.parametrize("grid", GRIDS)
-def test_every_solver_runs_on_every_grid(grid, solver):
+def test_every_solver_runs_on_every_grid(grid: str, solver: str) -> None:
     plan = make_plan(solver, 6, SD, grid=grid)
     assert sample(plan, network, NOISE).isfinite().all()
 
 
-def test_logsnr_steps_are_equal():
+def test_logsnr_steps_are_equal() -> None:
     steps = time_grid("logsnr", NoiseSchedule.from_config(SD), 8).lam[:-1].diff()
     np.testing.assert_allclose(steps, steps[0], rtol=1e-9)
 
 
-def test_flow_linspace_spans_the_training_levels():
+def test_flow_linspace_spans_the_training_levels() -> None:
     t = time_grid("linspace", NoiseSchedule("flow_prediction"), 5).timestep
     np.testing.assert_allclose(t, np.linspace(1000, 1, 5), rtol=2e-6)
 
 
-def test_leading_starts_below_pure_noise_and_is_no_grid_of_a_flow():
+def test_leading_starts_below_pure_noise_and_is_no_grid_of_a_flow() -> None:
     assert time_grid("leading", NoiseSchedule.from_config(SD), 6)[0][0] == 852
     with pytest.raises(ValueError, match="A flow has no leading grid"):
         make_plan("euler", 6, FLOW, grid="leading")

@@ -32,7 +32,7 @@ LAM = torch.tensor([-2.0, -1.5, -0.7, 0.4, 0.9, 2.1, 2.3, torch.inf], dtype=torc
 
 @pytest.mark.parametrize("solver", METHODS)
 @pytest.mark.parametrize("steps", [1, 2, 3, 6, 15, 40])
-def test_weights_sum_to_one_and_use_only_outputs_that_exist(solver, steps):
+def test_weights_sum_to_one_and_use_only_outputs_that_exist(solver: str, steps: int) -> None:
     weights = METHODS[solver].weights(time_grid("trailing", S, steps).lam)
     torch.testing.assert_close(weights.sum(dim=1), torch.ones(steps, dtype=torch.float64))
     assert torch.equal(weights, weights.tril())
@@ -51,7 +51,9 @@ def integral(i: int, sign: float, degree: int) -> float:
 
 
 @pytest.mark.parametrize(("weights", "sign", "order"), [(deis, -1, 2), (unip3, 1, 3)])
-def test_exponential_methods_integrate_polynomials_in_lam_exactly(weights, sign, order):
+def test_exponential_methods_integrate_polynomials_in_lam_exactly(
+    weights: Any, sign: Any, order: int
+) -> None:
     rows = weights(LAM)
     for i in range(order - 1, len(LAM) - (2 if order == 2 else 3)):
         nodes = LAM[[i - k for k in range(order)]]
@@ -60,7 +62,7 @@ def test_exponential_methods_integrate_polynomials_in_lam_exactly(weights, sign,
             assert error < 1e-10 if degree < order else error > 1e-3
 
 
-def test_third_difference_of_dpmpp3m_has_half_of_its_weight():
+def test_third_difference_of_dpmpp3m_has_half_of_its_weight() -> None:
     """It is the parabola's rule only for lines; the missing half is what costs it an order."""
     half, whole = dpmpp3m(LAM), unip3(LAM)
     for i in range(2, 5):
@@ -79,14 +81,14 @@ def dpm_line(i: int) -> Tensor:
     return LAM.new_tensor([1, 0, 0]) + slope * (integral(i, 1, 1) - LAM[i]) + 0 * h
 
 
-def test_two_step_weights_are_exact_for_lines_in_lam():
+def test_two_step_weights_are_exact_for_lines_in_lam() -> None:
     """Their weights sum to one and have their centre in the middle of the step, however unequal the steps."""
     for i, row in enumerate(dpm2m(LAM)[:-1]):
         centre = sum(float(w) * float(LAM[i - k]) for k, w in enumerate(row) if w)
         assert centre == pytest.approx(float(LAM[i] if i == 0 else (LAM[i] + LAM[i + 1]) / 2))
 
 
-def test_unipc_is_its_predictor_and_its_corrector_taken_in_turn():
+def test_unipc_is_its_predictor_and_its_corrector_taken_in_turn() -> None:
     """One row of three columns does what the paper's two formulas do with a corrected state beside it."""
     grid = time_grid("trailing", S, 7)
     alpha, sigma = S.levels(grid.lam)
@@ -119,20 +121,20 @@ UNIP3: dict[str, Any] = {"solver_order": 3, "disable_corrector": list(range(1000
 
 @pytest.mark.parametrize("steps", [1, 2, 3, 5, 6, 14, 15, 40])
 @pytest.mark.parametrize("prediction_type", ["epsilon", "v_prediction", "sample"])
-def test_unip3_is_unipc_of_diffusers_without_its_corrector(prediction_type, steps):
+def test_unip3_is_unipc_of_diffusers_without_its_corrector(prediction_type: str, steps: int) -> None:
     config = SD | {"prediction_type": prediction_type}
     theirs = read_plan(diffusers_scheduler("UniPCMultistepScheduler", **config | UNIP3), steps)
     ours = make_plan("unip3", steps, config)
     assert relative_error(sample(ours, network, NOISE), sample(theirs, network, NOISE)) < 1e-5
 
 
-def test_unip3_and_dpmpp3m_are_two_methods():
+def test_unip3_and_dpmpp3m_are_two_methods() -> None:
     a, b = make_plan("unip3", 8, SD), make_plan("dpm++3m", 8, SD)
     assert relative_error(sample(a, network, NOISE), sample(b, network, NOISE)) > 1e-3
 
 
 @ORDERS
-def test_unequal_steps_are_exact_for_polynomials(order):
+def test_unequal_steps_are_exact_for_polynomials(order: int) -> None:
     """Row i integrates polynomials of degree < min(i + 1, order) exactly, and no higher ones."""
     for i, row in enumerate(variable_adams_bashforth(UNEQUAL, order)):
         used = min(i + 1, order)
@@ -144,14 +146,14 @@ def test_unequal_steps_are_exact_for_polynomials(order):
 
 
 @ORDERS
-def test_equal_steps_have_the_textbook_weights(order):
+def test_equal_steps_have_the_textbook_weights(order: int) -> None:
     rows = variable_adams_bashforth(torch.linspace(1, 0, 8, dtype=torch.float64), order)
     for i, row in enumerate(rows):
         used = min(i + 1, order)
         np.testing.assert_allclose(row[:used], ADAMS_BASHFORTH[used - 1], rtol=1e-9)
 
 
-def test_polynomial_noise_is_followed_exactly():
+def test_polynomial_noise_is_followed_exactly() -> None:
     """A noise that is a cubic in n = σ / α has its integral reached to the last digits, from row 3 on."""
     grid = grid_at_sigmas(UNEQUAL, S)
     rows = variable_adams_bashforth(torch.exp(-grid.lam), 4)
@@ -168,7 +170,7 @@ def test_polynomial_noise_is_followed_exactly():
     assert abs(float(x) - primitive[-1]) < 1e-12
 
 
-def test_named_adams_bashforth_is_the_variable_one_for_equal_steps():
+def test_named_adams_bashforth_is_the_variable_one_for_equal_steps() -> None:
     flow = NoiseSchedule.from_config({**FLOW, "shift": 1.0})
     grid = time_grid("trailing", flow, 8)
     rows = variable_adams_bashforth(flow.levels(grid.lam)[1], 4)
@@ -176,7 +178,7 @@ def test_named_adams_bashforth_is_the_variable_one_for_equal_steps():
 
 
 @pytest.mark.parametrize("combines", ["epsilon", "sample"])
-def test_transport_is_the_written_out_step(combines):
+def test_transport_is_the_written_out_step(combines: Any) -> None:
     alpha, sigma = S.levels(time_grid("trailing", S, 5).lam)
     A, B = transport(combines, alpha, sigma)
     if combines == "epsilon":
@@ -190,14 +192,14 @@ def test_transport_is_the_written_out_step(combines):
         transport("v_prediction", alpha, sigma)
 
 
-def test_noise_on_a_flow_is_refused():
+def test_noise_on_a_flow_is_refused() -> None:
     flow = NoiseSchedule.from_config(FLOW)
     grid = time_grid("trailing", flow, 4)
     with pytest.raises(ValueError, match="A flow does not know the noise at its start"):
         multistep(torch.ones(1, 4, 1, dtype=torch.float64), "epsilon", flow, grid)
 
 
-def test_a_plan_is_row_zero_of_its_tables():
+def test_a_plan_is_row_zero_of_its_tables() -> None:
     grid = time_grid("trailing", S, 6)
     weights = torch.stack([dpm2m(grid.lam), 2 * dpm2m(grid.lam)])
     tables = multistep(weights, "sample", S, grid)

@@ -3,6 +3,7 @@ import dataclasses
 import json
 import math
 import pickle
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -26,7 +27,7 @@ EULER = Plan(
 
 
 @pytest.mark.parametrize("solver", SOLVERS)
-def test_saved_plan_is_the_same_to_the_last_bit(solver, tmp_path):
+def test_saved_plan_is_the_same_to_the_last_bit(solver: str, tmp_path: Path) -> None:
     plan = make_plan(solver, 7, SD)
     plan.save(tmp_path / "plan.json")
     loaded = Plan.load(tmp_path / "plan.json")
@@ -35,7 +36,7 @@ def test_saved_plan_is_the_same_to_the_last_bit(solver, tmp_path):
     assert pickle.loads(pickle.dumps(plan)) == copy.deepcopy(plan) == plan
 
 
-def test_plan_is_immutable():
+def test_plan_is_immutable() -> None:
     with pytest.raises(dataclasses.FrozenInstanceError):
         EULER.a = (2.0, 2.0)  # type: ignore[misc]
     numbers = [v for f in dataclasses.fields(EULER) if isinstance(v := getattr(EULER, f.name), tuple)]
@@ -43,7 +44,7 @@ def test_plan_is_immutable():
     assert all(isinstance(x, float | tuple) for v in numbers for x in v)
 
 
-def test_lists_and_arrays_are_taken():
+def test_lists_and_arrays_are_taken() -> None:
     rows: dict[str, Any] = {
         f: list(getattr(EULER, f)) for f in ("timestep", "alpha", "sigma", "a", "b", "c", "d")
     }
@@ -65,17 +66,17 @@ def test_lists_and_arrays_are_taken():
         ({"prediction_type": "noise"}, "Unknown prediction type 'noise'; choose one of epsilon"),
     ],
 )
-def test_invalid_plans_are_refused_in_words(change, message):
+def test_invalid_plans_are_refused_in_words(change: Any, message: str) -> None:
     with pytest.raises(ValueError, match=message):
         dataclasses.replace(EULER, **change)
 
 
-def test_empty_plan_is_refused():
+def test_empty_plan_is_refused() -> None:
     with pytest.raises(ValueError, match="at least one row"):
         Plan("none", "epsilon", (), (1.0,), (0.0,), (), (), (), (), ())
 
 
-def test_file_that_is_no_plan_is_refused(tmp_path):
+def test_file_that_is_no_plan_is_refused(tmp_path: Path) -> None:
     path = tmp_path / "plan.json"
     path.write_text(json.dumps({"solver": "x", "rows": []}))
     with pytest.raises(ValueError, match=r"entries missing \['a'.*entries unknown \['rows'\]"):
@@ -89,12 +90,12 @@ def test_file_that_is_no_plan_is_refused(tmp_path):
     ("solver", "nfe", "columns"),
     [("ddim", 6, 1), ("dpm++2m", 6, 2), ("dpm++3m", 6, 3), ("unipc", 6, 3), ("ab4", 6, 4), ("heun", 11, 2)],
 )
-def test_evaluations_and_columns_are_counted(solver, nfe, columns):
+def test_evaluations_and_columns_are_counted(solver: str, nfe: int, columns: Any) -> None:
     plan = make_plan(solver, 6, SD)
     assert (plan.steps, plan.nfe, plan.columns) == (6, nfe, columns)
 
 
-def test_table_shows_every_row():
+def test_table_shows_every_row() -> None:
     plan = make_plan("dpm++2m", 6, SD)
     lines = str(plan).splitlines()
     assert lines[0] == "dpm++2m, 6 evaluations, epsilon"
@@ -105,7 +106,7 @@ def test_table_shows_every_row():
 
 @pytest.mark.parametrize("wanted", PREDICTION_TYPES)
 @pytest.mark.parametrize("kind", PREDICTION_TYPES)
-def test_an_output_of_any_kind_can_be_read_as_any_other(kind, wanted):
+def test_an_output_of_any_kind_can_be_read_as_any_other(kind: Any, wanted: Any) -> None:
     alpha, sigma, x0, noise = 0.6, 0.8, 1.7, -0.3
     p, r = as_mixture(kind, alpha, sigma)
     u, w = as_mixture(wanted, alpha, sigma)
@@ -114,10 +115,10 @@ def test_an_output_of_any_kind_can_be_read_as_any_other(kind, wanted):
     assert c * x + d * output == pytest.approx(u * x0 + w * noise, rel=1e-12)
 
 
-def test_noise_does_not_tell_the_picture_where_there_is_none():
+def test_noise_does_not_tell_the_picture_where_there_is_none() -> None:
     with pytest.raises(ValueError, match="epsilon output cannot be converted to sample at α = 0"):
         convert_prediction("epsilon", "sample", 0.0, 1.0)
 
 
-def test_flow_plan_is_readable_too():
+def test_flow_plan_is_readable_too() -> None:
     assert "flow_prediction" in str(make_plan("euler", 4, FLOW))

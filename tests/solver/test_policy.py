@@ -1,6 +1,7 @@
 """The policy: untrained it is a classical solver; whatever it learns stays consistent."""
 
 from collections import deque
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -45,7 +46,7 @@ def weights(policy: Policy, grid: TimeGrid) -> torch.Tensor:
     ("start", "config"),
     [("dpm2m", SD), ("dpm++2m", SD), ("dpm++2m", {**SD, "prediction_type": "v_prediction"})],
 )
-def test_untrained_policy_is_dpm_solver(start, config, grid, steps):
+def test_untrained_policy_is_dpm_solver(start: str, config: dict[str, Any], grid: str, steps: int) -> None:
     for order in (2, 4):
         schedule = NoiseSchedule.from_config(config)
         plan = Policy(order, start).plan(schedule, time_grid(grid, schedule, steps), 3.0)
@@ -58,7 +59,7 @@ def test_untrained_policy_is_dpm_solver(start, config, grid, steps):
         assert relative_error(sample(plan, network, NOISE), sample(theirs, network, NOISE)) < 1e-5
 
 
-def test_untrained_policy_is_dpm_solver_plus_plus_on_a_flow():
+def test_untrained_policy_is_dpm_solver_plus_plus_on_a_flow() -> None:
     schedule = NoiseSchedule.from_config(FLOW)
     plan = Policy(3, "dpm++2m").plan(schedule, time_grid("trailing", schedule, 7), 3.0)
     theirs = make_plan("dpm++2m", 7, FLOW)
@@ -67,7 +68,7 @@ def test_untrained_policy_is_dpm_solver_plus_plus_on_a_flow():
 
 @ORDERS
 @pytest.mark.parametrize("config", [SD, FLOW], ids=["epsilon", "flow"])
-def test_untrained_adams_bashforth_is_that_exactly(config, order):
+def test_untrained_adams_bashforth_is_that_exactly(config: dict[str, Any], order: int) -> None:
     schedule = NoiseSchedule.from_config(config)
     grid = time_grid("trailing", schedule, 9)
     policy = Policy(order, "ab")
@@ -84,7 +85,7 @@ def test_untrained_adams_bashforth_is_that_exactly(config, order):
 @pytest.mark.parametrize(
     "config", [SD, {**SD, "prediction_type": "v_prediction"}, FLOW], ids=["eps", "v", "flow"]
 )
-def test_untrained_policy_is_unipc(config, grid, steps):
+def test_untrained_policy_is_unipc(config: dict[str, Any], grid: str, steps: int) -> None:
     """Whatever it could learn, and with room for all outputs."""
     schedule = NoiseSchedule.from_config(config)
     plan = Policy(32, "unipc", EVERYTHING).plan(schedule, time_grid(grid, schedule, steps), 3.0)
@@ -92,7 +93,7 @@ def test_untrained_policy_is_unipc(config, grid, steps):
     assert relative_error(sample(plan, network, NOISE), sample(theirs, network, NOISE)) < 1e-5
 
 
-def test_too_low_an_order_keeps_the_sum():
+def test_too_low_an_order_keeps_the_sum() -> None:
     grid = time_grid("trailing", S, 6)
     for order in (1, 2, 3):
         row_sums = classical_weights("unipc", order, S, grid).sum(dim=1)
@@ -101,7 +102,7 @@ def test_too_low_an_order_keeps_the_sum():
 
 @ORDERS
 @pytest.mark.parametrize("start", ["ab", "dpm2m", "dpm++2m", "unipc"])
-def test_whatever_is_learned_sums_to_one(start, order):
+def test_whatever_is_learned_sums_to_one(start: str, order: int) -> None:
     policy, untrained = trained(order, start), Policy(order, start)
     grid = time_grid("trailing", S, 9)
     w = weights(policy, grid)
@@ -112,7 +113,7 @@ def test_whatever_is_learned_sums_to_one(start, order):
     assert moved.tolist() == [order > 1 and i > 0 for i in range(9)]
 
 
-def test_free_rows_need_not_sum_to_one():
+def test_free_rows_need_not_sum_to_one() -> None:
     policy, grid = trained(3, "unipc", free=True), time_grid("trailing", S, 6)
     moved = (weights(policy, grid) - weights(Policy(3, "unipc"), grid)).abs() > 1e-3
     assert torch.equal(moved, torch.ones(6, 3, dtype=torch.bool).tril())
@@ -120,7 +121,7 @@ def test_free_rows_need_not_sum_to_one():
 
 
 @pytest.mark.parametrize("config", [SD, FLOW], ids=["epsilon", "flow"])
-def test_learned_grids_share_their_ends(config):
+def test_learned_grids_share_their_ends(config: dict[str, Any]) -> None:
     """Same noise: whatever it learns, a run starts where all start, rises in log-SNR, and ends at σ = 0."""
     schedule = NoiseSchedule.from_config(config)
     grid = time_grid("trailing", schedule, 7)
@@ -139,7 +140,7 @@ def test_learned_grids_share_their_ends(config):
     np.testing.assert_array_equal(kept.timestep, grid.timestep)
 
 
-def test_what_has_no_effect_is_masked():
+def test_what_has_no_effect_is_masked() -> None:
     """Exactly the decisions in the mask change the solver."""
     for free in (False, True):
         policy, grid = Policy(3, "unipc", EVERYTHING, free=free), time_grid("trailing", S, 4)
@@ -158,7 +159,7 @@ def test_what_has_no_effect_is_masked():
 
 
 @pytest.mark.parametrize("bins", [3, 11])
-def test_untrained_bins_are_the_classical_solver(bins):
+def test_untrained_bins_are_the_classical_solver(bins: Any) -> None:
     policy, grid = Policy(3, "unipc", EVERYTHING, bins=bins), time_grid("trailing", S, 6)
     assert not policy.likeliest(grid, torch.tensor([3.0])).any()
     drawn = policy.distribution(grid, torch.tensor([3.0])).sample((50,))
@@ -167,7 +168,7 @@ def test_untrained_bins_are_the_classical_solver(bins):
     assert set(offsets[..., 0].unique().tolist()) <= set(policy.get_buffer("values")[0].tolist())
 
 
-def test_learned_rows_follow_data_and_noise_that_never_change():
+def test_learned_rows_follow_data_and_noise_that_never_change() -> None:
     for config, start in ((SD, "ab"), (SD, "dpm++2m"), (FLOW, "ab"), (FLOW, "dpm++2m")):
         schedule = NoiseSchedule.from_config(config)
         plan = trained(order=4, start=start).plan(schedule, time_grid("trailing", schedule, 8), 3.0)
@@ -182,7 +183,7 @@ def test_learned_rows_follow_data_and_noise_that_never_change():
 
 
 @pytest.mark.parametrize("sees", ["run", "step"])
-def test_policy_looks_at_what_it_is_to_see(sees):
+def test_policy_looks_at_what_it_is_to_see(sees: Any) -> None:
     policy = trained(3, sees=sees)
     base = policy(*torch.tensor([[500.0], [400.0], [10.0], [3.0]])).mean
     step = ([600, 400, 10, 3], [500, 300, 10, 3])
@@ -192,12 +193,12 @@ def test_policy_looks_at_what_it_is_to_see(sees):
         assert same == (sees == "step" and told in run)
 
 
-def test_guidance_beyond_what_was_trained_is_taken_as_the_nearest():
+def test_guidance_beyond_what_was_trained_is_taken_as_the_nearest() -> None:
     policy, grid = trained(3, guidance=(2.0, 5.0)), time_grid("trailing", S, 5)
     assert policy.plan(S, grid, 9.0) == policy.plan(S, grid, 5.0) != policy.plan(S, grid, 4.0)
 
 
-def test_rows_can_be_learned():
+def test_rows_can_be_learned() -> Any:
     """A few steps of gradient descent on the weights bring 5 steps nearer to the exact picture."""
     torch.manual_seed(0)
     data = Gaussian(S)
@@ -234,7 +235,7 @@ def test_rows_can_be_learned():
 
 @pytest.mark.parametrize("start", ["ab", "dpm2m", "dpm++2m", "unipc"])
 @pytest.mark.parametrize("settings", [{}, {"learns": EVERYTHING, "free": True}, {"bins": 5, "sees": "step"}])
-def test_saved_policy_writes_the_same_plans(start, settings, tmp_path):
+def test_saved_policy_writes_the_same_plans(start: str, settings: Any, tmp_path: Path) -> None:
     policy = trained(3, start, **settings)
     policy.save(tmp_path / "policy.safetensors")
     loaded = Policy.load(tmp_path / "policy.safetensors")
@@ -244,7 +245,7 @@ def test_saved_policy_writes_the_same_plans(start, settings, tmp_path):
         assert loaded.plan(S, grid, 7.5) == policy.plan(S, grid, 7.5) != Policy(3, start).plan(S, grid, 7.5)
 
 
-def test_file_that_is_no_policy_is_refused(tmp_path):
+def test_file_that_is_no_policy_is_refused(tmp_path: Path) -> None:
     from safetensors.torch import save_file
 
     save_file({"x": torch.zeros(1)}, tmp_path / "x.safetensors")
@@ -252,7 +253,7 @@ def test_file_that_is_no_policy_is_refused(tmp_path):
         Policy.load(tmp_path / "x.safetensors")
 
 
-def test_impossible_policies_are_refused():
+def test_impossible_policies_are_refused() -> None:
     for message, settings in (
         ("order of a policy is 1 to 32, not 33", {"order": 33}),
         (r"Unknown start 'ddim'; choose one of euler, ab, dpm2m, dpm\+\+2m, unipc", {"start": "ddim"}),
@@ -270,7 +271,7 @@ def test_impossible_policies_are_refused():
         Policy(2, "dpm2m").plan(flow, grid, 3.0)
 
 
-def test_make_plan_uses_what_was_learned():
+def test_make_plan_uses_what_was_learned() -> None:
     table = make_plan("ddim", 5, SD, grid="linspace")
     learned = LearnedSolver((table,), trained(order=3))
     assert make_plan("consistency", 5, SD, learned=learned) == table
@@ -281,7 +282,7 @@ def test_make_plan_uses_what_was_learned():
     assert make_plan("consistency", 6, SD, learned=LearnedSolver((table,))) == make_plan("consistency", 6, SD)
 
 
-def test_policy_is_asked_for_the_steps_it_was_trained_for_alone():
+def test_policy_is_asked_for_the_steps_it_was_trained_for_alone() -> None:
     learned = LearnedSolver((), trained(3, steps=(4, 8)))
     for steps in (1, 3, 4, 8, 9, 40):
         untrained = make_plan("consistency", steps, SD, learned=learned) == make_plan(

@@ -1,5 +1,6 @@
 import subprocess
 import sys
+from typing import Any
 
 import pytest
 import torch
@@ -18,7 +19,7 @@ from tests.solver.toys import FLOW, NOISE, SD, network, relative_error
 
 
 @pytest.mark.parametrize("solver", SOLVERS)
-def test_a_sample_does_not_depend_on_its_batch(solver):
+def test_a_sample_does_not_depend_on_its_batch(solver: str) -> None:
     plan = make_plan(solver, 6, SD)
     whole = sample(plan, network, NOISE)
     order = torch.tensor([2, 0, 1])
@@ -26,7 +27,7 @@ def test_a_sample_does_not_depend_on_its_batch(solver):
     assert torch.equal(torch.cat([sample(plan, network, x) for x in NOISE.split(1)]), whole)
 
 
-def test_samples_of_different_plans_share_a_batch():
+def test_samples_of_different_plans_share_a_batch() -> None:
     requests = [
         (make_plan("unipc", 6, SD), NOISE[0]),
         (make_plan("heun", 4, SD), NOISE[1]),
@@ -53,13 +54,13 @@ def test_samples_of_different_plans_share_a_batch():
 
 @pytest.mark.parametrize("config", [SD, {**SD, "prediction_type": "v_prediction"}, FLOW])
 @pytest.mark.parametrize("solver", ["unipc", "heun", "ab4"])
-def test_intermediate_pictures_are_the_expected_ones(solver, config):
+def test_intermediate_pictures_are_the_expected_ones(solver: str, config: dict[str, Any]) -> Any:
     """A network that knows the picture says so at every step, whatever it is asked to predict."""
     plan = make_plan(solver, 5, config)
     x0, noise = torch.randn(2, 4, 8, 8, generator=torch.Generator().manual_seed(2))
     seen: list[tuple[int, torch.Tensor]] = []
 
-    def knows(x, t):
+    def knows(x: Any, t: Any) -> Any:
         i = len(seen)
         s = plan.input_scale[i]
         alpha, sigma = s * plan.alpha[i], s * plan.sigma[i]
@@ -75,7 +76,7 @@ def test_intermediate_pictures_are_the_expected_ones(solver, config):
     assert relative_error(result[0], x0) < 1e-4
 
 
-def test_history_is_dropped_and_states_stay_valid():
+def test_history_is_dropped_and_states_stay_valid() -> None:
     plan = make_plan("dpm++2m", 8, SD)
     state = SampleState.start(plan, NOISE[0])
     kept, copies = [], []
@@ -92,11 +93,11 @@ def test_history_is_dropped_and_states_stay_valid():
 
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
-def test_half_precision_networks_are_summed_in_float32(dtype):
+def test_half_precision_networks_are_summed_in_float32(dtype: Any) -> Any:
     plan = make_plan("unipc", 20, SD)
     seen = set()
 
-    def half(x, t):
+    def half(x: Any, t: Any) -> Any:
         seen.add((x.dtype, t.dtype))
         return network(x.float(), t).to(dtype)
 
@@ -106,7 +107,7 @@ def test_half_precision_networks_are_summed_in_float32(dtype):
     assert relative_error(result, sample(plan, network, NOISE.to(dtype).float())) < 20 * rounding
 
 
-def test_a_plan_can_be_joined_in_the_middle():
+def test_a_plan_can_be_joined_in_the_middle() -> None:
     plan = make_plan("ddim", 6, SD)
     state = SampleState.start(plan, NOISE)
     halfway = None
@@ -122,7 +123,7 @@ def test_a_plan_can_be_joined_in_the_middle():
         SampleState(plan, NOISE, index=7)
 
 
-def test_a_seed_is_a_picture():
+def test_a_seed_is_a_picture() -> None:
     a, b = noise_for_seed(7, (4, 16, 16)), noise_for_seed(8, (4, 16, 16))
     torch.manual_seed(0)
     before = torch.get_rng_state()
@@ -134,10 +135,10 @@ def test_a_seed_is_a_picture():
             noise_for_seed(seed, (1,))
 
 
-def test_guidance_is_one_call_and_one_number_per_sample():
+def test_guidance_is_one_call_and_one_number_per_sample() -> Any:
     calls = []
 
-    def both(x, t):
+    def both(x: Any, t: Any) -> Any:
         calls.append(len(x))
         uncond, cond = x.chunk(2)
         return torch.cat([uncond + t[: len(uncond), None, None, None], 2 * cond])
@@ -154,7 +155,7 @@ def test_guidance_is_one_call_and_one_number_per_sample():
     assert torch.equal(classifier_free_guidance(NOISE, 2 * NOISE, 0.0), NOISE)
 
 
-def test_import_is_light():
+def test_import_is_light() -> None:
     code = (
         "import sys, solver; print([m for m in ('gradio', 'transformers', 'diffusers') if m in sys.modules])"
     )
@@ -163,7 +164,7 @@ def test_import_is_light():
 
 
 @pytest.mark.parametrize("amount", [0.0, 0.1, 0.5, 0.9, 1.0])
-def test_noise_between_two_noises_is_noise(amount):
+def test_noise_between_two_noises_is_noise(amount: Any) -> None:
     one, other = noise_for_seed(1, (16, 32, 32)), noise_for_seed(2, (16, 32, 32))
     between = spherical_interpolation(one, other, amount)
     assert abs(float(between.std()) - 1) < 0.02

@@ -3,6 +3,7 @@
 import copy
 import inspect
 import math
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -48,7 +49,7 @@ def run_from(scheduler: ConsistencySolverScheduler, x: torch.Tensor, i: int) -> 
 
 @CONFIGS
 @pytest.mark.parametrize("learned", ["nothing", "table", "policy"])
-def test_scheduler_is_its_plan(config, learned):
+def test_scheduler_is_its_plan(config: dict[str, Any], learned: Any) -> None:
     scheduler = scheduler_for(config, tables=tables(config, 6) if learned == "table" else None)
     if learned == "policy":
         scheduler.policy = trained_policy()
@@ -59,7 +60,7 @@ def test_scheduler_is_its_plan(config, learned):
 
 
 @CONFIGS
-def test_untrained_scheduler_is_the_consistency_plan(config):
+def test_untrained_scheduler_is_the_consistency_plan(config: dict[str, Any]) -> None:
     scheduler = scheduler_for(config)
     scheduler.set_timesteps(6)
     assert scheduler.plan == make_plan("consistency", 6, config)
@@ -70,7 +71,7 @@ def test_untrained_scheduler_is_the_consistency_plan(config):
 
 
 @pytest.mark.parametrize("steps", [1, 2, 3, 999, 1000])
-def test_any_number_of_steps(steps):
+def test_any_number_of_steps(steps: int) -> None:
     scheduler = scheduler_for(SD)
     scheduler.policy = Policy()
     scheduler.set_timesteps(steps)
@@ -79,7 +80,7 @@ def test_any_number_of_steps(steps):
     assert scheduler.sigmas[-1] == 0 and bool((scheduler.sigmas.diff() < 0).all())
 
 
-def test_tables_are_for_their_steps_and_the_policy_for_the_others():
+def test_tables_are_for_their_steps_and_the_policy_for_the_others() -> None:
     scheduler = scheduler_for(SD, tables=tables(SD, 4, 6))
     scheduler.policy = policy = trained_policy()
     for steps in (4, 5, 6):
@@ -97,7 +98,7 @@ def test_tables_are_for_their_steps_and_the_policy_for_the_others():
 
 
 @pytest.mark.parametrize("config", [SD, FLOW], ids=["epsilon", "flow"])
-def test_what_was_learned_survives_saving(config, tmp_path):
+def test_what_was_learned_survives_saving(config: dict[str, Any], tmp_path: Path) -> None:
     scheduler = scheduler_for(config, tables=tables(config, 3, 6), guidance=5.0)
     scheduler.policy = trained_policy()
     scheduler.save_pretrained(tmp_path / "model" / "solver")
@@ -110,7 +111,7 @@ def test_what_was_learned_survives_saving(config, tmp_path):
     assert dict(loaded.config) == {k: v for k, v in scheduler.config.items() if k != "_use_default_values"}
 
 
-def test_a_policy_is_never_lost_in_silence(tmp_path):
+def test_a_policy_is_never_lost_in_silence(tmp_path: Path) -> None:
     scheduler = scheduler_for(SD)
     scheduler.policy = trained_policy()
     scheduler.save_pretrained(tmp_path)
@@ -124,7 +125,7 @@ def test_a_policy_is_never_lost_in_silence(tmp_path):
         ConsistencySolverScheduler.from_pretrained(tmp_path)
 
 
-def test_a_policy_lies_where_its_config_does(tmp_path):
+def test_a_policy_lies_where_its_config_does(tmp_path: Path) -> None:
     """Without a config in the subfolder diffusers takes the folder's, and so do we the policy."""
     scheduler = scheduler_for(SD)
     scheduler.policy = trained_policy()
@@ -140,13 +141,23 @@ def test_a_policy_lies_where_its_config_does(tmp_path):
         ConsistencySolverScheduler.from_pretrained(tmp_path, subfolder="solver")
 
 
-def test_a_policy_comes_from_where_the_config_was_downloaded(tmp_path, monkeypatch):
+def test_a_policy_comes_from_where_the_config_was_downloaded(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> Any:
     scheduler = scheduler_for(SD)
     scheduler.policy = trained_policy()
     scheduler.save_pretrained(tmp_path / "solver")
     asked = []
 
-    def download(repo_id, filename, *, subfolder=None, revision=None, token=None, **options):
+    def download(
+        repo_id: Any,
+        filename: Any,
+        *,
+        subfolder: Any = None,
+        revision: Any = None,
+        token: Any = None,
+        **options: Any,
+    ) -> Any:
         asked.append((repo_id, subfolder, revision, token))
         return str(tmp_path / subfolder / filename)
 
@@ -167,13 +178,13 @@ def test_a_policy_comes_from_where_the_config_was_downloaded(tmp_path, monkeypat
         ({"beta_end": 0.02}, "made for another noise schedule"),
     ],
 )
-def test_tables_of_another_model_are_refused(change, message):
+def test_tables_of_another_model_are_refused(change: Any, message: str) -> None:
     scheduler = scheduler_for({**SD, **change}, tables=tables(SD, 6))
     with pytest.raises(ValueError, match=message):
         scheduler.set_timesteps(6)
 
 
-def test_tables_that_no_pipeline_could_follow_are_refused():
+def test_tables_that_no_pipeline_could_follow_are_refused() -> None:
     with pytest.raises(ValueError, match="Several tables"):
         scheduler_for(SD, tables=tables(SD, 6) * 2)
     with pytest.raises(ValueError, match="one evaluation a step"):
@@ -183,7 +194,7 @@ def test_tables_that_no_pipeline_could_follow_are_refused():
 
 
 @CONFIGS
-def test_custom_timesteps(config):
+def test_custom_timesteps(config: dict[str, Any]) -> None:
     scheduler = scheduler_for(config, tables=tables(config, 4))
     result = run_scheduler(scheduler, NOISE, timesteps=[950.0, 700.5, 400.0, 90.0])
     assert scheduler.timesteps.tolist() == [950.0, 700.5, 400.0, 90.0]
@@ -195,7 +206,7 @@ def test_custom_timesteps(config):
     np.testing.assert_allclose(scheduler.plan.b[3], make_plan("consistency", 6, config).b[3], rtol=1e-6)
 
 
-def test_custom_sigmas():
+def test_custom_sigmas() -> None:
     scheduler = scheduler_for(SD)
     sigmas = [14.0, 5.0, 2.0, 0.4, 0.0]
     result = run_scheduler(scheduler, NOISE, sigmas=sigmas)
@@ -211,7 +222,7 @@ def test_custom_sigmas():
 
 
 @pytest.mark.parametrize("shift", [{"shift": 3.0}, {"use_dynamic_shifting": True}], ids=["static", "mu"])
-def test_flow_sigmas_are_shifted_as_flow_match_euler_does(shift):
+def test_flow_sigmas_are_shifted_as_flow_match_euler_does(shift: Any) -> None:
     theirs = diffusers_scheduler("FlowMatchEulerDiscreteScheduler", **shift)
     ours = ConsistencySolverScheduler.from_config(theirs.config)
     sigmas = np.linspace(1.0, 1 / 7, 7).tolist()
@@ -224,7 +235,7 @@ def test_flow_sigmas_are_shifted_as_flow_match_euler_does(shift):
 
 
 @pytest.mark.parametrize("sigmas", [np.linspace(1, 1 / 6, 6), torch.linspace(1, 1 / 6, 6).tolist()])
-def test_sigmas_with_which_flow_pipelines_ask_for_steps_mean_steps(sigmas):
+def test_sigmas_with_which_flow_pipelines_ask_for_steps_mean_steps(sigmas: Any) -> None:
     """So what was learned for N steps is used in those that never name N."""
     scheduler = scheduler_for(FLOW, tables=tables(FLOW, 6))
     scheduler.set_timesteps(sigmas=sigmas)
@@ -238,7 +249,7 @@ def test_sigmas_with_which_flow_pipelines_ask_for_steps_mean_steps(sigmas):
     np.testing.assert_allclose(other.sigmas[:6], sigmas, rtol=1e-6)
 
 
-def test_mu_is_asked_for_where_it_is_needed():
+def test_mu_is_asked_for_where_it_is_needed() -> None:
     flux = diffusers_scheduler("FlowMatchEulerDiscreteScheduler", use_dynamic_shifting=True, base_shift=0.5)
     scheduler = ConsistencySolverScheduler.from_config(flux.config)
     assert scheduler.config.base_shift == 0.5  # Flux pipelines look for it
@@ -250,7 +261,7 @@ def test_mu_is_asked_for_where_it_is_needed():
 
 @CONFIGS
 @pytest.mark.parametrize("i", [1, 3, 5])
-def test_image_to_image_enters_without_outputs_from_before(config, i):
+def test_image_to_image_enters_without_outputs_from_before(config: dict[str, Any], i: Any) -> None:
     """A network that knows picture and noise stays on their straight line from any begin index."""
     scheduler = scheduler_for(config, tables=tables(config, 6))
     scheduler.set_timesteps(6)
@@ -269,7 +280,7 @@ def test_image_to_image_enters_without_outputs_from_before(config, i):
     assert relative_error(x, x0) < 1e-4
 
 
-def test_begin_index_is_a_run_on_the_remaining_levels():
+def test_begin_index_is_a_run_on_the_remaining_levels() -> None:
     scheduler = scheduler_for(SD)
     scheduler.set_timesteps(8)
     found = run_from(scheduler, NOISE, 3)  # the first timestep says where
@@ -286,7 +297,7 @@ def test_begin_index_is_a_run_on_the_remaining_levels():
 
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
-def test_half_precision_is_handed_out_and_float32_kept(dtype):
+def test_half_precision_is_handed_out_and_float32_kept(dtype: Any) -> None:
     """The state between steps is not rounded: only what the network sees is."""
     scheduler = scheduler_for(SD)
     scheduler.set_timesteps(30)
@@ -300,7 +311,7 @@ def test_half_precision_is_handed_out_and_float32_kept(dtype):
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16])
-def test_a_sample_that_was_replaced_between_steps_is_taken_as_it_is(dtype):
+def test_a_sample_that_was_replaced_between_steps_is_taken_as_it_is(dtype: Any) -> None:
     """As inpainting does outside its mask: nothing is left there of what was handed out."""
     scheduler = scheduler_for(SD)
     scheduler.set_timesteps(5)
@@ -316,7 +327,7 @@ def test_a_sample_that_was_replaced_between_steps_is_taken_as_it_is(dtype):
         state.x = torch.where(kept, state.x, x.float())
 
 
-def test_a_step_may_change_the_sample_between():
+def test_a_step_may_change_the_sample_between() -> None:
     """A pipeline may even grow its batch before the history matters."""
     scheduler = scheduler_for(SD)
     scheduler.set_timesteps(5)
@@ -331,7 +342,7 @@ def test_a_step_may_change_the_sample_between():
 
 
 @CONFIGS
-def test_add_noise_is_that_of_diffusers(config):
+def test_add_noise_is_that_of_diffusers(config: dict[str, Any]) -> None:
     ours = scheduler_for(config)
     t = torch.tensor([900, 400, 3])
     if config is FLOW:
@@ -349,7 +360,7 @@ def test_add_noise_is_that_of_diffusers(config):
         ours.set_timesteps(7)  # also for timesteps off the grid
 
 
-def test_a_timestep_that_repeats_means_its_first_row_everywhere():
+def test_a_timestep_that_repeats_means_its_first_row_everywhere() -> None:
     scheduler = scheduler_for(SD, grid="karras")
     scheduler.set_timesteps(60)
     timesteps = scheduler.timesteps.tolist()
@@ -362,7 +373,7 @@ def test_a_timestep_that_repeats_means_its_first_row_everywhere():
     assert scheduler.step_index == i + 2
 
 
-def test_inpainting_noises_to_the_next_row():
+def test_inpainting_noises_to_the_next_row() -> None:
     scheduler = scheduler_for(SD)
     scheduler.set_timesteps(6)
     scheduler.set_begin_index(2)
@@ -371,7 +382,7 @@ def test_inpainting_noises_to_the_next_row():
     torch.testing.assert_close(noisy, scheduler.plan.alpha[3] * NOISE)
 
 
-def test_runs_leave_nothing_behind():
+def test_runs_leave_nothing_behind() -> None:
     scheduler = scheduler_for(SD)
     first = run_scheduler(scheduler, NOISE, num_inference_steps=7)
     scheduler.set_timesteps(5)
@@ -383,7 +394,7 @@ def test_runs_leave_nothing_behind():
     assert torch.equal(run_scheduler(copy.deepcopy(scheduler), NOISE, num_inference_steps=7), first)
 
 
-def test_samples_of_a_batch_do_not_touch_each_other():
+def test_samples_of_a_batch_do_not_touch_each_other() -> None:
     scheduler = scheduler_for(SD)
     whole = run_scheduler(scheduler, NOISE, num_inference_steps=6)
     order = torch.tensor([2, 0, 1])
@@ -408,18 +419,18 @@ def test_samples_of_a_batch_do_not_touch_each_other():
         ({"sigmas": [0.0]}, "Sigmas must fall"),
     ],
 )
-def test_bad_requests_are_refused_in_words(arguments, message):
+def test_bad_requests_are_refused_in_words(arguments: Any, message: str) -> None:
     with pytest.raises(ValueError, match=message):
         scheduler_for(SD).set_timesteps(**arguments)
 
 
-def test_steps_before_timesteps_are_refused():
+def test_steps_before_timesteps_are_refused() -> None:
     with pytest.raises(ValueError, match="Call set_timesteps first"):
         scheduler_for(SD).step(NOISE, 999, NOISE)
 
 
 @pytest.mark.parametrize("setting", ["clip_sample", "thresholding"])
-def test_a_pipeline_that_clips_is_told(setting):
+def test_a_pipeline_that_clips_is_told(setting: Any) -> None:
     config = diffusers_scheduler("DDIMScheduler", **{**SD, setting: True}).config
     with pytest.raises(ValueError, match=f"set {setting}=False"):
         ConsistencySolverScheduler.from_config(config)
@@ -437,14 +448,16 @@ def test_a_pipeline_that_clips_is_told(setting):
         ("FlowMatchEulerDiscreteScheduler", {"shift_terminal": 0.1}, "sets shift_terminal=0.1"),
     ],
 )
-def test_a_model_whose_noise_schedule_is_not_known_is_refused_at_once(name, options, message):
+def test_a_model_whose_noise_schedule_is_not_known_is_refused_at_once(
+    name: str, options: Any, message: str
+) -> None:
     """Not taken for one with our default betas."""
     theirs = diffusers_scheduler(name, **options)
     with pytest.raises(ValueError, match=message):
         ConsistencySolverScheduler.from_config(theirs.config)
 
 
-def test_what_is_overridden_stays_so_in_the_next_scheduler():
+def test_what_is_overridden_stays_so_in_the_next_scheduler() -> None:
     """Entries of ours and of others, spoken or not, as for diffusers' own."""
     theirs = diffusers_scheduler("DDIMScheduler")  # would clip, with timestep_spacing="leading"
     ours = ConsistencySolverScheduler.from_config(
@@ -455,7 +468,7 @@ def test_what_is_overridden_stays_so_in_the_next_scheduler():
     assert ConsistencySolverScheduler.from_config(back.config).config.grid == "karras"
 
 
-def test_arguments_for_nobody_are_handed_back_and_not_kept(tmp_path):
+def test_arguments_for_nobody_are_handed_back_and_not_kept(tmp_path: Path) -> None:
     config = ConsistencySolverScheduler().config
     scheduler, unused = ConsistencySolverScheduler.from_config(
         config, return_unused_kwargs=True, torch_dtype=torch.float16
@@ -465,7 +478,7 @@ def test_arguments_for_nobody_are_handed_back_and_not_kept(tmp_path):
     ConsistencySolverScheduler.from_pretrained(tmp_path, torch_dtype=torch.float16).save_pretrained(tmp_path)
 
 
-def test_only_unknown_entries_of_a_config_are_warned_of(caplog):
+def test_only_unknown_entries_of_a_config_are_warned_of(caplog: pytest.LogCaptureFixture) -> None:
     for config in (SD, V, FLOW):
         scheduler = scheduler_for(config)
     assert not caplog.records
@@ -484,7 +497,7 @@ def test_only_unknown_entries_of_a_config_are_warned_of(caplog):
         "HeunDiscreteScheduler",
     ],
 )
-def test_from_and_to_the_config_of_any_scheduler(name):
+def test_from_and_to_the_config_of_any_scheduler(name: str) -> None:
     """There and back nothing of theirs is lost."""
     theirs = diffusers_scheduler(name, **{k: v for k, v in SD.items() if k != "timestep_spacing"})
     ours = ConsistencySolverScheduler.from_config(theirs.config)
@@ -506,7 +519,7 @@ def test_from_and_to_the_config_of_any_scheduler(name):
     ],
     ids=["epsilon", "table", "flow"],
 )
-def test_nothing_of_ours_is_lost_in_the_config_of_any_compatible_scheduler(settings):
+def test_nothing_of_ours_is_lost_in_the_config_of_any_compatible_scheduler(settings: Any) -> None:
     ours = ConsistencySolverScheduler(**settings)
     kinds = [kind for kind in ours.compatibles if not isinstance(kind, DummyObject)]
     assert len(kinds) >= 15
@@ -517,7 +530,7 @@ def test_nothing_of_ours_is_lost_in_the_config_of_any_compatible_scheduler(setti
         assert set(back.config["_use_default_values"]) == set(ours.config["_use_default_values"])
 
 
-def test_flow_config_there_and_back():
+def test_flow_config_there_and_back() -> None:
     theirs = diffusers_scheduler("FlowMatchEulerDiscreteScheduler", shift=3.0)
     ours = ConsistencySolverScheduler.from_config(theirs.config)
     assert ours.config.use_flow_sigmas and ours.config.flow_shift == 3.0
@@ -527,7 +540,7 @@ def test_flow_config_there_and_back():
     assert ConsistencySolverScheduler.from_config(back.config).config.flow_shift == 3.0
 
 
-def test_public_surface():
+def test_public_surface() -> None:
     scheduler = ConsistencySolverScheduler(**{k: v for k, v in SD.items() if k != "timestep_spacing"})
     assert (scheduler.order, scheduler.init_noise_sigma, len(scheduler)) == (1, 1.0, 1000)
     assert scheduler.step_index is None and scheduler.begin_index is None
@@ -544,7 +557,7 @@ def test_public_surface():
     assert scheduler.scale_model_input(NOISE, 0) is NOISE
 
 
-def test_entries_of_the_config_are_read_from_the_config():
+def test_entries_of_the_config_are_read_from_the_config() -> None:
     scheduler = scheduler_for(SD)
     with pytest.warns(FutureWarning, match="scheduler.config.beta_start"):
         assert scheduler.beta_start == SD["beta_start"]
@@ -564,7 +577,7 @@ def test_entries_of_the_config_are_read_from_the_config():
         (torch.tensor([999.0]), (2,)),
     ],
 )
-def test_a_run_may_begin_at_any_timestep(config, timestep, shape):
+def test_a_run_may_begin_at_any_timestep(config: dict[str, Any], timestep: Any, shape: Any) -> None:
     scheduler = scheduler_for(config)
     x = torch.ones(shape)
     scheduler.set_timesteps(6)
@@ -577,7 +590,7 @@ def test_a_run_may_begin_at_any_timestep(config, timestep, shape):
 
 
 @pytest.mark.parametrize("num_train_timesteps", [25, 100])
-def test_as_many_steps_as_the_model_was_trained_on(num_train_timesteps):
+def test_as_many_steps_as_the_model_was_trained_on(num_train_timesteps: Any) -> None:
     scheduler = ConsistencySolverScheduler(num_train_timesteps=num_train_timesteps)
     scheduler.policy = Policy(num_train_timesteps=num_train_timesteps)
     scheduler.set_timesteps(num_train_timesteps)
@@ -585,7 +598,7 @@ def test_as_many_steps_as_the_model_was_trained_on(num_train_timesteps):
 
 
 @CONFIGS
-def test_the_config_alone_makes_the_same_scheduler(config, tmp_path):
+def test_the_config_alone_makes_the_same_scheduler(config: dict[str, Any], tmp_path: Path) -> None:
     scheduler = scheduler_for(config, tables=tables(config, 4))
     scheduler.save_config(tmp_path)
     loaded = ConsistencySolverScheduler.from_pretrained(tmp_path)
@@ -594,7 +607,7 @@ def test_the_config_alone_makes_the_same_scheduler(config, tmp_path):
         assert torch.equal(run_scheduler(loaded, NOISE, num_inference_steps=steps), expected)
 
 
-def test_trained_betas_are_saved(tmp_path):
+def test_trained_betas_are_saved(tmp_path: Path) -> None:
     scheduler = ConsistencySolverScheduler(trained_betas=np.array([0.1, 0.3]))
     scheduler.save_pretrained(tmp_path)
     loaded = ConsistencySolverScheduler.from_pretrained(tmp_path)
@@ -602,7 +615,7 @@ def test_trained_betas_are_saved(tmp_path):
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
-def test_nothing_waits_for_the_device():
+def test_nothing_waits_for_the_device() -> None:
     scheduler = scheduler_for(SD)
     scheduler.set_timesteps(6, device="cuda")
     scheduler.set_begin_index(0)
@@ -617,6 +630,6 @@ def test_nothing_waits_for_the_device():
     assert x.is_cuda and scheduler.timesteps.is_cuda
 
 
-def test_a_table_is_kept_to_the_last_bit():
+def test_a_table_is_kept_to_the_last_bit() -> None:
     scheduler = scheduler_for(SD, tables=tables(SD, 6))
     assert Plan.from_dict(scheduler.config.tables[0]) == make_plan("ddim", 6, SD, grid="linspace")

@@ -8,14 +8,14 @@ from solver import psnr, ssim
 PICTURE = torch.rand(3, 24, 32, generator=torch.Generator().manual_seed(3))
 
 
-def test_psnr_by_hand():
+def test_psnr_by_hand() -> None:
     a = torch.zeros(2, 3, 4, 4)
     b = torch.stack([torch.full((3, 4, 4), 0.1), torch.full((3, 4, 4), 1.0)])
     torch.testing.assert_close(psnr(a, b), torch.tensor([20.0, 0.0]))
     assert math.isinf(psnr(PICTURE, PICTURE))
 
 
-def test_ssim_against_its_definition_at_one_place():
+def test_ssim_against_its_definition_at_one_place() -> None:
     """On 11×11 pictures there is one window, so the definition can be written out."""
     a, b = PICTURE[:1, :11, :11], PICTURE[1:2, :11, :11]
     r = torch.arange(11.0) - 5
@@ -29,7 +29,7 @@ def test_ssim_against_its_definition_at_one_place():
     torch.testing.assert_close(ssim(a, b), expected)
 
 
-def test_ssim_is_a_similarity():
+def test_ssim_is_a_similarity() -> None:
     noise = torch.randn(PICTURE.shape, generator=torch.Generator().manual_seed(4))
     values = [float(ssim(PICTURE, (PICTURE + s * noise).clamp(0, 1))) for s in (0, 0.05, 0.2, 1.0)]
     assert values[0] == pytest.approx(1, abs=1e-6)

@@ -64,7 +64,7 @@ class HeldModel(InterceptedModel):
     def let_go(self) -> None:
         self.shared[2] = 1
 
-    def denoise(self, *args):
+    def denoise(self, *args: Any) -> Any:
         self.shared[1] = 1
         wait_until(lambda: self.shared[2] == 1)
         self.shared[0] += 1
@@ -274,7 +274,7 @@ def test_closing_ends_what_there_is_and_takes_nothing_more(held: HeldModel, spac
 
 def test_a_failing_step_fails_in_words(space: Scheduler, model: ImageModel) -> None:
     class Broken(HeldModel):
-        def denoise(self, *args):
+        def denoise(self, *args: Any) -> Any:
             raise RuntimeError("the device is on fire")
 
     failed = last(ZeroGpu(Broken(**vars(model)).hold()).submit(make_job(model)))
@@ -318,7 +318,7 @@ def test_a_fork_that_is_killed_fails_in_words_and_later_requests_work(
 
 def test_a_fork_that_ends_by_itself_fails_in_words(space: Scheduler, model: ImageModel) -> None:
     class Leaving(HeldModel):
-        def denoise(self, *args):
+        def denoise(self, *args: Any) -> Any:
             os._exit(3)
 
     failed = last(ZeroGpu(Leaving(**vars(model)).hold()).submit(make_job(model)))

@@ -1,6 +1,7 @@
 """What ticks cost: the curve, its knee, and the calibration that measures it."""
 
 import time
+from typing import Any
 
 import pytest
 import torch
@@ -62,7 +63,7 @@ def test_calibration_bears_memory_that_runs_out() -> None:
 def test_what_does_not_fit_is_done_in_halves_and_in_order() -> None:
     sizes: list[int] = []
 
-    def work(part):
+    def work(part: Any) -> Any:
         sizes.append(len(part))
         if len(part) > 3:
             raise RuntimeError("[enforce fail] DefaultCPUAllocator: not enough memory: you tried to allocate")
@@ -74,10 +75,10 @@ def test_what_does_not_fit_is_done_in_halves_and_in_order() -> None:
 
 
 def test_what_fits_not_even_alone_and_other_errors_are_raised() -> None:
-    def full(part):
+    def full(part: Any) -> Any:
         raise torch.OutOfMemoryError("CUDA out of memory.")
 
-    def broken(part):
+    def broken(part: Any) -> Any:
         raise RuntimeError("shapes do not match")
 
     with pytest.raises(torch.OutOfMemoryError):

@@ -39,7 +39,9 @@ class WatchedModel(InterceptedModel):
         self.gate.set()
         return self
 
-    def denoise(self, model_input, timesteps, prompts, negatives, guidance):
+    def denoise(
+        self, model_input: Any, timesteps: Any, prompts: Any, negatives: Any, guidance: torch.Tensor
+    ) -> Any:
         self.entered.set()
         assert self.gate.wait(20)
         self.calls.append(guidance.tolist())
@@ -351,7 +353,7 @@ def test_batched_latents_equal_single_ones(model: ImageModel) -> None:
     latents: dict[int, list[torch.Tensor]] = {}
 
     class Noting(WatchedModel):
-        def pictures(self, x, *, preview=False):
+        def pictures(self, x: Any, *, preview: Any = False) -> Any:
             for one in x:
                 latents.setdefault(len(latents), []).append(one)
             return super().pictures(x, preview=preview)
@@ -401,7 +403,7 @@ def test_decoding_beside_the_steps_keeps_the_order(model: ImageModel) -> None:
 
 def test_decoding_that_fails_fails_its_pictures_alone(model: ImageModel) -> None:
     class Blind(WatchedModel):
-        def pictures(self, x, *, preview=False):
+        def pictures(self, x: Any, *, preview: bool = False) -> Any:
             raise RuntimeError("no colours")
 
     latents = torch.zeros(model.diffusion.latent_shape)
@@ -430,7 +432,7 @@ def test_the_wait_is_told(held: Worker, watched: WatchedModel) -> None:
 
 def test_refinement_is_shown_while_it_grows_but_not_at_every_step(model: ImageModel) -> None:
     class SlowModel(WatchedModel):
-        def denoise(self, *args):
+        def denoise(self, *args: Any) -> Any:
             time.sleep(0.01)
             return super().denoise(*args)
 

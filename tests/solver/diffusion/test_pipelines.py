@@ -1,5 +1,6 @@
 """ConsistencySolverScheduler inside stock diffusers pipelines with tiny random networks."""
 
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -75,14 +76,14 @@ def vae() -> AutoencoderKL:
 
 
 @pytest.fixture(scope="module")
-def parts(vae) -> dict[str, Any]:
+def parts(vae: Any) -> dict[str, Any]:
     parts = {"unet": tiny_unet(), "vae": vae, "scheduler": DDIMScheduler(**SD, **LATENT)}
     names = ("text_encoder", "tokenizer", "safety_checker", "feature_extractor")
     return parts | dict.fromkeys(names) | {"requires_safety_checker": False}
 
 
 @pytest.fixture(scope="module")
-def xl(vae) -> dict[str, Any]:
+def xl(vae: Any) -> dict[str, Any]:
     unet = tiny_unet(
         addition_embed_type="text_time",
         addition_time_embed_dim=8,
@@ -93,7 +94,7 @@ def xl(vae) -> dict[str, Any]:
 
 
 @pytest.fixture(scope="module")
-def sd3(vae) -> dict[str, Any]:
+def sd3(vae: Any) -> dict[str, Any]:
     torch.manual_seed(0)
     transformer = SD3Transformer2DModel(
         sample_size=8,
@@ -125,7 +126,7 @@ MODELS = {
 
 
 @pytest.fixture(params=MODELS, ids=["sd", "sdxl", "sd3"])
-def model(request) -> tuple[dict[str, Any], type, type]:
+def model(request: pytest.FixtureRequest) -> tuple[dict[str, Any], type, type]:
     """Parts of a model, and its pipelines from text and from a picture."""
     return request.getfixturevalue(request.param), *MODELS[request.param]
 
@@ -175,7 +176,7 @@ def table(steps: int) -> dict[str, Any]:
     return make_plan("ddim", steps, SD, grid="linspace").to_dict()
 
 
-def test_pipeline_makes_the_picture_of_the_plan(model):
+def test_pipeline_makes_the_picture_of_the_plan(model: Any) -> None:
     parts, kind, _ = model
     pipe = pipeline(kind, parts)
     result = run(pipe, latents=NOISE, num_inference_steps=6)
@@ -184,7 +185,7 @@ def test_pipeline_makes_the_picture_of_the_plan(model):
     assert torch.equal(result, run(pipe, latents=NOISE, num_inference_steps=6))
 
 
-def test_image_to_image_makes_the_picture_of_the_remaining_levels(model):
+def test_image_to_image_makes_the_picture_of_the_remaining_levels(model: Any) -> None:
     parts, _, kind = model
     pipe = pipeline(kind, parts)
     result = run(pipe, image=LATENTS, strength=0.5, num_inference_steps=6)
@@ -196,7 +197,7 @@ def test_image_to_image_makes_the_picture_of_the_remaining_levels(model):
     assert relative_error(result, expected) < 1e-5
 
 
-def test_a_refiner_goes_on_where_the_base_model_stops(xl):
+def test_a_refiner_goes_on_where_the_base_model_stops(xl: Any) -> None:
     base, refiner = (pipeline(kind, xl) for kind in MODELS["xl"])
     halfway = run(base, latents=NOISE, num_inference_steps=6, denoising_end=0.5)
     result = run(refiner, image=halfway, num_inference_steps=6, denoising_start=0.5)
@@ -209,7 +210,7 @@ def test_a_refiner_goes_on_where_the_base_model_stops(xl):
     assert relative_error(result, expected) < 1e-5
 
 
-def test_timesteps_or_sigmas_of_ones_own(parts):
+def test_timesteps_or_sigmas_of_ones_own(parts: Any) -> None:
     pipe = pipeline(StableDiffusionPipeline, parts)
     result = run(pipe, latents=NOISE, num_inference_steps=6)
     custom = run(pipe, latents=NOISE, timesteps=pipe.scheduler.timesteps.tolist())
@@ -218,7 +219,7 @@ def test_timesteps_or_sigmas_of_ones_own(parts):
 
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
-def test_pipeline_in_half_precision(parts, dtype):
+def test_pipeline_in_half_precision(parts: Any, dtype: Any) -> None:
     exact = run(pipeline(StableDiffusionPipeline, parts), latents=NOISE, num_inference_steps=6)
     pipe = pipeline(StableDiffusionPipeline, parts).to(dtype)
     result = run(pipe, latents=NOISE.to(dtype), num_inference_steps=6)
@@ -227,7 +228,7 @@ def test_pipeline_in_half_precision(parts, dtype):
     assert relative_error(result.float(), exact) < 100 * torch.finfo(dtype).eps
 
 
-def test_what_was_learned_survives_in_a_whole_pipeline(parts, tmp_path):
+def test_what_was_learned_survives_in_a_whole_pipeline(parts: Any, tmp_path: Path) -> None:
     pipe = pipeline(StableDiffusionPipeline, parts, tables=[table(6)])
     result = run(pipe, latents=NOISE, num_inference_steps=6)
     assert (
@@ -243,7 +244,7 @@ def test_what_was_learned_survives_in_a_whole_pipeline(parts, tmp_path):
     assert torch.equal(run(loaded, latents=NOISE, num_inference_steps=6), result)
 
 
-def test_image_to_image(parts):
+def test_image_to_image(parts: Any) -> None:
     pipe = pipeline(StableDiffusionImg2ImgPipeline, parts)
     faint, strong = (
         run(pipe, image=PICTURE, strength=strength, num_inference_steps=10) for strength in (0.1, 0.9)
@@ -253,7 +254,7 @@ def test_image_to_image(parts):
     assert (faint - latents).square().mean() < (strong - latents).square().mean()
 
 
-def test_inpainting_keeps_what_it_should(parts):
+def test_inpainting_keeps_what_it_should(parts: Any) -> None:
     pipe = pipeline(StableDiffusionInpaintPipeline, parts)
     mask = torch.zeros(1, 1, 16, 16)
     mask[..., 8:] = 1
@@ -294,7 +295,7 @@ def flux() -> dict[str, Any]:
 
 
 @pytest.mark.parametrize("kind", [FluxPipeline, FluxImg2ImgPipeline])
-def test_flow_pipeline_shifts_with_the_resolution(flux, kind):
+def test_flow_pipeline_shifts_with_the_resolution(flux: Any, kind: Any) -> None:
     pipe = pipeline(kind, flux)
     generator = torch.Generator().manual_seed(5)
     options = {"image": PICTURE, "strength": 0.6} if kind is FluxImg2ImgPipeline else {}

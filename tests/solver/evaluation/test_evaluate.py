@@ -27,12 +27,12 @@ SEEDS = 4
 
 
 @pytest.mark.parametrize("grid", CANDIDATE_GRIDS)
-def test_every_training_free_solver_is_compared_fairly_on_every_grid(grid):
+def test_every_training_free_solver_is_compared_fairly_on_every_grid(grid: str) -> None:
     for solver in TRAINING_FREE:
         check_fair(make_plan(solver, 6, S, grid=grid), 6, TARGET)
 
 
-def test_unfair_comparisons_are_refused():
+def test_unfair_comparisons_are_refused() -> None:
     with pytest.raises(ValueError, match="heun takes 11 evaluations where 6 are compared"):
         check_fair(make_plan("heun", 6, S), 6, TARGET)
     with pytest.raises(ValueError, match=r"runs from \(t, σ\)"):
@@ -45,7 +45,7 @@ def test_unfair_comparisons_are_refused():
 @pytest.mark.parametrize(
     ("count", "border", "batch"), [(10, 3, 4), (8, 8, 4), (5, 0, 16), (20, 7, 7), (1, 1, 1)]
 )
-def test_batches_cover_everything_once_and_respect_the_border(count, border, batch):
+def test_batches_cover_everything_once_and_respect_the_border(count: int, border: Any, batch: Any) -> None:
     runs = _batches(count, border, batch)
     assert [i for run in runs for i in run] == list(range(count))
     assert all(len(run) <= batch and not run.start < border < run.stop for run in runs)
@@ -87,7 +87,7 @@ def rows() -> list[dict[str, Any]]:
     return [row | {"validation_pairs": 64, "finer_pairs": 0} for row in rows]
 
 
-def test_rows_have_what_was_promised(rows):
+def test_rows_have_what_was_promised(rows: Any) -> None:
     assert len(rows) == len(QUALITIES) + 1
     promised = {"solver", "grid", "nfe", "psnr_db", "psnr_db_ci", "reader_distance", "kid", "faithfulness"}
     for row in rows:
@@ -99,7 +99,7 @@ def test_rows_have_what_was_promised(rows):
     assert (final["solver"], final["nfe"], final["top1_agreement"], final["regret"]) == ("dpm++2m", 40, 1, 0)
 
 
-def test_leads_are_over_the_best_training_free_solver_at_the_same_evaluations(rows):
+def test_leads_are_over_the_best_training_free_solver_at_the_same_evaluations(rows: Any) -> None:
     row = next(r for r in rows if (r["solver"], r["nfe"]) == ("consistency", 5))
     assert row["lead_psnr_db_over"] == "unipc" and row["lead_psnr_db"] == pytest.approx(4, abs=0.3)
     low, high = row["lead_psnr_db_ci"]
@@ -107,7 +107,7 @@ def test_leads_are_over_the_best_training_free_solver_at_the_same_evaluations(ro
     assert row["lead_reader_distance"] > 0
 
 
-def test_equivalent_evaluations_are_read_off_the_rivals_curves(rows):
+def test_equivalent_evaluations_are_read_off_the_rivals_curves(rows: Any) -> None:
     row = next(r for r in rows if (r["solver"], r["nfe"]) == ("consistency", 5))
     best = 5 * 2 ** ((31 - 27) / (35 - 27))  # linear in the logarithm of the evaluations
     assert row["equivalent_psnr_db_nfe"] == pytest.approx(best, rel=0.05)
@@ -115,7 +115,7 @@ def test_equivalent_evaluations_are_read_off_the_rivals_curves(rows):
     assert not any("equivalent" in name for r in rows if r["solver"] == "unipc" for name in r)
 
 
-def test_best_by_chance_is_a_quarter():
+def test_best_by_chance_is_a_quarter() -> None:
     """A preview that knows nothing of its final picks the best of four in one of four prompts."""
     n = 4 * 4000
     random = {"psnr_db": torch.rand(n), "ssim": torch.rand(n), "sharpness": torch.ones(n)}
@@ -125,7 +125,7 @@ def test_best_by_chance_is_a_quarter():
 
 
 @pytest.fixture(scope="module")
-def trained(tmp_path_factory) -> Path:
+def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A model folder's solver with a policy that has learned something, for two steps."""
     folder = tmp_path_factory.mktemp("solver")
     policy = Policy(3, "unipc", ("rows", "grid"), hidden=8, steps=(2, 2))
@@ -138,7 +138,7 @@ def trained(tmp_path_factory) -> Path:
     return folder
 
 
-def test_cells_measure_pictures_against_their_own_targets(tmp_path):
+def test_cells_measure_pictures_against_their_own_targets(tmp_path: Path) -> None:
     model = load_diffusion("checkpoints/landscapes")
     prompts = [Prompt("a lake at dusk", {"water": "lake"}), Prompt("a desert", {"terrain": "dunes"})]
     make_pairs(model, prompts, tmp_path / "pairs", count=4, target=Target(steps=4), batch=4)
@@ -156,7 +156,9 @@ def test_cells_measure_pictures_against_their_own_targets(tmp_path):
     torch.testing.assert_close(other["estimate"], moved, rtol=1e-4, atol=1e-5)
 
 
-def test_command_compares_and_resumes_and_draws(trained, tmp_path, monkeypatch, capsys):
+def test_command_compares_and_resumes_and_draws(
+    trained: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     rows_file, plots = tmp_path / "rows.json", tmp_path / "plots"
     arguments = [
         "--pairs",
@@ -205,14 +207,20 @@ def test_command_compares_and_resumes_and_draws(trained, tmp_path, monkeypatch, 
         (("--finer-pairs", "0"), "--finer-pairs 2"),
     ],
 )
-def test_numbers_of_pairs_are_refused_in_words(option, message, tmp_path, monkeypatch, capsys):
+def test_numbers_of_pairs_are_refused_in_words(
+    option: Any,
+    message: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
     monkeypatch.setattr(sys, "argv", ["evaluate", *option, "--work", str(tmp_path)])
     with pytest.raises(SystemExit):
         evaluate.main()
     assert message in capsys.readouterr().err
 
 
-def test_page_states_the_measured_figures(rows, tmp_path):
+def test_page_states_the_measured_figures(rows: Any, tmp_path: Path) -> None:
     report.write_page(rows, tmp_path, "a test's machine")
     text = (tmp_path / "README.md").read_text(encoding="utf-8")
     best = next(r for r in rows if (r["solver"], r["nfe"]) == ("consistency", 5))
@@ -222,7 +230,7 @@ def test_page_states_the_measured_figures(rows, tmp_path):
         assert f"{row['psnr_db']:.2f}" in text
 
 
-def test_a_solver_can_be_compared_at_some_numbers_alone():
+def test_a_solver_can_be_compared_at_some_numbers_alone() -> None:
     assert evaluate.parse_solver("unipc") == ("unipc", ())
     name, only = evaluate.parse_solver("dpm++2m@5,8")
     assert (name, only) == ("dpm++2m", (5, 8))
@@ -231,7 +239,7 @@ def test_a_solver_can_be_compared_at_some_numbers_alone():
             evaluate.parse_solver(text)
 
 
-def test_page_names_the_command_that_made_its_rows(rows):
+def test_page_names_the_command_that_made_its_rows(rows: Any) -> None:
     told = report.command(rows)
     assert {"unipc", "consistency"} <= set(told.split("--solvers ")[1].split(" --")[0].split())
     fewer = [row for row in rows if (row["solver"], row["nfe"]) != ("unipc", 5)]
@@ -239,7 +247,7 @@ def test_page_names_the_command_that_made_its_rows(rows):
     assert f"unipc@{left}" in report.command(fewer)
 
 
-def test_page_says_which_measures_tell_a_poor_preview_from_a_final(rows):
+def test_page_says_which_measures_tell_a_poor_preview_from_a_final(rows: Any) -> None:
     poor = {"solver": "ddim", "nfe": 5, "faithfulness": 0.9, "faithfulness_lost_ci": [-0.01, 0.03]}
     poor |= {"top1_agreement": 0.7, "top1_agreement_ci": [0.6, 0.8]}
     final = rows[-1] | {"faithfulness": 0.91, "top1_agreement": 1.0}
@@ -248,7 +256,9 @@ def test_page_says_which_measures_tell_a_poor_preview_from_a_final(rows):
     assert report.separation([final]) == ""
 
 
-def test_page_says_how_well_distances_are_guessed_and_what_each_part_is_worth(rows, tmp_path):
+def test_page_says_how_well_distances_are_guessed_and_what_each_part_is_worth(
+    rows: Any, tmp_path: Path
+) -> None:
     report.write_page(rows, tmp_path, "a test's machine", rows, "python -m solver.evaluation.ablate")
     text = (tmp_path / "README.md").read_text(encoding="utf-8")
     row = next(row for row in rows if row["solver"] == "consistency")
@@ -259,7 +269,7 @@ def test_page_says_how_well_distances_are_guessed_and_what_each_part_is_worth(ro
     assert names == sorted(means, key=lambda name: means[name]) and "consistency" in names
 
 
-def test_measured_rows_make_a_picture(rows, tmp_path):
+def test_measured_rows_make_a_picture(rows: Any, tmp_path: Path) -> None:
     report.draw(rows, tmp_path)
     from PIL import Image
 
@@ -267,7 +277,7 @@ def test_measured_rows_make_a_picture(rows, tmp_path):
     assert picture.shape[0] > 400 and picture.std() > 10
 
 
-def test_help_of_the_commands(monkeypatch, capsys):
+def test_help_of_the_commands(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     for module in (evaluate, report):
         monkeypatch.setattr(sys, "argv", [module.__name__, "--help"])
         with pytest.raises(SystemExit) as ended:

@@ -3,6 +3,7 @@
 import math
 from dataclasses import asdict
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -30,7 +31,7 @@ def drawings() -> tuple[Tensor, list[dict[str, str]]]:
 
 
 @pytest.fixture(scope="module")
-def judged(drawings) -> tuple[Tensor, list[dict[str, str]]]:
+def judged(drawings: Any) -> tuple[Tensor, list[dict[str, str]]]:
     judge = measures.load_judge(MODEL)
     with torch.inference_mode():
         features = measures.reader_features(judge, drawings[0])
@@ -42,7 +43,7 @@ def judged(drawings) -> tuple[Tensor, list[dict[str, str]]]:
 # -- The reader ---------------------------------------------------------------------------------------------
 
 
-def test_the_judge_reads_drawings_as_they_are(drawings, judged) -> None:
+def test_the_judge_reads_drawings_as_they_are(drawings: Any, judged: Any) -> None:
     features, labels = judged
     assert features.shape == (6, len(labels[0]), 192) and features.dtype == torch.float32
     assert measures.faithfulness(labels, drawings[1]).mean() > 0.93
@@ -53,7 +54,9 @@ def test_a_model_without_a_judge_is_refused_in_words(tmp_path: Path) -> None:
         measures.load_judge(tmp_path)
 
 
-def test_reader_distance_is_small_for_what_people_overlook_and_large_for_another_scene(drawings, judged):
+def test_reader_distance_is_small_for_what_people_overlook_and_large_for_another_scene(
+    drawings: Any, judged: Any
+) -> None:
     features, _ = judged
     with torch.inference_mode():
         noisy = drawings[0][:2] + 0.03 * random(*drawings[0][:2].shape)
@@ -99,7 +102,7 @@ def blurred(pictures: Tensor, sigma: float) -> Tensor:
     return matrix @ pictures @ matrix.T
 
 
-def test_sharpness_falls_with_every_blur_and_hardly_minds_noise(drawings) -> None:
+def test_sharpness_falls_with_every_blur_and_hardly_minds_noise(drawings: Any) -> None:
     pictures = drawings[0]
     sharp = measures.sharpness(pictures)
     ratios = torch.stack([measures.sharpness(blurred(pictures, s)) for s in (0.3, 0.6, 1, 1.5, 3)]) / sharp

@@ -30,13 +30,13 @@ def model() -> LatentDiffusion:
 
 
 @pytest.fixture(scope="module")
-def made(model, tmp_path_factory) -> Path:
+def made(model: Any, tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("pairs")
     make_pairs(model, PROMPTS, folder, **OPTIONS)
     return folder
 
 
-def test_pairs_are_the_stock_pipelines_pictures(made):
+def test_pairs_are_the_stock_pipelines_pictures(made: Any) -> None:
     """Prompt, noise of the seed, guidance, solver: as diffusers' own pipeline makes them."""
     pairs = load_pairs(made)
     pipe = DiffusionPipeline.from_pretrained(LANDSCAPES, dtype=torch.float32)
@@ -56,7 +56,7 @@ def test_pairs_are_the_stock_pipelines_pictures(made):
         torch.testing.assert_close(pairs.latents[i : i + 1], theirs, rtol=1e-4, atol=1e-4)
 
 
-def test_interrupted_and_shared_work_gives_the_same_pairs(model, made, tmp_path):
+def test_interrupted_and_shared_work_gives_the_same_pairs(model: Any, made: Any, tmp_path: Path) -> None:
     for process in (1, 0):
         make_pairs(model, PROMPTS, tmp_path, **OPTIONS, process=process, processes=2)
         if process:
@@ -68,12 +68,12 @@ def test_interrupted_and_shared_work_gives_the_same_pairs(model, made, tmp_path)
     assert torch.equal(load_pairs(tmp_path).latents, load_pairs(made).latents)
 
 
-def test_other_pairs_are_not_overwritten(model, made):
+def test_other_pairs_are_not_overwritten(model: Any, made: Any) -> None:
     with pytest.raises(ValueError, match="pairs that were made otherwise"):
         make_pairs(model, PROMPTS, made, **OPTIONS | {"first_seed": 8})
 
 
-def test_taking_pairs_keeps_them_together(made):
+def test_taking_pairs_keeps_them_together(made: Any) -> None:
     pairs = load_pairs(made)
     some = pairs.take([3, 0, 3])
     assert some.seeds == [10, 7, 10] and some.guidance.tolist() == [3, 1, 3]
@@ -81,7 +81,7 @@ def test_taking_pairs_keeps_them_together(made):
     assert [p.prompt for p in some.prompts] == [pairs.prompts[i].prompt for i in (3, 0, 3)]
 
 
-def test_batch_is_its_samples_alone(model):
+def test_batch_is_its_samples_alone(model: Any) -> None:
     """Each with its own timestep and guidance, one of them without guidance."""
     x, t = model.noise([1, 2, 3]), torch.tensor([900.0, 500.5, 20.0])
     guidance, embeddings = torch.tensor([3.0, 1.0, 7.5]), model.encode([p.prompt for p in PROMPTS])
@@ -94,7 +94,7 @@ def test_batch_is_its_samples_alone(model):
             torch.testing.assert_close(together[one], alone, rtol=1e-4, atol=1e-4)
 
 
-def test_models_are_told_apart(model):
+def test_models_are_told_apart(model: Any) -> None:
     fingerprint = model.fingerprint
     weight = next(model.network.parameters())
     weight.data += 1
@@ -103,7 +103,7 @@ def test_models_are_told_apart(model):
     assert changed != fingerprint
 
 
-def test_prompts_are_read_from_lines_and_objects(tmp_path):
+def test_prompts_are_read_from_lines_and_objects(tmp_path: Path) -> None:
     text, lines = tmp_path / "prompts.txt", tmp_path / "prompts.jsonl"
     text.write_text("a lake\n\n  a desert \n", encoding="utf-8")
     assert read_prompts(text) == [Prompt("a lake"), Prompt("a desert")]
@@ -119,7 +119,7 @@ def test_prompts_are_read_from_lines_and_objects(tmp_path):
         read_prompts(text)
 
 
-def test_edits_are_the_stock_pipelines_pictures(tmp_path, monkeypatch):
+def test_edits_are_the_stock_pipelines_pictures(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The picture of each prompt is beside the noise, cut to the model's size, and its latents are kept."""
     monkeypatch.setattr("solver.diffusion.flux.NATIVE", 8)
     folder = tiny_models.build("flux_kontext", tmp_path / "kontext")
@@ -157,7 +157,9 @@ def test_edits_are_the_stock_pipelines_pictures(tmp_path, monkeypatch):
     torch.testing.assert_close(pairs.reference[1:2], model.encode_pictures(pixels))
 
 
-def test_pictures_that_cannot_be_edited_are_told_in_words(model, tmp_path, monkeypatch):
+def test_pictures_that_cannot_be_edited_are_told_in_words(
+    model: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr("solver.diffusion.flux.NATIVE", 8)
     picture, text = tmp_path / "0.png", tmp_path / "1.png"
     Image.new("RGB", (20, 20)).save(picture)
@@ -178,12 +180,12 @@ def test_pictures_that_cannot_be_edited_are_told_in_words(model, tmp_path, monke
             make_pairs(editor, prompts, tmp_path / words[:3], **OPTIONS | {"guidance": (2.5,)})
 
 
-def command(monkeypatch, *arguments: str) -> None:
+def command(monkeypatch: pytest.MonkeyPatch, *arguments: str) -> None:
     monkeypatch.setattr(sys, "argv", ["solver.training.pairs", *arguments])
     module.main()
 
 
-def test_command(tmp_path, monkeypatch, capsys):
+def test_command(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     prompts, out = tmp_path / "prompts.txt", tmp_path / "pairs"
     prompts.write_text("a lake at dusk\n", encoding="utf-8")
     command(
@@ -203,12 +205,12 @@ def test_command(tmp_path, monkeypatch, capsys):
         assert message in capsys.readouterr().err
 
 
-def test_no_pairs_are_no_traceback(tmp_path):
+def test_no_pairs_are_no_traceback(tmp_path: Path) -> None:
     with pytest.raises(FileNotFoundError, match=r"make them with `python -m solver\.training\.pairs`"):
         load_pairs(tmp_path)
 
 
-def test_the_plan_of_the_target_is_what_made_them(model, made):
+def test_the_plan_of_the_target_is_what_made_them(model: Any, made: Any) -> None:
     from solver import make_plan
 
     pairs = load_pairs(made)

@@ -26,7 +26,7 @@ def model() -> LatentDiffusion:
 
 
 @pytest.fixture(scope="module")
-def pairs(model, tmp_path_factory) -> list[str]:
+def pairs(model: Any, tmp_path_factory: pytest.TempPathFactory) -> list[str]:
     folders = []
     for name, seed in (("--pairs", 0), ("--validation", 100)):
         folder = tmp_path_factory.mktemp(name.strip("-"))
@@ -36,7 +36,7 @@ def pairs(model, tmp_path_factory) -> list[str]:
     return folders
 
 
-def command(module: Any, monkeypatch, *arguments: str) -> None:
+def command(module: Any, monkeypatch: pytest.MonkeyPatch, *arguments: str) -> None:
     monkeypatch.setattr(sys, "argv", [module.__name__, *arguments])
     module.main()
 
@@ -52,7 +52,14 @@ SMALL = ("--steps", "2", "--iterations", "2", "--validate-every", "1", "--batch"
     ],
     ids=["distill", "ppo"],
 )
-def test_training_leaves_a_scheduler(options, pairs, model, tmp_path, monkeypatch, capsys):
+def test_training_leaves_a_scheduler(
+    options: Any,
+    pairs: Any,
+    model: Any,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
     command(train, monkeypatch, *pairs, "--out", str(tmp_path), *SMALL, *options, "--json")
     assert json.loads(capsys.readouterr().out)["out"] == str(tmp_path)
     assert "validation pairs rose from" in report.how_trained(tmp_path)
@@ -63,7 +70,9 @@ def test_training_leaves_a_scheduler(options, pairs, model, tmp_path, monkeypatc
     assert scheduler.policy is not None and scheduler.policy.covers(2) and not scheduler.policy.covers(3)
 
 
-def test_training_goes_on_from_a_policy(pairs, tmp_path, monkeypatch, capsys):
+def test_training_goes_on_from_a_policy(
+    pairs: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     first, second = tmp_path / "first", tmp_path / "second"
     command(train, monkeypatch, *pairs, "--out", str(first), *SMALL, "--method", "distill")
     arguments = ("--out", str(second), *SMALL, "--iterations", "1", "--init", str(first))
@@ -81,19 +90,28 @@ def test_training_goes_on_from_a_policy(pairs, tmp_path, monkeypatch, capsys):
         (("--model", "nowhere"), "nowhere"),
     ],
 )
-def test_what_cannot_be_trained_is_said_in_words(options, message, pairs, tmp_path, monkeypatch, capsys):
+def test_what_cannot_be_trained_is_said_in_words(
+    options: Any,
+    message: str,
+    pairs: Any,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
     with pytest.raises(SystemExit):
         command(train, monkeypatch, *pairs, "--out", str(tmp_path), *SMALL, *options)
     assert message in capsys.readouterr().err
 
 
-def test_variants_are_distinct_and_their_options_known():
+def test_variants_are_distinct_and_their_options_known() -> None:
     assert len({ablate.folder_of(name) for name in ablate.VARIANTS}) == len(ablate.VARIANTS)
     for options in ablate.VARIANTS.values():
         train.parser().parse_args(["--pairs", "x", "--validation", "y", "--out", "z", *shlex.split(options)])
 
 
-def test_ablation_compares_what_it_trained(pairs, tmp_path, monkeypatch):
+def test_ablation_compares_what_it_trained(
+    pairs: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     rows_file = tmp_path / "rows.json"
     monkeypatch.setattr("solver.evaluation.evaluate.best_grid", lambda *_: "trailing")
     monkeypatch.setattr(

@@ -70,7 +70,7 @@ PAIRS, HELD_OUT = make(32), make(16, 1000)
     "config", [SD, {**SD, "prediction_type": "v_prediction"}, FLOW], ids=["eps", "v", "flow"]
 )
 @pytest.mark.parametrize("solver", ["ddim", "dpm++3m", "unipc"])
-def test_tables_are_sampled_as_their_plan_is(config, solver):
+def test_tables_are_sampled_as_their_plan_is(config: dict[str, Any], solver: str) -> None:
     schedule = NoiseSchedule.from_config(config)
     grid = time_grid("trailing", schedule, 6)
     tables = multistep(METHODS[solver].weights(grid.lam)[None], "sample", schedule, grid)
@@ -80,7 +80,7 @@ def test_tables_are_sampled_as_their_plan_is(config, solver):
     assert len(seen) == 6 and relative_error(seen[-1], expected) < 1e-5
 
 
-def test_tables_of_a_batch_are_its_samples_tables():
+def test_tables_of_a_batch_are_its_samples_tables() -> None:
     """One batch with a table for each sample equals one run for each."""
     policy, grid = Policy(3, "unipc", EVERYTHING), time_grid("trailing", S, 5)
     offsets = 0.1 * torch.randn(3, 5, len(policy.decisions), generator=torch.Generator().manual_seed(3))
@@ -93,7 +93,7 @@ def test_tables_of_a_batch_are_its_samples_tables():
         assert relative_error(together[i : i + 1], sample(plan, network, NOISE[i : i + 1])) < 1e-5
 
 
-def test_gradients_are_those_of_finite_differences():
+def test_gradients_are_those_of_finite_differences() -> Any:
     policy, grid = Policy(3, "unipc", EVERYTHING, free=True), time_grid("trailing", S, 4)
     offsets = torch.zeros(1, 4, len(policy.decisions), dtype=torch.float64, requires_grad=True)
 
@@ -114,7 +114,7 @@ def test_gradients_are_those_of_finite_differences():
         assert float(offsets.grad[0, i, j]) == pytest.approx(float(numeric), rel=0.05, abs=1e-3)
 
 
-def test_gradients_flow_only_into_tables_that_need_them():
+def test_gradients_flow_only_into_tables_that_need_them() -> None:
     noise = NOISE.clone().requires_grad_()
     assert not sample(make_plan("unipc", 4, SD), network, noise).requires_grad
     policy, grid = Policy(3, "unipc"), time_grid("trailing", S, 4)
@@ -125,7 +125,7 @@ def test_gradients_flow_only_into_tables_that_need_them():
     assert not sample(tables, network, NOISE).requires_grad
 
 
-def test_gradient_makes_previews_better_at_every_number_of_steps():
+def test_gradient_makes_previews_better_at_every_number_of_steps() -> None:
     torch.manual_seed(0)
     policy = Policy(4, "unipc", EVERYTHING, steps=(4, 6))
     optimizer = torch.optim.Adam(policy.parameters(), lr=3e-4)
@@ -137,7 +137,7 @@ def test_gradient_makes_previews_better_at_every_number_of_steps():
 
 
 @pytest.mark.parametrize("bins", [0, 11])
-def test_ppo_makes_previews_better_without_a_gradient(bins):
+def test_ppo_makes_previews_better_without_a_gradient(bins: Any) -> Any:
     torch.manual_seed(0)
 
     def blind(a: Tensor, b: Tensor) -> Tensor:
@@ -154,7 +154,7 @@ def test_ppo_makes_previews_better_without_a_gradient(bins):
     assert all(math.isfinite(v) for v in figures.values())
 
 
-def test_advantages_compare_tables_on_one_pair_alone():
+def test_advantages_compare_tables_on_one_pair_alone() -> None:
     rewards = torch.randn(5, 8, generator=torch.Generator().manual_seed(0))
     A = advantages(rewards).view(5, 8)
     torch.testing.assert_close(A.mean(dim=1), torch.zeros(5), rtol=0, atol=1e-6)
@@ -164,7 +164,7 @@ def test_advantages_compare_tables_on_one_pair_alone():
     assert not advantages(torch.ones(2, 4)).any()
 
 
-def test_decisions_without_effect_enter_no_ratio():
+def test_decisions_without_effect_enter_no_ratio() -> None:
     policy, grid = Policy(4, "unipc", EVERYTHING), time_grid("trailing", S, 5)
     guidance, mask = torch.tensor([3.0]), policy.mask(5)
     distribution = policy.distribution(grid, guidance)
@@ -176,7 +176,7 @@ def test_decisions_without_effect_enter_no_ratio():
     assert not torch.isclose(step_log_prob(distribution, moved, mask), expected).any()
 
 
-def test_rollouts_reward_the_tables_they_report():
+def test_rollouts_reward_the_tables_they_report() -> None:
     """Each action comes with the reward of its own table on its own pair."""
     torch.manual_seed(1)
     policy, pairs = Policy(3, "unipc", EVERYTHING), PAIRS.take([3, 7, 11])
@@ -189,7 +189,7 @@ def test_rollouts_reward_the_tables_they_report():
         torch.testing.assert_close(alone[0], rewards[i // 4, i % 4], rtol=1e-3, atol=1e-3)
 
 
-def test_what_has_no_gradient_is_refused():
+def test_what_has_no_gradient_is_refused() -> None:
     blind, policy = Task(MODEL, Reward("labels", False, PSNR.features, psnr)), Policy(2)
     optimizer = torch.optim.Adam(policy.parameters())
     with pytest.raises(ValueError, match="labels has no gradient to follow; train with PPO"):
@@ -213,7 +213,7 @@ def run(out: Path, iterations: int, method: str = "distill", **changes: Any) -> 
 
 
 @pytest.mark.parametrize("method", ["distill", "ppo"])
-def test_training_resumes_where_it_was(method, tmp_path, monkeypatch):
+def test_training_resumes_where_it_was(method: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
     """Cut off in the middle of an iteration, a run ends with the weights of an uninterrupted one."""
     whole, reward = run(tmp_path / "whole", 12, method)
     calls = 0
@@ -234,7 +234,7 @@ def test_training_resumes_where_it_was(method, tmp_path, monkeypatch):
         assert torch.equal(weight, resumed.state_dict()[name]), name
 
 
-def test_training_keeps_the_weights_that_did_best(tmp_path):
+def test_training_keeps_the_weights_that_did_best(tmp_path: Path) -> None:
     """Even where training makes everything worse, the solver is no worse than it was."""
     start = validate(Policy(3, "unipc", steps=(4, 5)), TASK, HELD_OUT, [4, 5])
     policy, best = run(tmp_path, 8, learning_rate=3.0)
@@ -247,13 +247,13 @@ def test_training_keeps_the_weights_that_did_best(tmp_path):
     assert list((tmp_path / "tensorboard").iterdir())
 
 
-def test_pairs_of_another_model_are_refused(tmp_path, monkeypatch):
+def test_pairs_of_another_model_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(Mixture, "fingerprint", "retrained")
     with pytest.raises(ValueError, match="training pairs were made by another model"):
         run(tmp_path, 4)
 
 
-def test_trained_policy_becomes_the_solver_of_its_steps(tmp_path):
+def test_trained_policy_becomes_the_solver_of_its_steps(tmp_path: Path) -> None:
     policy, _ = run(tmp_path, 8)
     learned = LearnedSolver((), policy.eval())
     assert make_plan("consistency", 4, S, learned=learned) != make_plan("consistency", 4, S)
