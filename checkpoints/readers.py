@@ -13,6 +13,8 @@ from diffusers import ModelMixin
 from diffusers.configuration_utils import ConfigMixin, register_to_config
 from torch import Tensor, nn
 
+from solver.readers import register_reader
+
 INPUT_SIZE = 128
 
 
@@ -131,3 +133,6 @@ class AttentionSceneReader(_SceneReader):
 
 READERS: dict[str, type[_SceneReader]] = {"reward": ConvSceneReader, "judge": AttentionSceneReader}
 """Folder under `checkpoints/landscapes/readers` -> its class. The judge is never trained towards."""
+
+for _role, _class in READERS.items():
+    register_reader(_role, _class)

@@ -1,4 +1,4 @@
-"""Read the published ConsistencySolver weights: `python -m solver.convert model.ckpt OUT`.
+"""Read the published ConsistencySolver weights: `python -m solver convert model.ckpt OUT`.
 
 The paper's authors published the policy for Stable Diffusion 1.5 as `model.ckpt` in the hub repository
 `wangfuyun/consolver` (`hf download wangfuyun/consolver model.ckpt --local-dir .` fetches it). It becomes
@@ -182,7 +182,6 @@ def _some(names: list[str]) -> str:
 
 def main() -> int:
     parser = argparse.ArgumentParser(
-        prog="python -m solver.convert",
         description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )

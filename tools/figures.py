@@ -12,7 +12,7 @@ ROOT = Path(__file__).resolve().parents[1]
 RESULTS = ROOT / "docs" / "results"
 PAGE = ROOT / "docs" / "figures.md"
 EVALUATE = """\
-python -m solver.evaluation.evaluate --pairs 304 --nfe 4 5 6 8 10 12 15 20 \\
+python -m solver evaluate --pairs 304 --nfe 4 5 6 8 10 12 15 20 \\
     --solvers consistency dpm++2m unipc --validation-pairs 32 --finer-pairs 4 \\
     --json docs/results/solvers.json"""
 SOLVERS = """\
@@ -131,7 +131,7 @@ def render() -> str:
         machine_of(latency),
         table(latency, SPEED),
         "One step of the scheduler, beside diffusers' `DPMSolverMultistepScheduler` on the same tensors:",
-        code("python -m solver.evaluation.bench --json > docs/results/bench.json"),
+        code("python -m solver bench --json > docs/results/bench.json"),
         bench_table(read("bench")),
         "## The embedded model",
         "500 captions and drawings that no training has seen, 40 steps of `dpm++2m` at guidance scale 3:",

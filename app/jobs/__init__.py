@@ -1,0 +1,1 @@
+"""Jobs: what can be asked for and what is answered; no web, no network."""

@@ -73,8 +73,6 @@ def load_diffusion(
     """
     from diffusers import DiffusionPipeline
 
-    import checkpoints  # noqa: F401  the embedded model's autoencoder
-
     config = DiffusionPipeline.load_config(model)
     try:
         family = family_of(config.get("_class_name"))

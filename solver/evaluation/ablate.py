@@ -1,4 +1,4 @@
-"""What each part of the method is worth: `python -m solver.evaluation.ablate --pairs DIR --validation DIR`.
+"""What each part of the method is worth: `python -m solver ablate --pairs DIR --validation DIR`.
 
 Trains every variant of the table below for the same number of iterations on the same pairs, and compares them
 and all training-free solvers in one run of `solver.evaluation.evaluate`. Each resumes where it was cut off.

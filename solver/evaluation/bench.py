@@ -1,4 +1,4 @@
-"""What the solvers cost: python -m solver.evaluation.bench
+"""What the solvers cost: python -m solver bench
 
 Three figures: one step of the scheduler beside one of diffusers' DPMSolverMultistepScheduler on the same
 tensors, reading a 40-step plan off a scheduler, and `import solver`.
@@ -83,9 +83,7 @@ def import_cost() -> dict[str, Any]:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(
-        prog="python -m solver.evaluation.bench", description=__doc__.splitlines()[0]
-    )
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--device", default="cpu", help="where the latents are (default: cpu)")
     parser.add_argument("--repeats", type=int, default=15, help="runs of which the median counts")
     parser.add_argument("--json", action="store_true", help="print one JSON object")

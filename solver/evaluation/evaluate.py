@@ -1,4 +1,4 @@
-"""How near previews come to the full-step picture: `python -m solver.evaluation.evaluate`.
+"""How near previews come to the full-step picture: `python -m solver evaluate`.
 
 One run compares solvers on the same prompts and noises, from the same first noise level to the same end, with
 equal numbers of network evaluations, every training-free solver on the time grid that suits it best on
@@ -24,17 +24,11 @@ from tqdm import tqdm
 
 from solver.consistency import LearnedSolver
 from solver.diffusion import LatentDiffusion, load_diffusion
-from solver.evaluation.measures import (
-    faithfulness,
-    load_judge,
-    reader_distance,
-    reader_features,
-    reader_labels,
-    sharpness,
-)
+from solver.evaluation.measures import faithfulness, load_judge, reader_distance, reader_labels, sharpness
 from solver.evaluation.summary import summarize
 from solver.grids import GRIDS
 from solver.plan import Plan
+from solver.readers import reader_features
 from solver.sampling import sample
 from solver.similarity import psnr, ssim
 from solver.solvers import make_plan

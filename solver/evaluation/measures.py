@@ -16,6 +16,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from solver.evaluation.intervals import RESAMPLES, Interval, tails, times_drawn
+from solver.readers import reader_class
 
 
 def load_judge(model: str | Path, device: str | torch.device = "cpu") -> Any:
@@ -24,22 +25,10 @@ def load_judge(model: str | Path, device: str | torch.device = "cpu") -> Any:
     Raises:
         FileNotFoundError: the model has no such reader.
     """
-    from checkpoints.readers import READERS  # brings diffusers along
-
     folder = Path(model) / "readers" / "judge"
     if not folder.is_dir():
         raise FileNotFoundError(f"{model} has no scene reader: there is no folder {folder}.")
-    return READERS["judge"].from_pretrained(folder).float().eval().requires_grad_(False).to(device)
-
-
-def reader_features(judge: Any, pictures: Tensor) -> Tensor:
-    """What the reader sees, attribute by attribute: [B, attributes, width].
-
-    Args:
-        judge: a reader from `load_judge`.
-        pictures: in [0, 1], [B, 3, H, W], of any size; the reader averages them down to 128 × 128.
-    """
-    return judge.features(2 * pictures.float() - 1)
+    return reader_class("judge").from_pretrained(folder).float().eval().requires_grad_(False).to(device)
 
 
 def reader_labels(judge: Any, features: Tensor) -> list[dict[str, str]]:

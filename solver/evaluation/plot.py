@@ -1,4 +1,4 @@
-"""Pictures of plans: python -m solver.evaluation.plot tables --out tables.png
+"""Pictures of plans: python -m solver plot tables --out tables.png
 
 `tables` shows what share each output of the network has in each step, `weights` how the shares of the newest
 outputs change along the grid, and `grids` where the steps lie.
@@ -97,7 +97,6 @@ def plot_weights(plans: list[Plan]) -> Any:
 
 def main() -> None:
     parser = argparse.ArgumentParser(
-        prog="python -m solver.evaluation.plot",
         description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )

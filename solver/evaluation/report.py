@@ -1,4 +1,4 @@
-"""Pictures and a page from an evaluation: `python -m solver.evaluation.report evaluation.json --out FOLDER`.
+"""Pictures and a page from an evaluation: `python -m solver report evaluation.json --out FOLDER`.
 
 Curves of quality against evaluations, strips of previews beside finals, what was learned beside the classical
 table, and a README with the figures, every one of them read from the evaluation.
@@ -269,7 +269,7 @@ def command(rows: Sequence[Row]) -> str:
         "finer-pairs": [rows[-1]["finer_pairs"]],
     }
     given = [f"--{name} {' '.join(map(str, values))}" for name, values in options.items()]
-    return " ".join(["python -m solver.evaluation.evaluate", *given, "--json evaluation.json"])
+    return " ".join(["python -m solver evaluate", *given, "--json evaluation.json"])
 
 
 def _led(row: Row, name: str, digits: int, unit: str) -> str:
@@ -320,7 +320,7 @@ def write_page(
         "noise level to σ = 0, training-free ones each on the time grid that did best on "
         f"{final['validation_pairs']} validation pairs. PSNR to 200 steps is on {final['finer_pairs']} of "
         "the pairs. ± and brackets are 95 % intervals over prompts. To reproduce all of it:",
-        "```\n" + command(rows) + "\npython -m solver.evaluation.report evaluation.json\n```",
+        "```\n" + command(rows) + "\npython -m solver report evaluation.json\n```",
         "![Quality against evaluations](quality.png)",
         leads(rows),
     ]

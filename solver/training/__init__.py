@@ -1,0 +1,1 @@
+"""Training: pairs, rewards, PPO and gradient."""

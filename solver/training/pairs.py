@@ -1,6 +1,6 @@
 """What a solver is trained towards and judged by: prompts, seeds, and the full-step result from each.
 
-`python -m solver.training.pairs --prompts FILE --out DIR` makes a set for a model in the diffusers
+`python -m solver pairs --prompts FILE --out DIR` makes a set for a model in the diffusers
 layout, on a CPU, on a GPU, or, started by `accelerate launch -m solver.training.pairs …`, on several. It
 can be cut off at any moment and started again. The full-step result is what the app's refinement makes
 of the same noise.
@@ -221,15 +221,13 @@ def load_pairs(folder: Path) -> Pairs:
         FileNotFoundError: there are none, or not all of them yet.
     """
     if not (folder / SETTINGS_FILE).exists():
-        raise FileNotFoundError(
-            f"There are no pairs in {folder}; make them with `python -m solver.training.pairs`."
-        )
+        raise FileNotFoundError(f"There are no pairs in {folder}; make them with `python -m solver pairs`.")
     settings = json.loads((folder / SETTINGS_FILE).read_text(encoding="utf-8"))
     shards = [_shard(folder, start) for start in range(0, settings["count"], settings["batch"])]
     if missing := sum(not shard.exists() for shard in shards):
         raise FileNotFoundError(
             f"{missing} of {len(shards)} shards are missing in {folder}; run "
-            "`python -m solver.training.pairs` again "
+            "`python -m solver pairs` again "
             "with the same options to make the rest."
         )
     loaded = [load_file(shard) for shard in shards]

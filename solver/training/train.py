@@ -1,4 +1,4 @@
-"""Train a ConsistencySolver: `python -m solver.training.train --pairs DIR --validation DIR --out DIR`.
+"""Train a ConsistencySolver: `python -m solver train --pairs DIR --validation DIR --out DIR`.
 
 The policy's rows start as a classical solver's and learn to make previews that agree with the full-step
 pictures: by PPO with any reward, or by gradient (`--method distill`) with a differentiable one. It can be

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import torch
 
-from solver.evaluation.measures import reader_features
+from solver.readers import reader_features
 from solver.training.rewards import lpips, measures
 from solver.training.rewards.networks import (
     classes,

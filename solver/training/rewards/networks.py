@@ -11,6 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from solver.readers import reader_class
 from solver.training.rewards.preparation import read_preparation
 from solver.training.rewards.reward import Part, RewardError
 
@@ -53,15 +54,13 @@ def scene_reader(
     """A reward through the scene reader that is kept for rewards, in a folder relative to `readers`."""
 
     def make(weights: str, readers: Path | None, device: torch.device) -> Part:
-        from checkpoints.readers import READERS
-
         folder = (readers or Path()) / weights
         if not folder.is_dir():
             raise RewardError(
                 f"There is no scene reader in {folder}. It comes with the embedded model: give `readers`, "
                 "the folder that holds `reward`, or the reader's own folder as NAME:FOLDER."
             )
-        reader = load(READERS["reward"], folder, "Get the folder again.", torch_dtype=torch.float32).to(
+        reader = load(reader_class("reward"), folder, "Get the folder again.", torch_dtype=torch.float32).to(
             device
         )
         return Part(lambda pictures: read(reader, pictures), similarity)

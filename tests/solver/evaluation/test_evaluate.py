@@ -259,11 +259,11 @@ def test_page_says_which_measures_tell_a_poor_preview_from_a_final(rows: Any) ->
 def test_page_says_how_well_distances_are_guessed_and_what_each_part_is_worth(
     rows: Any, tmp_path: Path
 ) -> None:
-    report.write_page(rows, tmp_path, "a test's machine", rows, "python -m solver.evaluation.ablate")
+    report.write_page(rows, tmp_path, "a test's machine", rows, "python -m solver ablate")
     text = (tmp_path / "README.md").read_text(encoding="utf-8")
     row = next(row for row in rows if row["solver"] == "consistency")
     assert f"{row['error_estimate_spearman']:.2f} at {row['nfe']} evaluations" in text
-    table = text.split("python -m solver.evaluation.ablate\n```")[1].split("##")[0]
+    table = text.split("python -m solver ablate\n```")[1].split("##")[0]
     names = [line.split("|")[1].strip() for line in table.splitlines() if line.startswith("|")][2:]
     means = {name: sum(r["psnr_db"] for r in rows[:-1] if r["solver"] == name) for name in names}
     assert names == sorted(means, key=lambda name: means[name]) and "consistency" in names

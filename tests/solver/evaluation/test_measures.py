@@ -14,6 +14,7 @@ from torch import Tensor
 import checkpoints
 from checkpoints.recipe.data import picture_of
 from solver.evaluation import measures
+from solver.readers import reader_features
 
 MODEL = Path(checkpoints.__file__).parent / "landscapes"
 
@@ -34,7 +35,7 @@ def drawings() -> tuple[Tensor, list[dict[str, str]]]:
 def judged(drawings: Any) -> tuple[Tensor, list[dict[str, str]]]:
     judge = measures.load_judge(MODEL)
     with torch.inference_mode():
-        features = measures.reader_features(judge, drawings[0])
+        features = reader_features(judge, drawings[0])
         labels = measures.reader_labels(judge, features)
         assert labels == judge.read(2 * drawings[0] - 1)
     return features, labels
@@ -60,9 +61,7 @@ def test_reader_distance_is_small_for_what_people_overlook_and_large_for_another
     features, _ = judged
     with torch.inference_mode():
         noisy = drawings[0][:2] + 0.03 * random(*drawings[0][:2].shape)
-        near = measures.reader_distance(
-            measures.reader_features(measures.load_judge(MODEL), noisy), features[:2]
-        )
+        near = measures.reader_distance(reader_features(measures.load_judge(MODEL), noisy), features[:2])
     far = measures.reader_distance(features, features.roll(1, 0))
     assert measures.reader_distance(features, features).abs().max() < 1e-6
     assert near.max() < 0.05 < 0.2 < far.min() and far.max() <= 2

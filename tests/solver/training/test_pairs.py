@@ -206,7 +206,7 @@ def test_command(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest
 
 
 def test_no_pairs_are_no_traceback(tmp_path: Path) -> None:
-    with pytest.raises(FileNotFoundError, match=r"make them with `python -m solver\.training\.pairs`"):
+    with pytest.raises(FileNotFoundError, match=r"make them with `python -m solver pairs`"):
         load_pairs(tmp_path)
 
 

@@ -2,7 +2,6 @@
 
 import json
 import re
-import runpy
 import shlex
 import sys
 from pathlib import Path
@@ -10,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from solver import LearnedSolver, NoiseSchedule
+from solver.__main__ import main
 from solver.training.train import parser
 
 pytestmark = pytest.mark.slow
@@ -18,14 +18,14 @@ DOC = Path(__file__).parents[3] / "docs" / "stable-diffusion.md"
 
 
 def commands(folder: Path) -> dict[str, list[list[str]]]:
-    """The arguments of each `python -m solver.NAME` in the page, with its paths below `folder`."""
+    """The arguments of each `python -m solver NAME` in the page, with its paths below `folder`."""
     found: dict[str, list[list[str]]] = {}
     for block in re.findall(r"```bash\n(.*?)```", DOC.read_text(encoding="utf-8"), re.DOTALL):
         for line in block.replace("\\\n", " ").splitlines():
             words = shlex.split(line)
-            if words[:2] == ["python", "-m"] and words[2].startswith("solver."):
-                here = [re.sub(r"^(\w+=)?(build|prompts)\b", rf"\1{folder}/\2", word) for word in words[3:]]
-                found.setdefault(words[2], []).append(here)
+            if words[:3] == ["python", "-m", "solver"]:
+                here = [re.sub(r"^(\w+=)?(build|prompts)\b", rf"\1{folder}/\2", word) for word in words[4:]]
+                found.setdefault(words[3], []).append(here)
     return found
 
 
@@ -34,9 +34,9 @@ def test_the_recipe_runs(tiny_folder: Path, tmp_path: Path, monkeypatch: pytest.
     (tmp_path / "prompts" / "train.txt").write_text("a lake\nsnowy mountains\n")
     (tmp_path / "prompts" / "validation.jsonl").write_text(json.dumps({"prompt": "the sea"}) + "\n")
 
-    def run(module: str, arguments: list[str]) -> None:
-        monkeypatch.setattr(sys, "argv", [module, *arguments])
-        runpy.run_module(module, run_name="__main__")
+    def run(command: str, arguments: list[str]) -> None:
+        monkeypatch.setattr(sys, "argv", ["consistency-solver", command, *arguments])
+        assert main() == 0
 
     def smaller(arguments: list[str], **options: str) -> list[str]:
         words = [str(tiny_folder) if word == "$MODEL" else word for word in arguments]
@@ -45,11 +45,11 @@ def test_the_recipe_runs(tiny_folder: Path, tmp_path: Path, monkeypatch: pytest.
         return words
 
     found = commands(tmp_path)
-    for pairs in found["solver.training.pairs"]:
-        run("solver.training.pairs", [*smaller(pairs, count="2", steps="2"), "--cpu"])
-    (train,) = found["solver.training.train"]
+    for pairs in found["pairs"]:
+        run("pairs", [*smaller(pairs, count="2", steps="2"), "--cpu"])
+    (train,) = found["train"]
     sizes = {"iterations": "1", "group": "5", "rollouts_at_once": "3", "reward": "psnr"}
-    run("solver.training.train", [*smaller(train, **sizes), "--device", "cpu"])
+    run("train", [*smaller(train, **sizes), "--device", "cpu"])
     learned = LearnedSolver.load(tmp_path / "build" / "sd15" / "solver")
     schedule = NoiseSchedule.from_config(
         json.loads((tiny_folder / "scheduler/scheduler_config.json").read_text())
@@ -59,10 +59,10 @@ def test_the_recipe_runs(tiny_folder: Path, tmp_path: Path, monkeypatch: pytest.
 
 
 def test_the_recipe_is_the_papers_setting(tmp_path: Path) -> None:
-    (train,) = commands(tmp_path)["solver.training.train"]
+    (train,) = commands(tmp_path)["train"]
     options = parser().parse_args(train)
     assert (options.order, options.bins, options.hidden, options.sees) == (4, 11, 256, "paper")
     assert (options.iterations, options.group, options.batch, options.reward) == (3000, 80, 1, "depth")
     assert options.steps == list(range(2, 16)) and options.learning_rate == 1e-4
-    targets = commands(tmp_path)["solver.training.pairs"]
+    targets = commands(tmp_path)["pairs"]
     assert all(words[words.index("--steps") + 1] == "40" for words in targets)
