@@ -12,7 +12,10 @@ from torch import Tensor
 from solver.plan import Plan, Tables, x0_weights
 
 Denoiser = Callable[[Tensor, Tensor], Tensor]
-"""(network input [B, ...], timesteps [B]) → output [B, ...]."""
+"""(network input [B, ...], timesteps [B], float32) → output [B, ...]."""
+
+OnStep = Callable[[int, Tensor], None]
+"""(number of the evaluation, 1 … N; pictures predicted there, float32 [B, ...])."""
 
 
 def advance(
@@ -104,38 +107,29 @@ class SampleState:
         self.index += 1
 
 
-def sample(
-    plan: Plan | Tables,
-    denoise: Denoiser,
-    noise: Tensor,
-    on_step: Callable[[int, Tensor], None] | None = None,
-) -> Tensor:
+def sample(plan: Plan | Tables, denoise: Denoiser, noise: Tensor, on_step: OnStep | None = None) -> Tensor:
     """Follow a plan from noise to data.
 
     Args:
-        plan: the solver; or tables, one for each sample or one for all, through which gradients flow where
-            their numbers require them.
-        denoise: the network, called once per evaluation with its input [B, ...] in the dtype of `noise` and
-            one timestep per sample, float32 [B].
+        plan: the solver; or `Tables`, one per sample or one for all, through which gradients flow.
+        denoise: the network, called once per evaluation with its input in the dtype of `noise`.
         noise: [B, ...] of unit variance, on the network's device.
-        on_step: called after each evaluation with its number (1 … N) and the pictures predicted there,
-            float32 [B, ...].
+        on_step: called after each evaluation.
 
     Returns:
         float32 [B, ...], at the plan's last noise level.
     """
     with torch.set_grad_enabled(isinstance(plan, Tables) and plan.requires_grad):
-        x, past, most = noise.float() * plan.init_noise_scale, list[Tensor](), plan.columns
+        x, q = noise.float() * plan.init_noise_scale, deque[Tensor](maxlen=plan.columns)
         plan = plan.beside(x) if isinstance(plan, Tables) else plan
         for i, t in enumerate(plan.timestep):
             timesteps = torch.as_tensor(t, dtype=torch.float32, device=x.device).flatten().expand(len(x))
             output = denoise((plan.input_scale[i] * x).to(noise.dtype), timesteps).float()
-            c, d = x0_weights(plan, i) if on_step else (0, 0)
-            x0 = c * x + d * output
-            x, q = advance(plan, i, x, output, past)
-            past = [q, *past][:most]
+            q.appendleft(plan.c[i] * x + plan.d[i] * output)  # newest first: q[k] is the q[i-k] of a row
+            before, x = x, sum((b * past for b, past in zip(plan.b[i], q, strict=False)), plan.a[i] * x)
             if on_step:
-                on_step(i + 1, x0)
+                c, d = x0_weights(plan, i)
+                on_step(i + 1, c * before + d * output)
         return x
 
 

@@ -35,6 +35,7 @@ def error(plan: Plan, data: Gaussian, first: int, last: int) -> float:
     ("solver", "config", "order"),
     [
         ("ddim", SD, 1),
+        ("ddim", FLOW, 1),
         ("euler", FLOW, 1),
         ("dpm2m", SD, 2),
         ("dpm++2m", SD, 2),
@@ -44,7 +45,9 @@ def error(plan: Plan, data: Gaussian, first: int, last: int) -> float:
         ("heun", FLOW, 2),
         ("unipc", SD, 3),  # a second-order predictor; the corrector adds one
         ("unipc", FLOW, 3),
-        # The second difference in diffusers' third-order step lacks a factor of 2, which costs it an order.
+        ("unip3", SD, 3),
+        ("unip3", FLOW, 3),
+        # The second difference in its third-order step lacks a factor of 2, which costs it an order.
         ("dpm++3m", SD, 2),
         ("dpm++3m", FLOW, 2),
         ("ab4", {**FLOW, "shift": 1.0}, 4),  # shift 1 makes the steps equal, as its weights suppose

@@ -1,5 +1,7 @@
+import inspect
 import subprocess
 import sys
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -174,3 +176,15 @@ def test_noise_between_two_noises_is_noise(amount: Any) -> None:
     if amount in (0, 1):
         assert torch.equal(between, other if amount else one)
     assert torch.allclose(spherical_interpolation(one, one, amount), one)
+
+
+def test_the_documentation_shows_sample_as_it_is_and_it_can_be_pasted() -> None:
+    code = inspect.getsource(sample)
+    page = (Path(__file__).parents[2] / "docs" / "solver.md").read_text(encoding="utf-8")
+    imports, shown = (block.split("```")[0] for block in page.split("```python\n")[1:3])
+    assert shown == code
+    assert len(code.splitlines()) <= 25
+    pasted: dict[str, Any] = {}
+    exec(imports + shown, pasted)
+    plan = make_plan("unipc", 5, SD)
+    assert torch.equal(pasted["sample"](plan, network, NOISE), sample(plan, network, NOISE))
