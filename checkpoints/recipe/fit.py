@@ -148,7 +148,7 @@ def fit(
     started = time.monotonic()
     with log_file.open("a") as log, tqdm(range(first, steps), initial=first, total=steps, unit="step") as bar:
         for step in bar:
-            torch.manual_seed(hash((seed, step)))
+            torch.manual_seed(1_000_003 * seed + step)
             factor = warmup_stable_decay(step, steps, warmup, decay)
             loss, extra = loss_fn(model, np.random.default_rng((seed, step)))
             loss.backward()

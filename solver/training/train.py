@@ -112,7 +112,7 @@ def train(
             for iteration in bar:
                 if iteration % validate_every == 0:
                     check(iteration)
-                torch.manual_seed(hash((seed, iteration)))
+                torch.manual_seed(1_000_003 * seed + iteration)
                 rng = random.Random(f"{seed} {iteration}")
                 N = rng.choice(steps)
                 chosen = pairs.take(rng.sample(range(len(pairs)), min(batch, len(pairs))))

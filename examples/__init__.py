@@ -1,0 +1,1 @@
+"""Algorithms in one file each, to read and to change."""
