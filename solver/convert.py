@@ -24,7 +24,7 @@ import torch
 from torch import Tensor
 
 from solver.consistency import CONFIG_FILE, POLICY_FILE
-from solver.policy import Policy, paper_values
+from solver.paper import PaperPolicy, paper_values
 
 REPOSITORY, FILE = "wangfuyun/consolver", "model.ckpt"
 
@@ -45,7 +45,7 @@ KEYS = (*(f"mlp.{i}.{part}" for i in LAYERS for part in ("weight", "bias")), VAL
 MAX_BYTES = 64 * 2**20  # the published file has less than one MB
 
 
-def convert(path: str | Path, out: str | Path) -> Policy:
+def convert(path: str | Path, out: str | Path) -> PaperPolicy:
     """Write the solver in the published file `path` as a new folder `out`, and return its policy.
 
     Raises:
@@ -65,7 +65,7 @@ def convert(path: str | Path, out: str | Path) -> Policy:
     return policy
 
 
-def read_published(path: str | Path) -> Policy:
+def read_published(path: str | Path) -> PaperPolicy:
     """The policy in a file of the published kind, for any number of steps, on the CPU.
 
     Its order and bins are taken from the file's shapes.
@@ -77,11 +77,8 @@ def read_published(path: str | Path) -> Policy:
     path = Path(path)
     tensors = _checked(_read_tensors(path), path)
     rows, bins = tensors[VALUES].shape
-    policy = Policy(
+    policy = PaperPolicy(
         order=rows + 1,
-        start="euler",
-        learns=("rows",),
-        sees="paper",
         bins=bins,
         hidden=tensors["mlp.0.bias"].numel(),
         guidance=(GUIDANCE, GUIDANCE),

@@ -26,9 +26,10 @@ STARTS = {
     "dpm++2m": "sample",  # DPM-Solver++ 2M
     "unipc": "sample",  # UniPC
 }
-SEES = ("run", "step", "paper")
 MAX_ORDER = 32
 FREQUENCIES = 4
+# What a policy sees, and how many numbers that is: all of its inputs, or the two timesteps alone.
+SEES = {"run": 2 * FREQUENCIES * 4 + 1, "step": 2 * FREQUENCIES * 3}
 
 # What a policy can decide, with the half-width of its bins and the standard deviation of its first draws.
 DECISIONS = {
@@ -47,15 +48,6 @@ def waves(x: Tensor) -> Tensor:
     return torch.cat([angles.sin(), angles.cos()], dim=-1)
 
 
-def paper_values(decisions: int, bins: int) -> Tensor:
-    """What the paper's policy adds to Euler's weights 1, 0, 0, …: [decisions, bins], rising.
-
-    So the newest output weighs 1 to 3, the one before -2 to 0, all but the last of the others -1 to 1.
-    """
-    spans = [(0, 2), (-2, 0), *[(-1, 1)] * decisions][:decisions]
-    return torch.stack([torch.linspace(low, high, bins) for low, high in spans])
-
-
 class Policy(nn.Module):
     """(t[i], t[i+1], N, guidance) → row i of a linear multistep method of order m.
 
@@ -71,10 +63,7 @@ class Policy(nn.Module):
             flow) or x0 ("dpm++2m", "unipc").
         learns: some of "rows", "grid" and "times".
         free: whether rows need not sum to one.
-        sees: "run" for all four inputs, "step" for t[i] and t[i+1] alone. "paper" is the paper's policy as it
-            was published, with rows from "euler" and bins. It sees t[i] and t[i+1] bare, over T - 1;
-            its bins span the ranges of `paper_values` and are all alike to begin with; and its runs end at
-            the schedule's lowest level, which it sees as t = -1, rather than at σ = 0.
+        sees: "run" for all four inputs, "step" for t[i] and t[i+1] alone.
         bins: 0 for continuous actions, or the odd number of values that each decision chooses from.
         hidden: width of the two hidden layers.
         steps: the least and the largest N it was trained for; beyond them `LearnedSolver` does not ask it.
@@ -84,6 +73,11 @@ class Policy(nn.Module):
     Raises:
         ValueError: settings out of range.
     """
+
+    # The timestep that stands for the end of a run.
+    last_timestep = 0.0
+    sees: str
+    inputs: int
 
     def __init__(
         self,
@@ -108,30 +102,25 @@ class Policy(nn.Module):
             raise ValueError(
                 f"Nothing called {unknown.pop()!r} can be learned; there is {', '.join(DECISIONS)}."
             )
-        if sees not in SEES:
-            raise ValueError(f"A policy sees one of {', '.join(SEES)}, not {sees!r}.")
+        if not hasattr(self, "sees"):
+            if sees not in SEES:
+                raise ValueError(f"A policy sees one of {', '.join(SEES)}, not {sees!r}.")
+            self.sees, self.inputs = sees, SEES[sees]
         if bins and (bins < 3 or bins % 2 == 0):
             raise ValueError(f"bins must be 0 or an odd number from 3 on, not {bins}.")
-        if sees == "paper" and not (
-            order > 1 and start == "euler" and {*learns} == {"rows"} and bins and not free
-        ):
-            raise ValueError(
-                "The paper's policy starts as euler and learns the rows alone, with bins, of order 2 or more "
-                "and not free."
-            )
         self.settings: dict[str, Any] = {
             "order": order,
             "start": start,
             "learns": list(learns),
             "free": free,
-            "sees": sees,
+            "sees": self.sees,
             "bins": bins,
             "hidden": hidden,
             "steps": list(steps),
             "guidance": list(guidance),
             "num_train_timesteps": num_train_timesteps,
         }
-        self.order, self.start, self.free, self.sees, self.bins = order, start, free, sees, bins
+        self.order, self.start, self.free, self.bins = order, start, free, bins
         self.steps, self.guidance, self.num_train_timesteps = (
             tuple(steps),
             tuple(guidance),
@@ -139,46 +128,53 @@ class Policy(nn.Module):
         )
         rows = (order if free else order - 1) if "rows" in learns else 0
         self.decisions = ("rows",) * rows + tuple(name for name in ("grid", "times") if name in learns)
-        widths, deviations = (
-            zip(*(DECISIONS[name] for name in self.decisions), strict=True) if self.decisions else ((), ())
-        )
+        deviations = [DECISIONS[name][1] for name in self.decisions]
         last = nn.Linear(hidden, max(len(self.decisions), 1) * max(bins, 1))
         nn.init.zeros_(last.weight)
         nn.init.zeros_(last.bias)
-        inputs = {"run": 2 * FREQUENCIES * 4 + 1, "step": 2 * FREQUENCIES * 3, "paper": 2}[sees]
         self.mlp = nn.Sequential(
-            nn.Linear(inputs, hidden), nn.ReLU(), nn.Linear(hidden, hidden), nn.ReLU(), last
+            nn.Linear(self.inputs, hidden), nn.ReLU(), nn.Linear(hidden, hidden), nn.ReLU(), last
         )
-        if sees == "paper":
-            self.register_buffer("values", paper_values(rows, bins))
-            self.register_buffer("prior", torch.zeros(bins))
-        elif bins:
-            at = torch.arange(bins) / (bins // 2) - 1
-            self.register_buffer("values", torch.tensor(widths)[:, None] * at)
-            # Before it has learned anything the middle value, which is the classical one, is the likeliest.
-            self.register_buffer("prior", -0.5 * (torch.arange(bins) - bins // 2) ** 2 / 1.5**2)
+        if bins:
+            values, prior = self.values_of_bins()
+            self.register_buffer("values", values)
+            self.register_buffer("prior", prior)
         else:
             self.log_std = nn.Parameter(torch.tensor(deviations).log())
+
+    def values_of_bins(self) -> tuple[Tensor, Tensor]:
+        """Return the values to choose from [decisions, bins], and the logits [bins] that they start with.
+
+        Before it has learned anything the middle value, which is the classical one, is the likeliest.
+        """
+        at = torch.arange(self.bins) - self.bins // 2
+        widths = torch.tensor([DECISIONS[name][0] for name in self.decisions])
+        return widths[:, None] * at / (self.bins // 2), -0.5 * at**2 / 1.5**2
+
+    def see(self, t: Tensor, t_next: Tensor, steps: Tensor, guidance: Tensor) -> Tensor:
+        """Return the network's input [R, inputs]; see `forward`."""
+        T = self.num_train_timesteps
+        seen = [waves(t / T), waves(t_next / T), waves((t - t_next) / T)]
+        if self.sees == "run":
+            seen += [waves(steps.log() / math.log(1000)), guidance.clamp(*self.guidance)[..., None] / 10]
+        return torch.cat(seen, dim=-1)
+
+    def last_lam(self, schedule: NoiseSchedule) -> float:
+        """Return the λ at which runs end."""
+        return math.inf
 
     def forward(self, t: Tensor, t_next: Tensor, steps: Tensor, guidance: Tensor) -> Normal | Categorical:
         """The distribution of the actions, of which `offsets` makes what is added to the classical solver.
 
         Args:
-            t, t_next: [R] timesteps, 0 to T; t_next is 0 (for the paper's policy -1) for the last step.
+            t, t_next: [R] timesteps, 0 to T; t_next is `last_timestep` in the last step.
             steps: [R] N.
             guidance: [R] guidance scale.
 
         Returns:
             Normal or Categorical over [R, len(self.decisions)].
         """
-        T = self.num_train_timesteps
-        if self.sees == "paper":
-            seen = [torch.stack([t, t_next], dim=-1) / (T - 1)]
-        else:
-            seen = [waves(t / T), waves(t_next / T), waves((t - t_next) / T)]
-        if self.sees == "run":
-            seen += [waves(steps.log() / math.log(1000)), guidance.clamp(*self.guidance)[..., None] / 10]
-        out = self.mlp(torch.cat(seen, dim=-1))
+        out = self.mlp(self.see(t, t_next, steps, guidance))
         if self.bins:
             return Categorical(
                 logits=out.unflatten(-1, (-1, self.bins))[..., : len(self.decisions), :] + self.prior
@@ -192,8 +188,7 @@ class Policy(nn.Module):
         Args:
             guidance: [B].
         """
-        end = -1.0 if self.sees == "paper" else 0.0
-        now = nn.functional.pad(grid.timestep.float(), (0, 1), value=end).to(guidance.device)
+        now = nn.functional.pad(grid.timestep.float(), (0, 1), value=self.last_timestep).to(guidance.device)
         B, N = len(guidance), len(now) - 1
         steps = torch.full((B, N), float(N), device=guidance.device)
         return self(
@@ -267,8 +262,7 @@ class Policy(nn.Module):
                 highest = float(schedule.lam(0.0 if not schedule.is_flow else 1.0))
                 lam = torch.cat([lam[:, :1], lam[:, :1] + h.cumsum(dim=1)], dim=1).clamp(max=highest)
             told = schedule.timestep(lam + rounding + decided.get("times", 0.0))
-        end = float(schedule.lam(0.0)) if self.sees == "paper" else math.inf
-        levels = TimeGrid(told, nn.functional.pad(lam, (0, 1), value=end))
+        levels = TimeGrid(told, nn.functional.pad(lam, (0, 1), value=self.last_lam(schedule)))
         return multistep(weights, self.combines(schedule), schedule, levels)
 
     @torch.no_grad()
@@ -302,9 +296,19 @@ class Policy(nn.Module):
             settings = (file.metadata() or {}).get("policy")
             if settings is None:
                 raise ValueError(f"{path} is not a policy: its metadata lack the settings.")
-            policy = cls(**json.loads(settings))
+            policy = _made_of(json.loads(settings))
             policy.load_state_dict({name: file.get_tensor(name) for name in file.keys()})  # noqa: SIM118
         return policy.eval()
+
+
+def _made_of(settings: dict[str, Any]) -> Policy:
+    """Make the policy of saved settings, the paper's where it sees what that does."""
+    if settings["sees"] != "paper":
+        return Policy(**settings)
+    from solver.paper import PaperPolicy
+
+    own = ("order", "bins", "hidden", "steps", "guidance", "num_train_timesteps")
+    return PaperPolicy(**{name: settings[name] for name in own})
 
 
 def classical_weights(start: str, order: int, schedule: NoiseSchedule, grid: TimeGrid) -> Tensor:

@@ -23,6 +23,7 @@ from torch.utils.tensorboard import SummaryWriter
 from tqdm import tqdm
 
 from solver.diffusion import load_diffusion
+from solver.paper import PaperPolicy
 from solver.policy import DECISIONS, MAX_ORDER, SEES, STARTS, Policy
 from solver.scheduler import ConsistencySolverScheduler
 from solver.training.distill import distill
@@ -174,9 +175,9 @@ def parser() -> argparse.ArgumentParser:
     policy.add_argument("--free", action="store_true", help="rows need not sum to one")
     policy.add_argument(
         "--sees",
-        choices=SEES,
+        choices=[*SEES, PaperPolicy.sees],
         default="run",
-        help="all inputs, t and t_next alone, or these as the published policy sees them",
+        help="all inputs, t and t_next alone, or the paper's policy, which sees these bare",
     )
     policy.add_argument("--bins", type=int, default=0, help="values that a decision chooses from; 0: any")
     policy.add_argument("--hidden", type=int, default=128, help="width of the hidden layers")
@@ -206,6 +207,24 @@ def main() -> None:
     )
 
 
+def new_policy(args: argparse.Namespace, pairs: Pairs, num_train_timesteps: int) -> Policy:
+    """Make the untrained policy that the options ask for. Raises ValueError if they exclude each other."""
+    trained_for: dict[str, Any] = {
+        "steps": (min(args.steps), max(args.steps)),
+        "guidance": (float(pairs.guidance.min()), float(pairs.guidance.max())),
+        "num_train_timesteps": num_train_timesteps,
+    }
+    if args.sees != "paper":
+        policy = {"free": args.free, "sees": args.sees, "bins": args.bins, "hidden": args.hidden}
+        return Policy(args.order, args.start, tuple(args.learns), **policy, **trained_for)
+    if args.start != "euler" or args.learns != ["rows"] or args.free:
+        raise ValueError(
+            "The paper's policy starts as euler and learns the rows alone: give --start euler --learns "
+            "rows, and not --free."
+        )
+    return PaperPolicy(args.order, args.bins, args.hidden, **trained_for)
+
+
 def run(args: argparse.Namespace) -> dict[str, Any]:
     """What the command does."""
     pairs, validation = load_pairs(args.pairs), load_pairs(args.validation)
@@ -216,18 +235,7 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
     if args.init:
         policy = Policy.load(args.init / "policy.safetensors")
     else:
-        policy = Policy(
-            args.order,
-            args.start,
-            tuple(args.learns),
-            free=args.free,
-            sees=args.sees,
-            bins=args.bins,
-            hidden=args.hidden,
-            steps=(min(args.steps), max(args.steps)),
-            guidance=(float(pairs.guidance.min()), float(pairs.guidance.max())),
-            num_train_timesteps=model.schedule.num_train_timesteps,
-        )
+        policy = new_policy(args, pairs, model.schedule.num_train_timesteps)
     chosen = ("group", "epochs", "minibatches", "clip", "entropy", "rollouts_at_once")
     settings = PPOSettings(**{name: getattr(args, name) for name in chosen})
     best = train(

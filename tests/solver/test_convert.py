@@ -20,7 +20,6 @@ from solver import (
     LearnedSolver,
     NoiseSchedule,
     Plan,
-    Policy,
     advance,
     convert,
     make_plan,
@@ -28,6 +27,7 @@ from solver import (
 )
 from solver.evaluation.evaluate import check_fair
 from solver.grids import grid_at_timesteps
+from solver.paper import PaperPolicy
 from tests.solver.toys import FLOW, NOISE, SD, network, relative_error
 
 S = NoiseSchedule.from_config(SD)
@@ -132,7 +132,7 @@ def test_what_is_written_is_a_scheduler_like_any_trained_one(checkpoint: Any, tm
 
 
 def test_a_policy_of_the_papers_kind_can_be_trained_here_too(tmp_path: Path) -> None:
-    policy = Policy(4, "euler", ("rows",), sees="paper", bins=11, hidden=256)
+    policy = PaperPolicy(4, bins=11, hidden=256)
     assert policy.state_dict().keys() >= {key for key in published() if key != "action_values"}
     assert torch.equal(policy.get_buffer("values"), published()["action_values"])
     distribution = policy.distribution(grid_at_timesteps([999.0, 499.0], S), torch.tensor([3.0]))

@@ -258,9 +258,7 @@ def test_impossible_policies_are_refused() -> None:
         ("order of a policy is 1 to 32, not 33", {"order": 33}),
         (r"Unknown start 'ddim'; choose one of euler, ab, dpm2m, dpm\+\+2m, unipc", {"start": "ddim"}),
         ("Nothing called 'scale' can be learned; there is rows, grid, times", {"learns": ("rows", "scale")}),
-        ("A policy sees one of run, step, paper, not 'all'", {"sees": "all"}),
-        ("The paper's policy starts as euler", {"sees": "paper", "bins": 11}),
-        ("The paper's policy starts as euler", {"sees": "paper", "start": "euler", "learns": EVERYTHING}),
+        ("A policy sees one of run, step, not 'all'", {"sees": "all"}),
         ("bins must be 0 or an odd number from 3 on, not 4", {"bins": 4}),
     ):
         with pytest.raises(ValueError, match=message):

@@ -1,0 +1,74 @@
+"""The paper's policy (arXiv 2512.13592, section 4), as its authors published it.
+
+    (t[i], t[i+1]) / (T - 1) → Linear → ReLU → Linear → ReLU → (m - 1) categoricals over K values
+
+Each categorical decides one weight of y[i+1] = y[i] + (n[i+1] - n[i]) · Σ_k w[i, k] · ε[i-k]; the oldest
+output has the rest, so that they sum to one. `solver.convert` reads the published weights into it, and
+`solver.policy.Policy` is what this package trains instead.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from solver.policy import Policy
+from solver.schedule import NoiseSchedule
+
+
+def paper_values(decisions: int, bins: int) -> Tensor:
+    """Return what can be added to Euler's weights 1, 0, 0, …: [decisions, bins], rising.
+
+    So the newest output weighs 1 to 3, the one before -2 to 0, all but the last of the others -1 to 1.
+    """
+    spans = [(0, 2), (-2, 0), *[(-1, 1)] * decisions][:decisions]
+    return torch.stack([torch.linspace(low, high, bins) for low, high in spans])
+
+
+class PaperPolicy(Policy):
+    """(t[i], t[i+1]) → row i of a linear multistep method of order m in ε, by choices among K values.
+
+    It does not know the number of steps nor the guidance scale. Untrained, all values are equally likely. Its
+    runs end at the schedule's lowest level, which it sees as t = -1, rather than at σ = 0.
+
+    Args:
+        order: m, 2 to 32.
+        bins: K, odd.
+        hidden: width of the two hidden layers.
+        steps, guidance, num_train_timesteps: as for `Policy`.
+    """
+
+    sees = "paper"
+    inputs = 2
+    last_timestep = -1.0
+
+    def __init__(
+        self,
+        order: int = 4,
+        bins: int = 11,
+        hidden: int = 256,
+        *,
+        steps: tuple[int, int] = (1, 1000),
+        guidance: tuple[float, float] = (1.0, 20.0),
+        num_train_timesteps: int = 1000,
+    ) -> None:
+        if order < 2 or bins < 3:
+            raise ValueError("The paper's policy has order 2 or more and 3 bins or more.")
+        super().__init__(
+            order,
+            "euler",
+            bins=bins,
+            hidden=hidden,
+            steps=steps,
+            guidance=guidance,
+            num_train_timesteps=num_train_timesteps,
+        )
+
+    def values_of_bins(self) -> tuple[Tensor, Tensor]:
+        return paper_values(len(self.decisions), self.bins), torch.zeros(self.bins)
+
+    def see(self, t: Tensor, t_next: Tensor, steps: Tensor, guidance: Tensor) -> Tensor:
+        return torch.stack([t, t_next], dim=-1) / (self.num_train_timesteps - 1)
+
+    def last_lam(self, schedule: NoiseSchedule) -> float:
+        return float(schedule.lam(0.0))
