@@ -1,4 +1,4 @@
-"""Other ways to run the worker than in this process; each looks like `app.backends.base.Backend`."""
+"""Backends: the places where the worker can run; each is an `app.backends.base.Backend`."""
 
 import os
 from importlib import import_module
@@ -8,8 +8,7 @@ if TYPE_CHECKING:
     from app.backends.base import Backend
     from app.models import Choice
 
-# By the names that --backend understands: the modules whose `start(choice)` gives a Backend. They are
-# imported when they are wanted, since that takes seconds.
+# Value of --backend -> module with a function `start(choice)`. Imported on demand, since that takes seconds.
 BACKENDS = {
     "local": "app.backends.local",
     "zerogpu": "app.backends.zerogpu",
@@ -18,10 +17,14 @@ BACKENDS = {
 
 
 def start(name: str, choice: "Choice", **options: Any) -> "Backend":
-    """Start the backend `name`, one of BACKENDS or "auto", for a model.
+    """Start a backend for a model.
 
-    options: what that backend takes on top. Raises ModelError, in words, where the choice or the options
-    can't be used.
+    Args:
+        name: a key of BACKENDS, or "auto" for ZeroGPU on such a Space and this process elsewhere.
+        options: further arguments of that backend's `start`.
+
+    Raises:
+        ModelError: the model or an option cannot be used; the message says what to do.
     """
     if name == "auto":
         name = "zerogpu" if on_zerogpu() else "local"
@@ -29,10 +32,10 @@ def start(name: str, choice: "Choice", **options: Any) -> "Backend":
 
 
 def loads_beside(name: str) -> bool:
-    """Whether the backend `name` can start in a thread, so that the page is there before the model."""
+    """Whether the backend can start in a thread while the page is served already."""
     return name == "local" or (name == "auto" and not on_zerogpu())
 
 
 def on_zerogpu() -> bool:
-    """Whether this is a Hugging Face Space with ZeroGPU, as the package `spaces` decides it."""
+    """Whether this is a Hugging Face Space with ZeroGPU, by the same rule as the package `spaces`."""
     return os.environ.get("SPACES_ZERO_GPU", "").lower() in ("1", "t", "true")

@@ -1,4 +1,4 @@
-"""What the page and the programs' endpoints ask for pictures: whatever runs behind it, it looks like this."""
+"""The interface through which page and API have pictures made."""
 
 from collections.abc import Sequence
 from typing import Protocol
@@ -9,28 +9,29 @@ from app.models import ModelFacts
 
 
 class Backend(Protocol):
-    """Makes pictures: `app.worker.Worker` in this process, or one of app/backends elsewhere."""
+    """Makes pictures: `app.worker.Worker` in this process, or another module of app/backends elsewhere."""
 
     @property
     def speculates(self) -> bool:
-        """Whether it takes speculative jobs."""
+        """Whether it accepts speculative jobs."""
         ...
 
     @property
     def facts(self) -> ModelFacts:
-        """What there is to know of the model that it runs."""
+        """Metadata of the model that it runs."""
         ...
 
     @property
     def healthy(self) -> bool:
-        """Whether it can make pictures, as far as it knows."""
+        """Whether it can make pictures, judged by its latest steps."""
         ...
 
     def submit(self, job: Job) -> Handle:
-        """Queue a job and return at once; its handle tells the rest.
+        """Queue a job and return at once; follow it through its handle.
 
-        Raises RequestError, in words, when it can't be done (see `ModelFacts.plan`), and Busy where it would
-        have to wait for too long.
+        Raises:
+            RequestError: the model cannot make it, see `ModelFacts.plan`.
+            Busy: it would have to wait for too long.
         """
         ...
 
@@ -43,12 +44,12 @@ class Backend(Protocol):
         ...
 
     def close(self) -> None:
-        """Cancel everything, and end."""
+        """Cancel all jobs and release the model."""
         ...
 
 
 class BackendWrapper:
-    """Passes everything on to another backend; subclasses override what they change."""
+    """Forwards all calls to another backend; subclasses override some."""
 
     def __init__(self, backend: Backend) -> None:
         self._backend = backend

@@ -1,4 +1,4 @@
-"""Start the Ray Serve backend: join a cluster or start one here, and have it run replicas of the worker."""
+"""Start the Ray Serve backend: join a Ray cluster or start one here, and deploy replicas of the worker."""
 
 import logging
 import os
@@ -27,14 +27,15 @@ except ImportError as error:
 from app.backends.replica import ReplicaSettings, application
 from app.backends.replicas import Replicas, first_line
 
-# The application's name within Serve.
+# Name of the application within Serve.
 NAME = "diffusion-preview"
-# How long replicas that are there already may take to say what they are.
+# Time limit for running replicas to return their model's facts.
 ANSWER_S = 60.0
-KNOCK_S = 5.0
-# Only pictures on their way go through it.
+# Time limit for a connection to the cluster's address.
+CONNECT_S = 5.0
+# Only finished pictures on their way to the page are in the store.
 OBJECT_STORE_BYTES = 150_000_000
-# Ray puts sockets there, with names of 64 letters, and the system allows 103 to 107 in all.
+# Ray puts sockets there, with names of 64 characters; the system allows paths of 103 to 107.
 LONGEST_FOLDER = 39
 
 
@@ -44,14 +45,18 @@ def start(
     replicas: int | None = None,
     address: str | None = None,
 ) -> Replicas:
-    """Start replicas for a model, or find them running; see `app.backends.start`.
+    """Start replicas for a model, or use running ones; see `app.backends.start`.
 
-    data: where Ray, if it is started here, may write. replicas: how many; one per GPU, or one, where not
-    given. address: of a running Ray cluster, or "auto" for the one on this machine; otherwise a cluster of
-    this machine alone is started, and ended with the app. An application that is there already, because
-    `serve run` or KubeRay has started it, is used as it is, and left running.
+    An application that `serve run` or KubeRay has started is used as it is, and left running.
 
-    Raises ModelError, in words, when this can't be done.
+    Args:
+        data: folder for the files of a Ray cluster that is started here.
+        replicas: number of replicas; by default one per GPU, or one.
+        address: of a running Ray cluster, or "auto" for the one on this machine. By default a cluster of this
+            machine alone is started, and stopped with the app.
+
+    Raises:
+        ModelError: the cluster or the model cannot be used.
     """
     address = address or os.environ.get("RAY_ADDRESS")
     _connect(address, data.resolve() / "ray")
@@ -87,7 +92,7 @@ def _connect(address: str | None, folder: Path) -> None:
     logging.getLogger("ray.serve").setLevel(logging.ERROR)
     if address:
         try:
-            _knock(address)
+            _check_connection(address)
             ray.init(address, **quiet)
         except (OSError, ValueError, RuntimeError) as error:
             raise ModelError(
@@ -97,8 +102,8 @@ def _connect(address: str | None, folder: Path) -> None:
         return
     if len(os.fsencode(folder)) > LONGEST_FOLDER and sys.platform != "win32":
         raise ModelError(
-            f"Ray can't work in {folder}: the path is longer than {LONGEST_FOLDER} letters. Choose a shorter "
-            "--data, such as /tmp/preview."
+            f"Ray can't work in {folder}: the path has more than {LONGEST_FOLDER} characters. Choose a "
+            "shorter --data, such as /tmp/preview."
         )
     try:
         ray.init(
@@ -108,23 +113,23 @@ def _connect(address: str | None, folder: Path) -> None:
             object_store_memory=OBJECT_STORE_BYTES,
             _temp_dir=str(folder),
         )
-    except Exception as error:  # Ray has no class of its own for this
+    except Exception as error:  # Ray has no exception class for this
         raise ModelError(
             f"Ray can't start on this machine ({first_line(error)}). Its logs are in {folder}."
         ) from error
 
 
-def _knock(address: str) -> None:
-    """Raise OSError at once where nobody listens; Ray itself would try for minutes."""
+def _check_connection(address: str) -> None:
+    """Raise OSError if nothing listens at the address; Ray itself would try for minutes."""
     host, _, port = address.rpartition(":")
     if port.isdigit() and "/" not in host:
-        socket.create_connection((host, int(port)), KNOCK_S).close()
+        socket.create_connection((host, int(port)), CONNECT_S).close()
 
 
 def _deploy(choice: Choice, replicas: int | None) -> DeploymentHandle:
     """Run the replicas, and wait until they are ready."""
     if is_local(choice.model):
-        # Says here and now what replicas would find out in a minute; theirs are not where we are.
+        # Fail at once where replicas would fail after a minute. Their working folder is another one.
         found = find_chosen(choice)
         choice = choice if entry_for(choice.model) else replace(choice, model=str(found.path.resolve()))
     solver, configs = (path and path.resolve() for path in (choice.solver, choice.configs))
@@ -148,22 +153,23 @@ def _deploy(choice: Choice, replicas: int | None) -> DeploymentHandle:
     try:
         return serve.run(application(settings), name=NAME, route_prefix=None, logging_config=quiet)
     except RuntimeError as error:
-        # Serve's message ends with the replica's traceback, and that with what was wrong.
+        # Serve's message ends with the replica's traceback, and that with the error.
         reason = str(error).strip().splitlines()[-1]
         raise ModelError(reason.split("ModelError: ")[-1]) from error
 
 
 def _delete() -> None:
-    """Leave a cluster that goes on without us."""
+    """Delete the application from a cluster that stays up, and leave the cluster."""
     if NAME in serve.status().applications:
         serve.delete(NAME)
     ray.shutdown()
 
 
 def cpus_each(machines: Sequence[float], replicas: int) -> float:
-    """The most CPUs that each replica can have, given those of the machines; less than one if need be.
+    """Return the largest number of CPUs for each replica, given those of the machines; may be below one.
 
-    Raises ModelError where there are none.
+    Raises:
+        ModelError: there are no CPUs.
     """
     if sum(machines) <= 0:
         raise ModelError(

@@ -1,4 +1,4 @@
-"""A backend that is still on its way: the page is there at once, and says so until pictures can be made."""
+"""A backend that loads its model in a thread, so that the page can be served meanwhile."""
 
 import threading
 from collections.abc import Callable, Sequence
@@ -8,13 +8,13 @@ from app.jobs.handle import Handle
 from app.jobs.job import Busy, Job
 from app.models import ModelFacts
 
-LOADING = "The model is still loading. Type what you would like to see; it can be made in a moment."
+LOADING = "The model is still loading. Type your prompt; pictures can be made in a moment."
 
 
 class Loading:
-    """Looks like the backend that `start` gives, once it has; until then, everything asked of it is Busy.
+    """The backend that `start` returns; until it has returned, all requests raise Busy.
 
-    Loading happens in a thread of its own; `wait` tells how it went.
+    `start` runs in a thread; `wait` returns its result or raises its error.
     """
 
     def __init__(self, start: Callable[[], Backend]) -> None:
@@ -26,7 +26,7 @@ class Loading:
         self._thread.start()
 
     def wait(self) -> Backend:
-        """Wait for the backend and give it. Raises what `start` raised."""
+        """Wait for the backend and return it; raise what `start` raised."""
         self._thread.join()
         if self._error:
             raise self._error
@@ -40,7 +40,7 @@ class Loading:
     @property
     def facts(self) -> ModelFacts:
         """See `Backend`. Raises Busy while the model is loading."""
-        return self._there().facts
+        return self._loaded().facts
 
     @property
     def healthy(self) -> bool:
@@ -48,24 +48,24 @@ class Loading:
 
     def submit(self, job: Job) -> Handle:
         """See `Backend`. Raises Busy while the model is loading."""
-        return self._there().submit(job)
+        return self._loaded().submit(job)
 
     def submit_all(self, jobs: Sequence[Job]) -> list[Handle]:
         """See `submit`."""
-        return self._there().submit_all(jobs)
+        return self._loaded().submit_all(jobs)
 
     def cancel_owner(self, owner: str) -> None:
         if self._backend:
             self._backend.cancel_owner(owner)
 
     def close(self) -> None:
-        """See `Backend`; what is still loading is closed as soon as it is there."""
+        """Close the backend; one that is still loading is closed once it is loaded."""
         with self._lock:
             self._closed = True
         if self._backend:
             self._backend.close()
 
-    def _there(self) -> Backend:
+    def _loaded(self) -> Backend:
         if self._backend is None:
             raise Busy(LOADING)
         return self._backend
@@ -73,7 +73,7 @@ class Loading:
     def _load(self, start: Callable[[], Backend]) -> None:
         try:
             backend = start()
-        # Whatever it is, whoever waits is told; see `wait`.
+        # `wait` raises it, whatever it is.
         except BaseException as error:
             self._error = error
             return

@@ -5,5 +5,5 @@ from app.worker import Worker
 
 
 def start(choice: Choice) -> Worker:
-    """See `app.backends.start`."""
+    """Open the model and start its worker; see `app.backends.start`."""
     return Worker(open_model(choice))

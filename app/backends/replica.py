@@ -1,4 +1,4 @@
-"""One replica of the Ray Serve backend: a worker in a process of the cluster, and how Serve is to run it."""
+"""One replica of the Ray Serve backend: a worker in a process of the cluster, and its deployment."""
 
 import asyncio
 import os
@@ -25,34 +25,37 @@ from app.worker.queue import MAX_PICTURES
 
 T = TypeVar("T")
 
-# The worker orders everything and refuses what is too much, so Serve is to hold nothing back before it does.
+# The worker orders and refuses requests itself, so Serve's own limits must never be reached before.
 MAX_REQUESTS = 2 * MAX_PICTURES
 HEALTH_CHECK_PERIOD_S = 5.0
 HEALTH_CHECK_TIMEOUT_S = 30.0
-# The jobs of a page that has not been heard for so long are given up: it must have died.
+# Jobs of a page without a heartbeat for so long are cancelled: its process must have died.
 SILENCE_S = 45.0
-# A replica that is to end may finish this long what it has; what is left is made by others.
-FAREWELL_S = 20.0
-# A model that can't be loaded is tried this often before the deployment is called a failure.
+# Time for a replica to finish its jobs when it is stopped; another replica makes the rest.
+SHUTDOWN_S = 20.0
+# Attempts to load the model before the deployment fails.
 STARTS = 3
-# Keeps the requests of one owner on one replica, where their guesses and embeddings are.
+# Sends the requests of one owner to one replica, which has their speculative jobs and embeddings.
 ROUTER = "ray.serve.experimental.consistent_hash_router.ConsistentHashRouter"
 
-# A method of `Handle`, as it is sent to replicas.
+# Names of methods of `Handle`, as sent to replicas.
 Action = Literal["cancel", "promote", "favour"]
-# What a stream says: first None for "accepted", or why not; then keys of jobs, and their events.
-Said = None | RequestError | tuple[str, Event]
+# Items of a stream: first None for "accepted" or the error of a refusal, then (key of a job, event).
+Message = None | RequestError | tuple[str, Event]
 
 
 class ReplicaSettings(BaseModel, extra="forbid"):
-    """How many replicas of what.
+    """Which model the replicas run, and how many there are.
 
-    model to preview_decoder: as `python app.py` takes them, see `Choice`. fewest, most: the number of
-    replicas; between these it is such that each has about `requests` open. (While somebody looks at a grid,
-    its guesses are one.) cpus, gpus: what Ray sets aside for each replica; without a GPU, it computes with so
-    many threads.
+    Attributes:
+        model to preview_decoder: see `Choice`.
+        fewest, most: bounds on the number of replicas.
+        requests: open requests per replica that autoscaling aims at. The speculative jobs of a grid count
+            as one while somebody looks at it.
+        cpus, gpus: reserved for each replica; without a GPU it computes with `cpus` threads.
 
-    Raises pydantic.ValidationError where a value makes no sense.
+    Raises:
+        pydantic.ValidationError: a value out of range or of the wrong type.
     """
 
     model: str = "landscapes"
@@ -72,7 +75,12 @@ class ReplicaSettings(BaseModel, extra="forbid"):
 
 @dataclass(frozen=True)
 class Counts:
-    """What a replica has done: denoiser calls, and steps by kind, see `app.worker.Worker`; and who it is."""
+    """Work of a replica so far.
+
+    Attributes:
+        process: its process id.
+        ticks, made: denoiser calls, and steps by kind, see `app.worker.Worker`.
+    """
 
     process: int
     ticks: int
@@ -84,33 +92,37 @@ class Replica:
 
     def __init__(self, choice: Choice) -> None:
         self._worker = Worker(open_model(choice))
-        self._handles: dict[str, tuple[str, Handle]] = {}  # by the jobs' keys, with whose they are
-        self._heard: dict[str, float] = {}  # when each page last was
+        self._handles: dict[str, tuple[str, Handle]] = {}  # key of a job -> (page, handle)
+        self._heard: dict[str, float] = {}  # page -> time of its last heartbeat
 
     def facts(self) -> ModelFacts:
-        """What there is to know of the model."""
+        """Return the model's metadata."""
         return self._worker.facts
 
     def counts(self) -> Counts:
-        """What it has done so far."""
+        """Return the work done so far."""
         return Counts(os.getpid(), self._worker.ticks, self._worker.made)
 
     def check_health(self) -> None:
-        """Asked by Serve now and then; a replica that raises here is replaced."""
-        self._forget_the_silent()
+        """Raise RuntimeError if it cannot work. Serve calls this regularly, and replaces it then."""
+        self._cancel_jobs_of_silent_pages()
         if not self._worker.healthy:
             raise RuntimeError("The last steps have all failed, or the worker's thread has ended.")
 
-    async def stream(self, page: str, jobs: Mapping[str, Job]) -> AsyncGenerator[Said, None]:
-        """Make a page's jobs that belong together, by keys of its choice; see `Said`.
+    async def stream(self, page: str, jobs: Mapping[str, Job]) -> AsyncGenerator[Message, None]:
+        """Make one request's jobs; yield a `Message` for its acceptance and each event.
 
-        When this is cancelled, or nothing is heard of the page for SILENCE_S, they end at their next step.
+        When this is cancelled, or the page sends no heartbeat for SILENCE_S, the jobs end at their next step.
+
+        Args:
+            page: key of the page's process.
+            jobs: by keys of the page's choice.
         """
         self._heard[page] = time.monotonic()
         try:
             handles = self._worker.submit_all(list(jobs.values()))
         except RequestError as error:
-            yield error  # said, not raised: Serve would put it into the log as an accident
+            yield error  # not raised: Serve would log it as a failure
             return
         mine = dict(zip(jobs, handles, strict=True))
         self._handles |= {key: (page, handle) for key, handle in mine.items()}
@@ -125,13 +137,13 @@ class Replica:
                 self._handles.pop(key, None)
 
     def hear(self, page: str, actions: Sequence[tuple[str, Action]]) -> None:
-        """Take a heartbeat of a page, and apply actions to those of its jobs that are here, by their keys."""
+        """Note a page's heartbeat, and apply its actions, (key of a job, action), to jobs that are here."""
         self._heard[page] = time.monotonic()
         for key, action in actions:
             if key in self._handles:
                 getattr(self._handles[key][1], action)()
 
-    def _forget_the_silent(self) -> None:
+    def _cancel_jobs_of_silent_pages(self) -> None:
         now = time.monotonic()
         self._heard = {page: heard for page, heard in self._heard.items() if now - heard < SILENCE_S}
         for page, handle in self._handles.values():
@@ -140,7 +152,7 @@ class Replica:
 
 
 def application(settings: ReplicaSettings) -> serve.Application:
-    """The replicas as an application, for `serve run app.backends.replica:application` and the like."""
+    """Build the Serve application of the replicas, as for `serve run app.backends.replica:application`."""
     if settings.fewest == settings.most:
         number: dict = {"num_replicas": settings.most}
     else:
@@ -159,7 +171,7 @@ def application(settings: ReplicaSettings) -> serve.Application:
         request_router_config={"request_router_class": ROUTER},
         health_check_period_s=HEALTH_CHECK_PERIOD_S,
         health_check_timeout_s=HEALTH_CHECK_TIMEOUT_S,
-        graceful_shutdown_timeout_s=FAREWELL_S,
+        graceful_shutdown_timeout_s=SHUTDOWN_S,
         max_constructor_retry_count=STARTS,
         logging_config=LoggingConfig(log_level="WARNING"),
     )(Replica)
@@ -167,12 +179,12 @@ def application(settings: ReplicaSettings) -> serve.Application:
 
 
 async def _unblocked(items: Iterator[T]) -> AsyncIterator[T]:
-    """The items of an iterator that blocks, which a thread of its own runs to the end."""
+    """Yield the items of a blocking iterator, which runs to its end in a thread."""
     loop = asyncio.get_running_loop()
     queue: asyncio.Queue[tuple[T] | None] = asyncio.Queue()
 
     def run() -> None:
-        with suppress(RuntimeError):  # the loop has ended, and with it whoever listens
+        with suppress(RuntimeError):  # the loop has ended, so nobody listens
             for item in items:
                 loop.call_soon_threadsafe(queue.put_nowait, (item,))
             loop.call_soon_threadsafe(queue.put_nowait, None)

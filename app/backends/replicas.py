@@ -1,7 +1,7 @@
-"""The Ray Serve backend beside the page: requests go to the replicas, and are followed to their end.
+"""The Ray Serve backend in the page's process: send requests to replicas, and receive their events.
 
-Serve watches the replicas and restarts them. A picture is a function of its job, so what a replica had not
-finished when it died is simply asked for again.
+Serve watches the replicas and restarts them. A picture is a function of its job, so the jobs that a dead
+replica had not finished are sent again.
 """
 
 import asyncio
@@ -23,21 +23,27 @@ from app.models import ModelFacts
 
 log = logging.getLogger(__name__)
 
-# Before each further try to have a request made, while Serve replaces what has died.
+# Pauses before a request is sent again, while Serve replaces a dead replica.
 PAUSES_S = (0.2, 1, 2, 4, 8, 15)
-# Whom no replica takes within this time is told to come back.
+# A request that no replica accepts within this time is refused.
 ACCEPT_S = 15.0
-# Replicas hear of this page so often.
+# Time between heartbeats to the replicas.
 BEAT_S = 10.0
-# The longest that sending an action, or closing, may be held up.
+# Time limits for sending an action and for closing.
 SEND_S = CLOSING_S = 10.0
 
-_GONE = "What makes the pictures is being restarted. Please try again in a minute."
+_GONE = "The picture service is being restarted. Please try again in a minute."
 
 
 @dataclass(eq=False)
 class _OpenJob:
-    """A job on its way: the key under which replicas know it, and what was done to it."""
+    """An unfinished job.
+
+    Attributes:
+        handle: of the job.
+        key: by which replicas know it.
+        actions: applied to its handle so far, in order.
+    """
 
     handle: Handle
     key: str = field(default_factory=lambda: secrets.token_hex(8))
@@ -45,11 +51,15 @@ class _OpenJob:
 
 
 class Replicas:
-    """Has pictures made by the replicas of a Serve deployment.
+    """Backend whose pictures are made by the replicas of a Serve deployment.
 
-    facts: what the replicas tell of their model. calls: their deployment. stop: called at the end of `close`.
+    Args:
+        facts: metadata of the replicas' model.
+        calls: their deployment.
+        stop: called at the end of `close`.
 
-    healthy: False after a request that no replica could be brought to make, until one is made again.
+    Attributes:
+        healthy: False after a request that no replica completed, until one is accepted again.
     """
 
     def __init__(self, facts: ModelFacts, calls: DeploymentHandle, stop: Callable[[], None]) -> None:
@@ -60,7 +70,7 @@ class Replicas:
         self._stop = stop
         self._closed = False
         self._loop = asyncio.new_event_loop()
-        # From here on, only what runs in the loop touches these.
+        # The following are used in the loop's thread only.
         self._tasks: dict[Handle, _OpenJob] = {}
         self._running: set[asyncio.Task[None]] = set()
         self._unsent: list[tuple[str, Action]] = []
@@ -69,14 +79,15 @@ class Replicas:
         threading.Thread(target=self._loop.run_forever, name="replicas", daemon=True).start()
 
     def submit(self, job: Job) -> Handle:
-        """Queue a job; returns once a replica has it. See `submit_all`."""
+        """Queue a job, and return once a replica has accepted it. See `submit_all`."""
         return self.submit_all([job])[0]
 
     def submit_all(self, jobs: Sequence[Job]) -> list[Handle]:
-        """Queue jobs that start together, such as a grid, on one replica; returns once it has them.
+        """Queue jobs that start together, such as a grid, on one replica; return once it has accepted them.
 
-        Raises RequestError, in words, when they can't be done (see `ModelFacts.plan`), and Busy where they
-        would have to wait for too long or no replica takes them within ACCEPT_S.
+        Raises:
+            RequestError: the model cannot make them, see `ModelFacts.plan`.
+            Busy: they would have to wait for too long, or no replica accepts them within ACCEPT_S.
         """
         for job in jobs:
             self.facts.plan(job)
@@ -84,12 +95,12 @@ class Replicas:
             raise RequestError("The app is shutting down.")
         handles = [Handle(self, job) for job in jobs]
         accepted: Future[None] = Future()
-        self._loop.call_soon_threadsafe(self._begin, self._see_through(handles, accepted))
+        self._loop.call_soon_threadsafe(self._begin, self._follow(handles, accepted))
         accepted.result()
         return handles
 
     def cancel(self, handle: Handle) -> None:
-        """Give a job up. Does nothing for one that has ended, as all of these."""
+        """Cancel a job. Does nothing once it has ended; so do `promote` and `favour`."""
         self._loop.call_soon_threadsafe(self._note, handle, "cancel")
 
     def promote(self, handle: Handle) -> None:
@@ -97,7 +108,7 @@ class Replicas:
         self._loop.call_soon_threadsafe(self._note, handle, "promote")
 
     def favour(self, handle: Handle) -> None:
-        """Serve a speculative job before the others of its kind, and to the end."""
+        """Serve a speculative job before the others, and make all of its steps."""
         self._loop.call_soon_threadsafe(self._note, handle, "favour")
 
     def cancel_owner(self, owner: str) -> None:
@@ -111,21 +122,21 @@ class Replicas:
         self._loop.call_soon_threadsafe(cancel)
 
     def close(self) -> None:
-        """Cancel everything, and end."""
+        """Cancel all jobs, and stop."""
         self._closed = True
         asyncio.run_coroutine_threadsafe(self._end(), self._loop).result(CLOSING_S)
         self._stop()
 
-    # ---- from here on, all in the loop
+    # The following run in the loop's thread.
 
     def _begin(self, coroutine: Coroutine[Any, Any, None]) -> None:
-        """Run it beside everything else. (The loop by itself forgets what it runs.)"""
+        """Run a coroutine concurrently, and keep a reference to its task, as the loop itself does not."""
         task = self._loop.create_task(coroutine)
         self._running.add(task)
         task.add_done_callback(self._running.discard)
 
     async def _end(self) -> None:
-        """Give up all requests: replicas cancel what nobody waits for."""
+        """Cancel all requests; replicas then cancel their jobs."""
         running = set(self._running)
         for task in running:
             task.cancel()
@@ -137,7 +148,7 @@ class Replicas:
         if task and not handle.ended and action not in task.actions:
             task.actions.append(action)
             self._send([(task.key, action)])
-            if action == "cancel":  # told at once, since just now there may be no replica that has it
+            if action == "cancel":  # report it now: no replica may have the job at present
                 handle.tell(Cancelled())
 
     def _send(self, actions: list[tuple[str, Action]]) -> None:
@@ -155,25 +166,23 @@ class Replicas:
             await asyncio.sleep(BEAT_S)
 
     async def _tell_all(self, actions: list[tuple[str, Action]]) -> None:
-        """Send a heartbeat and these actions to all replicas.
-
-        All, because which of them has a job is known to the router alone, and changes with their number.
-        """
+        """Send a heartbeat and these actions to all replicas, as only the router knows which has a job."""
         try:
             await self._calls.broadcast("hear", self._page, actions).results_async(
                 timeout_s=SEND_S, return_exceptions=True
             )
-        except Exception as error:  # where a replica is gone, the actions are sent again to the next
-            log.info("The replicas could not be told: %s", first_line(error))
+        except Exception as error:  # the actions are sent again with the jobs of a lost replica
+            log.info("Sending to the replicas failed: %s", first_line(error))
 
-    async def _see_through(self, handles: Sequence[Handle], accepted: Future[None]) -> None:
-        """Have jobs made, and made again where a replica dies over them, until their handles have ended.
+    async def _follow(self, handles: Sequence[Handle], accepted: Future[None]) -> None:
+        """Send jobs to a replica, again if it dies, until all their handles have ended.
 
-        accepted: set once a replica has them; holds the RequestError where none is willing.
+        Args:
+            accepted: set once a replica has accepted them, or to the RequestError of the refusal.
         """
         tasks = [_OpenJob(handle) for handle in handles]
         self._tasks |= {task.handle: task for task in tasks}
-        why: RequestError = Busy(_GONE)
+        reason: RequestError = Busy(_GONE)
         try:
             async with asyncio.timeout(ACCEPT_S) as deadline:
 
@@ -191,44 +200,45 @@ class Replicas:
                     try:
                         return await self._try(left, accept)
                     except RequestError as error:
-                        why = error
+                        reason = error
                         if not accepted.done():
                             return
                     except (Exception, asyncio.CancelledError) as error:
-                        if _was_cancelled():  # Serve's own cancelling looks the same from here
+                        if _was_cancelled():  # Serve raises CancelledError too
                             raise
-                        log.warning("A replica was lost; its pictures are made anew: %s", first_line(error))
+                        log.warning("A replica was lost; its jobs are sent again: %s", first_line(error))
             lost = [handle for handle in handles if not handle.ended]
             if lost:
                 self.healthy = False
-                log.error("No replica could make a request, again and again: it is given up")
+                log.error("No replica could make a request after %d attempts; it failed", len(PAUSES_S) + 1)
             for handle in lost:
-                handle.tell(Failed(str(why)))
+                handle.tell(Failed(str(reason)))
         except TimeoutError:
-            log.warning("No replica took a request within %.0f s: it is refused", ACCEPT_S)
+            log.warning("No replica accepted a request within %.0f s; it was refused", ACCEPT_S)
         finally:
             for handle in handles:
-                handle.tell(Cancelled())  # says nothing to those that have ended otherwise
+                handle.tell(Cancelled())  # ignored by those that have ended
                 del self._tasks[handle]
             if not accepted.done():
-                accepted.set_exception(why)
+                accepted.set_exception(reason)
 
     async def _try(self, left: Mapping[str, _OpenJob], accept: Callable[[], None]) -> None:
-        """Have these jobs made by one replica; raises whatever comes between, such as its death.
+        """Have one replica make these jobs; raise any error on the way, such as its death.
 
-        accept: called when it has them.
+        Args:
+            accept: called when the replica has accepted them.
         """
         jobs = {key: task.handle.job for key, task in left.items()}
         owner = next(iter(jobs.values())).owner
         stream: Any = self._calls.stream.options(stream=True, session_id=owner).remote(self._page, jobs)
         try:
-            async for said in stream:
-                match said:
+            async for message in stream:
+                match message:
                     case None:
                         accept()
                         self._send([(key, action) for key, task in left.items() for action in task.actions])
                     case RequestError():
-                        raise said
+                        raise message
                     case key, event:
                         left[key].handle.tell(event)
         except BackPressureError:
@@ -237,15 +247,15 @@ class Replicas:
             stream.cancel()
             raise
         if not all(task.handle.ended for task in left.values()):
-            raise RuntimeError("its stream ended too early")
+            raise RuntimeError("the stream ended before its jobs did")
 
 
 def _was_cancelled() -> bool:
-    """Whether the running task has been told to end."""
+    """Whether the running task itself was cancelled."""
     task = asyncio.current_task()
     return bool(task and task.cancelling())
 
 
 def first_line(error: BaseException) -> str:
-    """An error, short enough for one line."""
+    """First line of an error's message, or its class."""
     return next(iter(str(error).strip().splitlines()), "") or type(error).__name__

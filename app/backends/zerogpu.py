@@ -1,8 +1,8 @@
-"""On a Hugging Face Space with ZeroGPU: every request borrows a GPU for as long as it takes, no longer.
+"""The backend for Hugging Face Spaces with ZeroGPU: every request borrows a GPU while it runs.
 
-The package `spaces` runs a function with a GPU in a forked process; only arguments and yields cross, pickled.
-So a request's jobs, which are words and numbers, go there together, a worker there makes their pictures, and
-its events come back. Without a Space all of it happens in this process.
+The package `spaces` runs a function with a GPU in a forked process; arguments and yielded values are pickled.
+All jobs of a request are sent there together, a worker there makes them, and its events come back. Outside
+of a Space everything happens in this process.
 """
 
 import itertools
@@ -18,7 +18,7 @@ from dataclasses import replace
 import torch
 
 try:
-    import spaces  # before the model is loaded: on ZeroGPU it lets "cuda" be used where no GPU is yet
+    import spaces  # before the model is loaded: on ZeroGPU it makes "cuda" usable before a GPU is assigned
 except ImportError:
     spaces = None
 
@@ -31,23 +31,23 @@ from solver.diffusion import TOKENIZING
 
 log = logging.getLogger(__name__)
 
-# Of some ZeroGPU slice, assumed and not measured: measuring would spend the visitor's time on the GPU. A grid
-# of eight with guidance goes into one call, and the worker's estimates correct themselves as it goes.
+# Assumed, not measured: a calibration would use up the visitor's GPU time. A grid of eight with guidance fits
+# into one call; the worker corrects its estimates while it runs.
 COSTS = Costs(rows=(1, 2, 4, 8, 16, 32), seconds=(0.03, 0.031, 0.034, 0.045, 0.07, 0.13), decode_s=0.03)
 
-# What is asked of ZeroGPU: long enough for models eight times as slow as COSTS, but no longer than that, for
-# short requests go first, and a visitor must have so much time left.
+# The duration asked of ZeroGPU suffices for models eight times as slow as COSTS. No more than that: shorter
+# requests are served first, and the visitor's quota must cover the whole duration.
 START_S = 10.0  # forking, and moving the weights to the GPU
 ROW_S = 0.035  # one row of a denoiser call
 PICTURE_S = 0.25  # decoding, and sending the picture back
-LONGEST_S = 120.0  # asking for more is refused to most visitors
+LONGEST_S = 120.0  # most visitors are refused more
 
-# Jobs in the making at once that can be cancelled one by one.
+# Number of concurrent jobs that can be cancelled one by one.
 SLOTS = 2**16
-# How long closing waits for what runs.
+# Time limit of `close` for each running request.
 CLOSING_S = 10.0
 
-# By the title of the package's error: what a visitor can do about it.
+# Title of the package's error -> message for the visitor.
 REFUSALS = {
     "ZeroGPU quota exceeded": (
         "Your time on the GPU of this Space is used up for now. Log in to Hugging Face to get more, or wait."
@@ -66,23 +66,24 @@ REFUSALS = {
 _ABORTED = "The GPU was taken away before this was done. Please try again, with fewer steps if need be."
 _FAILED = "Something went wrong while making this picture. Please try again."
 
-# A fork copies locks as they are, and nobody in the copy would ever release this one.
+# A fork copies a locked lock, which no thread of the child would release.
 os.register_at_fork(
     before=TOKENIZING.acquire, after_in_parent=TOKENIZING.release, after_in_child=TOKENIZING.release
 )
 
 
 def start(choice: Choice) -> "ZeroGpu":
-    """See `app.backends.start`. Nothing is compiled: each request has a process of its own."""
+    """Start the backend, see `app.backends.start`; uncompiled, as each request has its own process."""
     return ZeroGpu(open_model(replace(choice, compiled=False)))
 
 
 class ZeroGpu:
-    """Makes pictures with one model, each request in one call of a GPU function.
+    """Backend that makes each request in one call of a GPU function.
 
-    Nothing is guessed in advance: visitors pay for what is made with time that they have little of.
+    It does not speculate, since visitors pay for the GPU with their quota.
 
-    healthy: False after several failures in a row that were not for the visitor to avoid.
+    Attributes:
+        healthy: False after several failures in a row that no visitor could have avoided.
     """
 
     def __init__(self, model: ImageModel) -> None:
@@ -97,32 +98,34 @@ class ZeroGpu:
         self._numbers = itertools.count()
         self._running: dict[Handle, int] = {}
         self._threads: set[threading.Thread] = set()
-        # Shared with all forks; a job's byte is 1 once it is cancelled. To close the GPU function's generator
-        # instead would end all jobs of its request, and is not possible while it waits for a GPU.
+        # Shared with all forks; a job's byte is 1 once it is cancelled. Closing the GPU function's generator
+        # would end all jobs of its request, and is impossible while it waits for a GPU.
         self._cancelled = mmap.mmap(-1, SLOTS)
         self._make_on_gpu = spaces.GPU(duration=self.duration)(self._make) if spaces else self._make
 
     @property
     def facts(self) -> ModelFacts:
-        """What there is to know of the model."""
+        """Metadata of the model."""
         return self._model.facts
 
     def submit(self, job: Job) -> Handle:
-        """Have a job done and return at once; see `submit_all`."""
+        """Start a job and return at once; see `submit_all`."""
         return self.submit_all([job])[0]
 
     def submit_all(self, jobs: Sequence[Job]) -> list[Handle]:
-        """Have several jobs done together in one call of the GPU function; their handles tell the rest.
+        """Start several jobs in one call of the GPU function, and return at once.
 
-        Raises RequestError, in words, when the model can't do them (see `ModelFacts.plan`). Whether there is
-        a GPU for them turns out later, and is told by the handles.
+        Whether a GPU is available turns out later, in the handles' events.
+
+        Raises:
+            RequestError: the model cannot make them, see `ModelFacts.plan`.
         """
         for job in jobs:
             self.facts.plan(job)
             if job.kind == "speculative":
-                raise RequestError("Nothing is made in advance here.")
+                raise RequestError("This backend makes no pictures in advance.")
         handles = [Handle(self, job) for job in jobs]
-        # The package finds in the context who the visitor is, whose quota it is to take.
+        # The package reads from the context which visitor's quota to charge.
         thread = threading.Thread(
             target=copy_context().run, args=(self._request, handles), name="request", daemon=True
         )
@@ -144,7 +147,7 @@ class ZeroGpu:
             handle.cancel()
 
     def close(self) -> None:
-        """Cancel everything, and end."""
+        """Cancel all jobs, and wait for their threads."""
         with self._lock:
             self._closed = True
             handles, threads = list(self._running), list(self._threads)
@@ -173,7 +176,7 @@ class ZeroGpu:
         return min(START_S + ROW_S * rows + PICTURE_S * len(jobs), LONGEST_S)
 
     def _request(self, handles: Sequence[Handle]) -> None:
-        """In a thread of this process: call the GPU function, and tell the handles what comes of it."""
+        """Call the GPU function and pass its events to the handles; runs in a thread of this process."""
         failed = _FAILED
         jobs, numbers = [handle.job for handle in handles], [self._running[handle] for handle in handles]
         try:
@@ -181,8 +184,8 @@ class ZeroGpu:
                 handles[position].tell(event)
             self._failures = 0
         except Exception as error:
-            log.exception("A GPU function failed; its %d pictures are given up", len(handles))
-            failed = _in_words(error)
+            log.exception("A GPU function failed with %d pictures", len(handles))
+            failed = _message(error)
             self._failures += _title(error) not in REFUSALS
         self.healthy = self._failures < UNHEALTHY_FAILURES
         with self._lock:
@@ -190,13 +193,13 @@ class ZeroGpu:
                 del self._running[handle]
             self._threads.discard(threading.current_thread())
         for handle in handles:
-            handle.tell(Failed(failed))  # says nothing to those that have ended as they should
+            handle.tell(Failed(failed))  # ignored by those that have ended
 
     def _make(self, jobs: Sequence[Job], numbers: Sequence[int]) -> Iterator[tuple[int, Event]]:
-        """The GPU function, in the forked process: positions in `jobs`, and events."""
+        """Make jobs, and yield (position in `jobs`, event): the GPU function, run in the forked process."""
         if os.getpid() != self._process:
-            torch.set_num_threads(1)  # the others did not survive the fork, and would be waited for
-        with self._alone:  # matters without ZeroGPU: a model is for one thread at a time
+            torch.set_num_threads(1)  # the pool's threads did not survive the fork; waiting for them hangs
+        with self._alone:  # without ZeroGPU requests share the process, and a model serves one thread
             worker = Worker(self._model, costs=COSTS)
             try:
                 handles = worker.submit_all(jobs)
@@ -210,12 +213,12 @@ class ZeroGpu:
 
 
 def _title(error: Exception) -> str:
-    """The title of Gradio's and the package's errors; other errors have none."""
+    """Title of an error of Gradio's or the package's; "" for other errors."""
     return str(getattr(error, "title", ""))
 
 
-def _in_words(error: Exception) -> str:
-    """What to tell the visitor, and, where the package says so, when it will go better."""
+def _message(error: Exception) -> str:
+    """Message for the visitor, with the time to try again if the package names one."""
     message = str(getattr(error, "message", error))
     if "task aborted" in message:
         return _ABORTED

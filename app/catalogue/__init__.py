@@ -1,4 +1,4 @@
-"""Which models there are (`table`), where each is found (`finding`), and what fits a device (`fitting`).
+"""The models that have a name (`table`), where their files are (`finding`), what fits a device (`fitting`).
 
 `python -m app.catalogue` prints the table.
 """

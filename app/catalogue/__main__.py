@@ -16,7 +16,7 @@ from app.catalogue.table import CATALOGUE, CatalogueEntry, ModelError
 
 
 def describe(entry: CatalogueEntry, device: str, free: int) -> dict[str, Any]:
-    """An entry as people and programs want to know it, memory in bytes."""
+    """Return an entry's fields for the table and for --json; memory in bytes."""
     return {
         "name": entry.name,
         "source": entry.source,
@@ -37,7 +37,7 @@ def describe(entry: CatalogueEntry, device: str, free: int) -> dict[str, Any]:
 
 
 def is_here(entry: CatalogueEntry) -> bool:
-    """Whether the model is on this machine, whole."""
+    """Whether the model is complete on this machine."""
     try:
         find(entry.name, network=False)
     except ModelError:
@@ -46,7 +46,7 @@ def is_here(entry: CatalogueEntry) -> bool:
 
 
 def get(name: str) -> Path:
-    """Fetch a model, its preview decoder and its solver, as far as they are missing."""
+    """Download what is missing of a model, its preview decoder and its solver; return its folder."""
     found = find(name)
     if found.entry and found.entry.decoder:
         fetch(found.entry.decoder, network=True, only=FILES)
@@ -59,7 +59,7 @@ def main() -> int:
     parser.add_argument(
         "--device",
         choices=tuple(WEIGHT_BYTES),
-        help="whose memory is meant (cuda where there is one, else cpu)",
+        help="device to compare memory with (cuda if there is one, else cpu)",
     )
     parser.add_argument(
         "--fetch", metavar="NAME", help="download a model by name or hub id, with progress bars"
@@ -97,7 +97,7 @@ def main() -> int:
             f"{entry['name']:13}{pixels:>10}{needs}  "
             f"{'yes' if entry['here'] else 'no':5}{licence:40}{entry['source']}"
         )
-    print(f"\nMemory is for this machine's {device}, of which {free / 2**30:.1f} GiB are free now.")
+    print(f"\nMemory is for the device {device}; {free / 2**30:.1f} GiB of it are free.")
     return 0
 
 

@@ -1,4 +1,4 @@
-"""Which small decoder goes with a model: for previews, and for pictures while they are being made."""
+"""Find the preview decoder of a model, which also decodes its unfinished pictures."""
 
 from __future__ import annotations
 
@@ -7,16 +7,16 @@ from pathlib import Path
 from app.catalogue.finding import Found, fetch
 from app.catalogue.table import ModelError
 
-# Where a model's own lies in its folder.
+# Subfolder of a model with its own preview decoder.
 FOLDER = "preview_decoder"
 FILES = ("config.json", "diffusion_pytorch_model.safetensors")
 
 
 def decoder_folder(found: Found) -> Path | None:
-    """The folder of the model's preview decoder, or None where none is on this machine.
+    """Return the folder of the model's preview decoder, or None if none is on this machine.
 
-    A model's own lies in its `preview_decoder/`. One that was published for it is taken from the hub's cache;
-    it is not fetched, since a model does well without.
+    It is the model's `preview_decoder/`, or else the published one from the hub's cache. Nothing is
+    downloaded, since the model works without.
     """
     if (found.path / FOLDER).is_dir():
         return found.path / FOLDER

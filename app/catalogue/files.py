@@ -1,4 +1,4 @@
-"""What is in model files, told from their headers: no weight is read, and nothing is ever unpickled."""
+"""Inspect model files by their headers: no weight is read, and nothing is ever unpickled."""
 
 from __future__ import annotations
 
@@ -11,21 +11,22 @@ from typing import Any
 
 from app.catalogue.table import ModelError
 
-WEIGHTS = ("diffusion_pytorch_model", "model")  # how diffusers and transformers call a part's weights
+WEIGHTS = ("diffusion_pytorch_model", "model")  # file names that diffusers and transformers give weights
 PICKLES = (".bin", ".ckpt", ".pt", ".pth")
-# What the names of parts without weights begin with.
+# Prefixes of the names of components without weights.
 WEIGHTLESS = ("scheduler", "tokenizer", "feature_extractor", "image_processor")
-# What nobody needs who does not want pictures checked.
+# Components that only the safety check needs.
 SAFETY = ("safety_checker", "feature_extractor")
-# Files that may hold the words of a tokenizer; without one of them a library makes up an empty one.
+# Files that hold a tokenizer's vocabulary; without any, transformers silently makes an empty one.
 VOCABULARIES = ("tokenizer.json", "vocab.json", "spiece.model")
 LARGEST_HEADER = 100 * 2**20  # bytes, as in safetensors itself
 
 
 def read_header(path: Path) -> dict[str, dict[str, Any]]:
-    """The tensors in a safetensors file: name -> {"dtype", "shape", "data_offsets"}.
+    """Read which tensors a safetensors file has: name -> {"dtype", "shape", "data_offsets"}.
 
-    Raises ModelError, in words, when it is another kind of file, or is cut off.
+    Raises:
+        ModelError: it is another kind of file, or truncated.
     """
     try:
         size = path.stat().st_size
@@ -37,7 +38,7 @@ def read_header(path: Path) -> dict[str, dict[str, Any]]:
                 )
             if start[:2] in (b"PK", b"\x80\x02", b"\x80\x04"):
                 raise ModelError(f"{path} is a PyTorch pickle under another name. {_SAFE_PART}")
-            (length,) = struct.unpack("<Q", start)  # fails where there are fewer than eight bytes
+            (length,) = struct.unpack("<Q", start)  # struct.error for fewer than eight bytes
             if not 2 <= length <= LARGEST_HEADER:
                 raise ValueError
             header = file.read(length)
@@ -49,51 +50,48 @@ def read_header(path: Path) -> dict[str, dict[str, Any]]:
     except OSError as error:
         raise ModelError(f"{path} can't be read ({error.strerror}).") from error
     except (struct.error, ValueError, KeyError, TypeError, AttributeError, IndexError) as error:
-        raise ModelError(
-            f"{path} is not a safetensors file, whatever its name says. Get it again."
-        ) from error
+        raise ModelError(f"{path} is not a safetensors file, despite its name. Download it again.") from error
     if size < end:
         raise ModelError(_cut_off(path, size, end))
     return tensors
 
 
-_SAFE = (
-    "Loading a pickle can run code, so it is not loaded here. Take the model's safetensors, or convert it "
+_SAFE = "Loading a pickle can run code, so it is refused. Use the model's safetensors, or convert it "
+_SAFE_PART = (
+    _SAFE + "on a machine where you trust it: `DiffusionPipeline.from_pretrained(OLD).save_pretrained(NEW)`."
 )
-_SAFE_PART = _SAFE + "where you trust it: `DiffusionPipeline.from_pretrained(OLD).save_pretrained(NEW)`."
 _SAFE_FILE = (
-    _SAFE
-    + "where you trust it: `StableDiffusionPipeline.from_single_file(OLD).save_pretrained(NEW)`, or as its "
-    "pipeline is called."
+    _SAFE + "on a machine where you trust it: "
+    "`StableDiffusionPipeline.from_single_file(OLD).save_pretrained(NEW)`, or the model's own pipeline class."
 )
 
 
 def _cut_off(path: Path, size: int, due: int) -> str:
-    return f"{path} is cut off: it has {size:,} bytes of {due:,} at least. Get it again."
+    return f"{path} is cut off: it has {size:,} bytes of at least {due:,}. Download it again."
 
 
 def refuse_pickle(path: Path) -> None:
-    """Raise ModelError for a file that is a pickle by its name."""
+    """Raise ModelError for a file whose name is that of a pickle."""
     if path.suffix in PICKLES:
-        raise ModelError(f"{path} is a PyTorch pickle, and safetensors are due. {_SAFE_FILE}")
+        raise ModelError(f"{path} is a PyTorch pickle, but safetensors are needed. {_SAFE_FILE}")
 
 
 def count(tensors: Mapping[str, Mapping[str, Any]]) -> int:
-    """How many numbers the tensors of a header hold."""
+    """Number of weights in the tensors of a header."""
     return sum(math.prod(entry["shape"]) for entry in tensors.values())
 
 
 def read_index(folder: Path) -> dict[str, Any]:
-    """`model_index.json` of a folder in the diffusers layout, or ModelError where it has none."""
+    """Read `model_index.json` of a folder in the diffusers layout; raise ModelError if there is none."""
     path = folder / "model_index.json"
     try:
         index = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
-        raise ModelError(f"{folder} is no model in the diffusers layout: {_instead(folder)}") from None
+        raise ModelError(f"{folder} is not a model in the diffusers layout: {_instead(folder)}") from None
     except (OSError, ValueError) as error:
-        raise ModelError(f"{path} can't be read. Get the folder again.") from error
+        raise ModelError(f"{path} can't be read. Download it again.") from error
     if not isinstance(index, dict) or not isinstance(index.get("_class_name"), str):
-        raise ModelError(f"{path} names no pipeline. Get the folder again.")
+        raise ModelError(f"{path} names no pipeline. Download it again.")
     return index
 
 
@@ -103,14 +101,14 @@ def _instead(folder: Path) -> str:
     if nested:
         return f"it has no model_index.json. Do you mean {nested[0]}?"
     if files:
-        return f"it has no model_index.json. For the checkpoint in it, say --model {files[0]}"
+        return f"it has no model_index.json. For the checkpoint in it, use --model {files[0]}"
     if any(path.suffix in PICKLES for path in folder.iterdir()):
         return f"it has no model_index.json, and its weights are pickles. {_SAFE_FILE}"
     return "it has no model_index.json. Choose the folder that holds that file."
 
 
 def part_names(index: Mapping[str, Any]) -> list[str]:
-    """The parts that an index names, without settings and what the pipeline goes without."""
+    """Names of the components in an index, without settings and without those that are null."""
     return [
         name
         for name, source in index.items()
@@ -119,20 +117,21 @@ def part_names(index: Mapping[str, Any]) -> list[str]:
 
 
 def check_folder(folder: Path, without: Sequence[str] = ()) -> dict[str, int]:
-    """The numbers of weights of a model's parts, once all its files are found to be there and whole.
+    """Check that all files of a model are complete; return the numbers of weights by component.
 
     Args:
-        without: parts that need not be there, and don't count.
+        without: components that need not be there; they are not counted.
 
-    Raises ModelError, in words, for the first that is not.
+    Raises:
+        ModelError: a file is missing or damaged.
     """
     parts = {}
     for name in part_names(read_index(folder)):
         if name in without:
             continue
         if not (folder / name).is_dir():
-            ways = "Get it again" + (", or start with --no-safety-checker." if name in SAFETY else ".")
-            raise ModelError(f"{folder} lacks its {name}: there is no folder of that name. {ways}")
+            ways = "Download it again" + (", or start with --no-safety-checker." if name in SAFETY else ".")
+            raise ModelError(f"{folder} has no folder {name}. {ways}")
         if name.startswith("tokenizer"):
             check_tokenizer(folder / name)
         if not name.startswith(WEIGHTLESS):
@@ -141,16 +140,16 @@ def check_folder(folder: Path, without: Sequence[str] = ()) -> dict[str, int]:
 
 
 def check_tokenizer(part: Path) -> None:
-    """Raise ModelError where the folder of a tokenizer holds no words."""
+    """Raise ModelError if the folder of a tokenizer has no vocabulary."""
     if not any((part / name).is_file() for name in VOCABULARIES):
         raise ModelError(
-            f"{part} holds no vocabulary: {', '.join(VOCABULARIES[:-1])} or {VOCABULARIES[-1]} is due. "
-            "Get it again."
+            f"{part} has no vocabulary: {', '.join(VOCABULARIES[:-1])} or {VOCABULARIES[-1]} is needed. "
+            "Download it again."
         )
 
 
 def weight_files(part: Path) -> list[Path]:
-    """The safetensors files that hold the weights of a part. Raises ModelError where one is missing."""
+    """Return the safetensors files with the weights of a component; raise ModelError if one is missing."""
     for stem in WEIGHTS:
         if (single := part / f"{stem}.safetensors").is_file():
             return [single]
@@ -159,13 +158,15 @@ def weight_files(part: Path) -> list[Path]:
             try:
                 names = sorted(set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values()))
             except (OSError, ValueError, KeyError, AttributeError) as error:
-                raise ModelError(f"{index} can't be read. Get it again.") from error
+                raise ModelError(f"{index} can't be read. Download it again.") from error
             missing = [name for name in names if not (part / name).is_file()]
             if missing:
                 raise ModelError(
-                    f"{part} lacks {len(missing)} of its {len(names)} files: {missing[0]}. Get it again."
+                    f"{part} lacks {len(missing)} of its {len(names)} files: {missing[0]}. Download it again."
                 )
             return [part / name for name in names]
     if any(path.suffix in PICKLES for path in part.iterdir()):
-        raise ModelError(f"The weights in {part} are PyTorch pickles, and safetensors are due. {_SAFE_PART}")
-    raise ModelError(f"{part} holds no weights: {WEIGHTS[0]}.safetensors is missing. Get it again.")
+        raise ModelError(
+            f"The weights in {part} are PyTorch pickles, but safetensors are needed. {_SAFE_PART}"
+        )
+    raise ModelError(f"{part} has no weights: {WEIGHTS[0]}.safetensors is missing. Download it again.")

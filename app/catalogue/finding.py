@@ -1,4 +1,4 @@
-"""From what `--model` says to a folder on this machine, through the hub where that is asked for."""
+"""Find the folder or file of the model that `--model` names, downloading it from the hub if necessary."""
 
 from __future__ import annotations
 
@@ -24,13 +24,13 @@ from app.disk import free_bytes, is_full
 
 HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
 
-# Of a repository in the diffusers layout only what is read: no pickles, no second copies in other formats,
-# and not the single-file checkpoint that often lies beside the parts.
+# Files to download of a repository in the diffusers layout: no pickles, no copies in other formats, and no
+# single-file checkpoint beside the components.
 INCLUDE = ("*.json", "*.txt", "*.model", "*/diffusion_pytorch_model*.safetensors", "*/model*.safetensors")
 EXCLUDE = ("*.fp16*", "*.bf16*", "*.non_ema*", "vae_1_0/*", "*.bin.index.json")
 CONFIGS = INCLUDE[:3]
 
-# What the names of tensors begin with in a single-file checkpoint, and what those of a LoRA have in them.
+# Prefixes of the names of tensors in a single-file checkpoint, and parts of the names in a LoRA.
 DENOISER = ("model.diffusion_model.", "double_blocks.")
 TEXT = ("cond_stage_model.", "conditioner.", "text_encoders.")
 AUTOENCODER = ("first_stage_model.", "vae.")
@@ -39,15 +39,15 @@ LORA = ("lora_", ".lora.", ".lora_", "lokr_", "hada_")
 
 @dataclass(frozen=True)
 class Found:
-    """A model on this machine, all of whose files are there and whole.
+    """A model on this machine whose files are complete.
 
     Attributes:
-        name: for people and records: the entry's name, the hub id, or the folder's or file's own.
+        name: as shown to users and in records: the entry's name, the hub id, or the folder's or file's name.
         path: a folder in the diffusers layout, or a single-file checkpoint.
         pipeline: diffusers' class for it.
         parts: numbers of weights by component; of a single file all under "checkpoint".
-        entry: its entry, where it has one.
-        configs: for a single file the folder with the configs that go with it.
+        entry: its catalogue entry, or None.
+        configs: for a single file, the folder with its configs.
     """
 
     name: str
@@ -59,7 +59,7 @@ class Found:
 
 
 def is_local(model: str) -> bool:
-    """Whether `model` is in the repository or on the disk, so that nobody has to be asked for it."""
+    """Whether `model` is part of the repository or a path on the disk, so that no hub is needed."""
     entry = entry_for(model)
     return (
         entry.folder is not None
@@ -69,7 +69,7 @@ def is_local(model: str) -> bool:
 
 
 def name_of(model: str) -> str:
-    """What the model that `model` means is called, see `Found`."""
+    """Name of the model, as in `Found`."""
     entry, path = entry_for(model), Path(model).expanduser()
     if entry:
         return entry.name
@@ -79,17 +79,18 @@ def name_of(model: str) -> str:
 def find(
     model: str, *, network: bool = True, configs: Path | None = None, without: Sequence[str] = ()
 ) -> Found:
-    """The model that `model` means: an entry's name, a folder, a `.safetensors` file, or a hub id.
+    """Find a model by its entry's name, folder, `.safetensors` file or hub id.
 
-    What is in the hub's cache is taken from there; the rest is fetched, where `network` allows it and the
-    environment does not say HF_HUB_OFFLINE=1.
+    Files in the hub's cache are used; others are downloaded, unless HF_HUB_OFFLINE=1.
 
     Args:
-        configs: for a single file, a folder in the diffusers layout whose configs and tokenizers go with it;
-            else those of the same model's entry are taken from the hub.
-        without: parts that are not needed.
+        network: whether to download.
+        configs: for a single file, a folder in the diffusers layout with its configs and tokenizers; by
+            default those of the same model's entry are taken from the hub.
+        without: components that are not needed.
 
-    Raises ModelError, in words and with the next step, when it can't be had or is not whole.
+    Raises:
+        ModelError: the model is unknown, unavailable or incomplete; the message gives the next step.
     """
     entry, path = entry_for(model), Path(model).expanduser()
     if entry and entry.folder:
@@ -107,8 +108,8 @@ def find(
         return _in_folder(name, folder, entry, without)
     except ModelError as error:
         if not network:
-            raise ModelError(f"{error} Where there is a network: {command(source)}") from error
-    folder = fetch(source, network=network, entry=entry, cached=False)  # the cache may hold but a part
+            raise ModelError(f"{error} On a machine with a network run {command(source)}") from error
+    folder = fetch(source, network=network, entry=entry, cached=False)  # the cache may be incomplete
     try:
         return _in_folder(name, folder, entry, without)
     except ModelError as error:
@@ -121,7 +122,7 @@ def _in_folder(name: str, folder: Path, entry: CatalogueEntry | None, without: S
     except ModelError as error:
         if entry and entry.folder:
             raise ModelError(
-                f"{error} It ships with the repository: get it back with `git checkout -- {entry.source}`."
+                f"{error} It ships with the repository: restore it with `git checkout -- {entry.source}`."
             ) from error
         raise
 
@@ -147,8 +148,8 @@ def _in_file(path: Path, configs: Path | None, network: bool) -> Found:
             configs = fetch(entry.source, network=network, entry=entry, only=CONFIGS)
         except ModelError as error:
             raise ModelError(
-                f"{path.name} is a single-file checkpoint: its weights are here, but not the configs and "
-                f"tokenizers that go with them. Name a folder that has them with --configs. {error}"
+                f"{path.name} is a single-file checkpoint without configs and tokenizers. Name a folder that "
+                f"has them with --configs. {error}"
             ) from error
     elif read_index(configs)["_class_name"] != entry.pipeline:
         raise ModelError(
@@ -162,28 +163,28 @@ def _in_file(path: Path, configs: Path | None, network: bool) -> Found:
 
 
 def _recognized(path: Path, header: dict) -> CatalogueEntry:
-    """The entry of the model that a single file holds, by the names and shapes of its tensors."""
+    """Recognise a single file's model by the names and shapes of its tensors; return its entry."""
     import torch
     from diffusers.loaders.single_file_utils import fetch_diffusers_config
 
     tensors = {name: torch.empty(entry["shape"], device="meta") for name, entry in header.items()}
     try:
         entry = entry_for(fetch_diffusers_config(tensors)["pretrained_model_name_or_path"])
-    # The library raises whatever its guess runs into.
+    # The library's guess can raise anything.
     except Exception:
         entry = None
     if entry is None or not any(name.startswith(DENOISER) for name in tensors):
         if any(part in name.lower() for name in tensors for part in LORA):
             raise ModelError(
-                f"{path} is a LoRA: it changes a model, and is none. Take a whole model into which it has "
-                "been merged (in diffusers by `load_lora_weights`, `fuse_lora` and `save_pretrained`)."
+                f"{path} is a LoRA, not a whole model. Use a model that it has been merged into (in "
+                "diffusers with `load_lora_weights`, `fuse_lora` and `save_pretrained`)."
             )
         known = ", ".join(entry.name for entry in CATALOGUE if not entry.folder)
-        raise ModelError(f"{path} is no checkpoint of a model that is known here ({known}).")
+        raise ModelError(f"{path} is not a checkpoint of a known model ({known}).")
     for part, names in (("text encoder", TEXT), ("autoencoder", AUTOENCODER)):
         if not any(name.startswith(names) for name in tensors):
             raise ModelError(
-                f"{path} has a denoiser, but no {part}. Take a checkpoint of the whole model, or "
+                f"{path} has a denoiser, but no {part}. Use a checkpoint of the whole model, or "
                 f"--model {entry.name}"
             )
     return entry
@@ -197,12 +198,16 @@ def fetch(
     only: tuple[str, ...] = INCLUDE,
     cached: bool = True,
 ) -> Path:
-    """The folder of a hub repository in the hub's cache, fetched into it where it is not there yet.
+    """Return a hub repository's folder in the hub's cache, downloading what is missing.
 
     Args:
-        cached: whether what the cache takes for all of it is taken for all of it here.
+        network: whether to download.
+        entry: its catalogue entry, for messages.
+        only: patterns of the files to download.
+        cached: whether to trust that the cached snapshot is complete.
 
-    Raises ModelError, in words and with the next step.
+    Raises:
+        ModelError: it cannot be downloaded; the message gives the next step.
     """
     from huggingface_hub import constants, errors, snapshot_download
 
@@ -211,13 +216,13 @@ def fetch(
         if cached:
             return Path(snapshot_download(source, local_files_only=True, **wanted))
     except errors.LocalEntryNotFoundError:
-        pass  # not there, or not all of it
+        pass  # not in the cache, or incomplete
     except errors.HFValidationError as error:
-        raise ModelError(f"{source} is no hub id: {error}") from error
+        raise ModelError(f"{source} is not a hub id: {error}") from error
     if not network or constants.is_offline_mode():
         raise ModelError(
-            f"{source} is not in the hub's cache ({constants.HF_HUB_CACHE}), and the network is not used "
-            f"now. Fetch it where there is one: {command(source, only)}"
+            f"{source} is not in the hub's cache ({constants.HF_HUB_CACHE}), and the network is switched "
+            f"off. Download it where there is a network: {command(source, only)}"
         )
     needed = 0
     try:
@@ -236,7 +241,7 @@ def fetch(
         raise ModelError(f"The hub answered {status} for {source}. Try again in a few minutes.") from error
     except ModelError:
         raise
-    # Whatever a broken connection or a full disk raises, in whichever library that happened.
+    # A broken connection or a full disk can raise anything, in several libraries.
     except Exception as error:
         if is_full(error):
             raise ModelError(_full(source, needed)) from error
@@ -247,7 +252,7 @@ _ELSEWHERE = "Make room, or set HF_HOME to a folder on a larger disk."
 
 
 def command(source: str, only: tuple[str, ...] = INCLUDE) -> str:
-    """What fetches the same files by hand."""
+    """Shell command that downloads the same files."""
     patterns = [f'--include "{pattern}"' for pattern in only] + [f'--exclude "{p}"' for p in EXCLUDE]
     return f"`hf download {source} {' '.join(patterns)}`"
 
@@ -268,8 +273,8 @@ def _full(source: str, needed: int) -> str:
 
     cache = Path(constants.HF_HUB_CACHE)
     return (
-        f"The disk became full while {source} was fetched: it needs {needed / 2**30:.1f} GiB in the hub's "
-        f"cache ({cache}), and {free_bytes(cache) / 2**30:.1f} GiB are free now. What has come is kept. "
+        f"The disk became full while {source} was downloaded: it needs {needed / 2**30:.1f} GiB in the hub's "
+        f"cache ({cache}), and {free_bytes(cache) / 2**30:.1f} GiB are free. Downloaded files are kept. "
         f"{_ELSEWHERE}"
     )
 
@@ -293,6 +298,6 @@ def _missing(source: str) -> str:
 
 def _unreachable(source: str, only: tuple[str, ...]) -> str:
     return (
-        f"The hub can't be reached, and {source} is not all in its cache. Check the network and start again "
-        f"(what has come is kept), or fetch it where there is one: {command(source, only)}"
+        f"The hub can't be reached, and {source} is not complete in its cache. Check the network and start "
+        f"again (downloaded files are kept), or download it elsewhere: {command(source, only)}"
     )

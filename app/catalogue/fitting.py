@@ -1,4 +1,4 @@
-"""How much memory a model needs, and whether a device has it: asked before anything is loaded."""
+"""Estimate the memory that a model needs, and compare it with a device's, before anything is loaded."""
 
 from __future__ import annotations
 
@@ -10,21 +10,20 @@ from app.catalogue.table import CATALOGUE, CatalogueEntry, ModelError
 Offload = Literal["none", "model"]
 OFFLOADS: tuple[Offload, ...] = ("none", "model")
 
-# Bytes of a weight by device: float32 on a CPU, bfloat16 or float16 on the others.
+# Bytes per weight by device: float32 on a CPU, bfloat16 or float16 on the others.
 WEIGHT_BYTES = {"cpu": 4, "cuda": 2, "mps": 2}
 
-# An estimate of what decoding one picture takes, the largest thing beside the weights: an autoencoder's last
-# stage keeps about four maps of 256 channels at the picture's full size.
+# Memory for decoding a picture, which needs most beside the weights: an autoencoder's last stage keeps about
+# four maps of 256 channels at the picture's full size.
 MAPS, CHANNELS = 4, 256
 
 
 def memory_needed(
     parts: Mapping[str, int], size: int, device: str = "cuda", offload: Offload = "none"
 ) -> int:
-    """Bytes that a model needs on a device to make one picture after the other; more make larger batches.
+    """Estimate the bytes that a model needs on a device to make one picture at a time.
 
-    The weights of all parts, or with offload "model" of the largest alone, since the others then wait in the
-    machine's memory; and, estimated, what decoding one picture takes.
+    It is the weights of all components, or with offload "model" of the largest, plus decoding one picture.
 
     Args:
         parts: numbers of weights by component.
@@ -36,7 +35,7 @@ def memory_needed(
 
 
 def free_memory(device: str) -> int:
-    """Bytes that are free on a device now."""
+    """Free memory of a device, in bytes."""
     import torch
 
     if device == "cuda":
@@ -56,11 +55,11 @@ def check_fits(
     offload: Offload = "none",
     free: int | None = None,
 ) -> None:
-    """Raise ModelError, with the figures and with what would fit, where a model does not fit a device.
+    """Raise ModelError if a model does not fit a device, with the figures and what would fit.
 
     Args:
-        name: the model's, for people.
-        free: bytes; by default what is free now.
+        name: of the model, as shown to users.
+        free: bytes; by default `free_memory(device)`.
     """
     free = free_memory(device) if free is None else free
     needed = memory_needed(parts, size, device, offload)
@@ -69,12 +68,12 @@ def check_fits(
     ways = []
     if offload == "none" and device != "cpu" and memory_needed(parts, size, device, "model") <= free:
         offloaded = _gib(memory_needed(parts, size, device, "model"))
-        ways.append(f"With --offload model it would fit, in {offloaded}, and be slower.")
+        ways.append(f"With --offload model it needs {offloaded} and fits, but is slower.")
     if others := [entry for entry in fitting(device, free) if entry.name != name]:
         ways.append(f"These fit: {', '.join(f'{r.name} ({_gib(entry_memory(r, device))})' for r in others)}.")
     raise ModelError(
         f"{name} needs {_gib(needed)} of memory on this {device} device, and {_gib(free)} are free. "
-        + (" ".join(ways) or "Close other programs, or take a larger machine.")
+        + (" ".join(ways) or "Close other programs, or use a larger machine.")
     )
 
 
@@ -84,14 +83,14 @@ def entry_memory(entry: CatalogueEntry, device: str, offload: Offload = "none") 
 
 
 def entry_parts(entry: CatalogueEntry) -> Mapping[str, int]:
-    """Numbers of weights by component; an embedded model's are counted in its folder."""
+    """Numbers of weights by component, counted in the folder if the model is embedded."""
     from app.catalogue.files import check_folder
 
     return check_folder(entry.folder) if entry.folder else entry.parameters
 
 
 def fitting(device: str, free: int) -> list[CatalogueEntry]:
-    """The catalogue entries that fit into so many bytes."""
+    """Return the catalogue entries that fit into `free` bytes."""
     return [entry for entry in CATALOGUE if entry_memory(entry, device) <= free]
 
 

@@ -1,4 +1,4 @@
-"""Which learned solver goes with a model: its own, else one published for it."""
+"""Find the learned solver of a model: its own, or one published for it."""
 
 from __future__ import annotations
 
@@ -13,12 +13,13 @@ from solver import convert
 
 
 def solver_folder(found: Found, *, network: bool = True) -> Path | None:
-    """The folder of the model's solver, as `LearnedSolver.load` reads it, or None where there is none.
+    """Return the folder of the model's solver, for `LearnedSolver.load`, or None if there is none.
 
-    A model's own lies in its `solver/`. One that was published for it is taken from the hub's cache, or where
-    `network` allows it from the hub, and converted once; without it the model does without.
+    It is the model's `solver/`, or else the published solver from the hub's cache or, if `network`, from the
+    hub, converted once.
 
-    Raises ModelError, in words, where the published file is not what it should be.
+    Raises:
+        ModelError: the published file cannot be converted.
     """
     if (found.path / "solver").is_dir():
         return found.path / "solver"
@@ -29,16 +30,16 @@ def solver_folder(found: Found, *, network: bool = True) -> Path | None:
     allowed = network and not constants.is_offline_mode()
     try:
         file = hf_hub_download(found.entry.published_solver, convert.FILE, local_files_only=not allowed)
-    # Nobody asked for it by name, so a model is used without it, whatever the reason.
+    # The user did not ask for it, so the model is used without it, whatever the reason.
     except Exception:
         return None
-    # By the file's revision, so that new weights are converted anew.
+    # One folder per revision, so that new weights are converted again.
     revision = Path(file).parent.name
     folder = cached_assets_path(
         "diffusion-preview", f"solver-{found.entry.name}", revision, assets_dir=constants.HF_ASSETS_CACHE
     )
     if not (folder / convert.CONFIG_FILE).is_file():
-        draft = folder.with_name(f"{folder.name}.{os.getpid()}")  # so that no half of it is ever used
+        draft = folder.with_name(f"{folder.name}.{os.getpid()}")  # renamed when complete
         try:
             convert.convert(file, draft)
             os.replace(draft, folder)
@@ -47,7 +48,6 @@ def solver_folder(found: Found, *, network: bool = True) -> Path | None:
             why = f"there is no room in {folder.parent}" if is_full(error) else str(error)
             raise ModelError(
                 f"The solver published for {found.entry.name} can't be used: {why.rstrip('.')}. "
-                "Another can be "
-                "named by --solver."
+                "Choose another one with --solver."
             ) from error
     return folder

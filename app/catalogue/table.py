@@ -1,4 +1,7 @@
-"""The models that have a name here."""
+"""The models that have a name. To add one, add a `CatalogueEntry` to `CATALOGUE`; nothing else is needed.
+
+Its pipeline must be one of `solver.diffusion.FAMILIES`; a new family is a module there.
+"""
 
 from __future__ import annotations
 
@@ -17,7 +20,7 @@ SAFETY_CHECKER = 303_981_588
 
 
 class ModelError(RuntimeError):
-    """A model that can't be used, with the reason and the next step in words."""
+    """A model that cannot be used; the message gives the reason and the next step."""
 
 
 @dataclass(frozen=True)

@@ -1,1 +1,1 @@
-"""Jobs: what can be asked for and what is answered; no web, no network."""
+"""Jobs: the requests for pictures, the events that answer them, and the files that describe them."""

@@ -1,4 +1,4 @@
-"""What whoever asks for a picture holds in hand: its events, and the ways to change one's mind."""
+"""Handle of a submitted job: follow its events, cancel it, promote it."""
 
 import threading
 import time
@@ -14,7 +14,7 @@ class Maker(Protocol):
     """The backend behind a handle; its methods may be called from any thread."""
 
     def cancel(self, handle: "Handle") -> None:
-        """Give the job up."""
+        """Stop the job."""
         ...
 
     def promote(self, handle: "Handle") -> None:
@@ -22,22 +22,24 @@ class Maker(Protocol):
         ...
 
     def favour(self, handle: "Handle") -> None:
-        """Serve a speculative job before the others of its kind, and to the end."""
+        """Serve a speculative job before the other speculative jobs, and make all of its steps."""
         ...
 
 
 class Inbox(Protocol):
-    """Where events go; must not fail, nor take long."""
+    """Receiver of events; must neither raise nor block."""
 
     def put(self, told: "tuple[Handle, Event]", /) -> None:
-        """A handle was told an event."""
+        """Receive an event of a handle."""
         ...
 
 
 class Handle:
     """A submitted job: listen to it, cancel it, promote it. Safe to use from any thread.
 
-    promoted: when it was, by `time.monotonic`, if it was.
+    Attributes:
+        job: the job.
+        promoted: `time.monotonic()` of its promotion, or None.
     """
 
     def __init__(self, maker: Maker, job: Job) -> None:
@@ -49,7 +51,7 @@ class Handle:
         self._listeners: list[Inbox] = []
 
     def events(self) -> Iterator[Event]:
-        """All events from the first to the last (Done, Failed or Cancelled), waiting for each."""
+        """Yield all events, waiting for each, up to the last one (Done, Failed or Cancelled)."""
         for _, event in merge([self]):
             yield event
 
@@ -60,31 +62,31 @@ class Handle:
             return self._has_ended()
 
     def cancel(self) -> None:
-        """Give up; takes effect at the next step. Does nothing once the job has ended."""
+        """Stop the job at its next step. Does nothing once the job has ended."""
         self._maker.cancel(self)
 
     def promote(self) -> None:
-        """Turn a speculative refinement into one that somebody waits for."""
+        """Turn a speculative job into a refinement."""
         self.promoted = self.promoted or time.monotonic()
         self._maker.promote(self)
 
     def favour(self) -> None:
-        """Say that this guess is the likely one: it goes first among its like, and to the end."""
+        """Serve this speculative job before the others, and make all of its steps."""
         self._maker.favour(self)
 
     def listen(self, inbox: Inbox) -> None:
-        """Have all events, those so far included, put into `inbox` as (handle, event)."""
+        """Put every event, including those so far, into `inbox` as (handle, event)."""
         with self._lock:
             for event in self._events:
                 inbox.put((self, event))
             self._listeners.append(inbox)
 
     def tell(self, event: Event) -> None:
-        """Pass an event on to the listeners (called by the maker). After the last, nothing more is said."""
+        """Pass an event to the listeners; ignored after the last event. Called by the maker."""
         with self._lock:
             if self._has_ended():
                 return
-            if isinstance(event, Step) and event.picture:  # whoever comes late sees the newest sketch alone
+            if isinstance(event, Step) and event.picture:  # a late listener gets the newest sketch only
                 self._events = [_without_picture(earlier) for earlier in self._events]
             self._events.append(event)
             for inbox in self._listeners:
@@ -99,7 +101,7 @@ def _without_picture(event: Event) -> Event:
 
 
 def merge(handles: Sequence[Handle]) -> Iterator[tuple[int, Event]]:
-    """The events of several handles as they come, each with its handle's position in `handles`."""
+    """Yield the events of several handles as they come, as (position in `handles`, event)."""
     inbox: SimpleQueue[tuple[Handle, Event]] = SimpleQueue()
     positions = {id(handle): position for position, handle in enumerate(handles)}
     for handle in handles:

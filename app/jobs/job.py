@@ -1,4 +1,4 @@
-"""What is asked of the worker (`Job`), and what it tells while it works (`Event`)."""
+"""Jobs, their limits, and the events and records that the worker returns."""
 
 import hashlib
 import math
@@ -18,16 +18,22 @@ KINDS: tuple[Kind, ...] = ("preview", "refine", "speculative")
 
 
 class RequestError(ValueError):
-    """A request that can't be done, said in words for the person who made it."""
+    """A request that cannot be done; the message is shown to the user."""
 
 
 class Busy(RequestError):
-    """A request that could be done, but not now: too many are waiting."""
+    """A request that cannot be done now because too many are waiting."""
 
 
 @dataclass(frozen=True)
 class Limit:
-    """The range of a number: its name for people, both ends included, and whether it must be whole."""
+    """Range of a number in a request.
+
+    Attributes:
+        name: as shown to users.
+        low, high: the bounds, both allowed.
+        whole: whether it must be an integer.
+    """
 
     name: str
     low: float
@@ -49,10 +55,14 @@ MAX_PROMPT_LETTERS = 2000
 
 
 def check_number(field: str, value: object) -> float:
-    """`value` as a number within `LIMITS[field]`; an int where that limit is whole.
+    """Return `value` as a number within `LIMITS[field]`; an int where that limit is whole.
 
-    Accepts what a form or a program sends (6, 6.0, "6"). Raises RequestError for all else: nothing at
-    all, words, NaN, infinity, fractions where a whole number is due, and anything out of range.
+    Args:
+        field: a key of LIMITS.
+        value: a number, or its text as a form sends it (6, 6.0, "6").
+
+    Raises:
+        RequestError: not a finite number, a fraction where an integer is needed, or out of range.
     """
     limit = LIMITS[field]
     kind = "a whole number" if limit.whole else "a number"
@@ -62,7 +72,7 @@ def check_number(field: str, value: object) -> float:
             raise ValueError
         number = float(value)
     except (ValueError, OverflowError):
-        shown = "nothing" if value in (None, "") else f"“{str(value)[:40]}”"
+        shown = "an empty field" if value in (None, "") else f"“{str(value)[:40]}”"
         raise RequestError(f"{due}, and {shown} is not a number.") from None
     if not math.isfinite(number):
         raise RequestError(f"{due}, and “{value}” is not a number.")
@@ -72,27 +82,34 @@ def check_number(field: str, value: object) -> float:
 
 
 def check_choice(name: str, value: object, choices: tuple[str, ...]) -> str:
-    """`value` where it is one of `choices`. Raises RequestError, naming the choices, where it is not."""
+    """Return `value` if it is one of `choices`; otherwise raise RequestError with the choices."""
     if value not in choices:
         raise RequestError(f"There is no {name} “{str(value)[:40]}”. Choose one of: {', '.join(choices)}.")
     return str(value)
 
 
 def check_prompt(name: str, value: object) -> str:
-    """`value` as one trimmed line of at most MAX_PROMPT_LETTERS letters; raises RequestError otherwise."""
+    """Return `value` as one trimmed line; raise RequestError for more than MAX_PROMPT_LETTERS characters."""
     if not isinstance(value, str):
         raise RequestError(f"{name} must be text.")
     text = " ".join(value.split())
     if len(text) > MAX_PROMPT_LETTERS:
-        raise RequestError(f"{name} is {len(text):,} letters long; {MAX_PROMPT_LETTERS:,} is the most.")
+        raise RequestError(
+            f"{name} has {len(text):,} characters; at most {MAX_PROMPT_LETTERS:,} are allowed. Shorten it."
+        )
     return text
 
 
 @dataclass(frozen=True)
 class Variation:
-    """How far a job's noise is turned towards that of another seed, along the sphere between them.
+    """Turn a job's noise towards that of another seed, by spherical interpolation.
 
-    amount: 0 is the job's own noise exactly, 1 the other's. Raises RequestError for values out of range.
+    Attributes:
+        seed: the other seed.
+        amount: 0 is the job's own noise exactly, 1 the other's.
+
+    Raises:
+        RequestError: a value out of range.
     """
 
     seed: int
@@ -105,12 +122,14 @@ class Variation:
 
 @dataclass(frozen=True)
 class Start:
-    """The picture to start from, or, for a model that edits, the one to be edited.
+    """Picture to start from; for an editing model, the picture to edit.
 
-    picture: a file, as `app.jobs.uploads.start_from` checks and writes it; it is cut and scaled to
-    the job's size.
-    strength: how much of the way from pure noise is made, 1 being all of it, as in every image-to-image
-    pipeline; a model that edits does not use it. Raises RequestError for values out of range, or no bytes.
+    Attributes:
+        picture: a file written by `app.jobs.uploads.start_from`; cropped and scaled to the job's size.
+        strength: of image-to-image; 1 starts from pure noise. Editing models ignore it.
+
+    Raises:
+        RequestError: a strength out of range, or an empty file.
     """
 
     picture: bytes = field(repr=False)
@@ -118,28 +137,35 @@ class Start:
 
     def __post_init__(self) -> None:
         if not isinstance(self.picture, bytes) or not self.picture:
-            raise RequestError("There is no picture to start from. Take a PNG, JPEG or WebP.")
+            raise RequestError("There is no picture to start from. Choose a PNG, JPEG or WebP.")
         object.__setattr__(self, "strength", check_number("strength", self.strength))
 
     @cached_property
     def name(self) -> str:
-        """What its picture is called, wherever it is kept: 32 hex digits of a hash of its content."""
+        """Name of the picture in storage: 32 hex digits of a hash of its content."""
         return hashlib.sha256(self.picture).hexdigest()[:32]
 
     @property
     def mark(self) -> str:
-        """What a picture that was made from it says of it: enough to know it again, too little to find it."""
+        """Short hash for the metadata of results: identifies the picture, but is no address of it."""
         return self.name[:10]
 
 
 @dataclass(frozen=True)
 class Job:
-    """One picture to make. The seed alone decides its noise, but for a variation.
+    """One picture to make. The seed alone decides its noise, except for a variation.
 
-    kind: how urgent it is, see KINDS. steps: solver steps. width, height: in pixels. guidance: the
-    classifier-free guidance scale, where 1 means none, or the one that the network is told. owner: whom to be
-    fair to, and whose jobs end together. variation, start: see there. Raises RequestError, in words, when a
-    value makes no sense.
+    Attributes:
+        kind: its urgency, see KINDS.
+        steps: solver steps.
+        width, height: in pixels.
+        guidance: scale of classifier-free guidance (1 is none), or the scale given to a distilled network.
+        owner: the person it is for; owners take turns, and an owner's jobs can be cancelled together.
+        variation: turns the noise towards another seed's.
+        start: picture to start from.
+
+    Raises:
+        RequestError: a value of the wrong type or out of range.
     """
 
     kind: Kind
@@ -164,7 +190,7 @@ class Job:
         for name, called in (("prompt", "The prompt"), ("negative_prompt", "The negative prompt")):
             object.__setattr__(self, name, check_prompt(called, getattr(self, name)))
         if not self.prompt:
-            raise RequestError("The prompt is empty. Say what you would like to see.")
+            raise RequestError("The prompt is empty. Describe the picture.")
         for name, kind in (("variation", Variation), ("start", Start)):
             if not isinstance(getattr(self, name), kind | None):
                 raise RequestError(f"The {name} must be a {kind.__name__} or nothing.")
@@ -172,10 +198,14 @@ class Job:
 
 @dataclass(frozen=True)
 class Record:
-    """How a finished picture was made: its job, the model's revision, and how long it took.
+    """How a finished picture was made.
 
-    evaluations: calls of the denoiser. seconds: what its steps, in whatever company, and its decoding took.
-    decoder: of a preview, the small decoder that drew it; none where the model's own autoencoder did.
+    Attributes:
+        job: the job.
+        revision: of the model, see `ModelFacts`.
+        evaluations: calls of the denoiser.
+        seconds: duration of its steps, each with its whole batch, and of its decoding.
+        decoder: the preview decoder that drew it, or "" for the model's own autoencoder.
     """
 
     job: Job
@@ -185,7 +215,7 @@ class Record:
     decoder: str = ""
 
     def parameters(self) -> png.Parameters:
-        """The record as other tools read it in a PNG."""
+        """Return the record as the PNG metadata that other tools read."""
         job = self.job
         settings = {
             "Steps": str(job.steps),
@@ -207,13 +237,13 @@ class Record:
         return png.Parameters(job.prompt, job.negative_prompt, settings)
 
     def png(self, picture: Image.Image) -> bytes:
-        """The picture as PNG bytes that carry this record."""
+        """Return the picture as a PNG with this record as metadata."""
         return png.write(picture, self.parameters())
 
 
 @dataclass(frozen=True)
 class Queued:
-    """Waiting; `place` pictures go first, and it will be done in about `estimate_s` seconds."""
+    """Waiting: `place` pictures are served first; it should be done in `estimate_s` seconds."""
 
     place: int
     estimate_s: float
@@ -221,14 +251,14 @@ class Queued:
 
 @dataclass(frozen=True)
 class Started:
-    """Its first denoiser call begins, with `batch` pictures of its request in it."""
+    """The first denoiser call begins, with `batch` pictures of this request."""
 
     batch: int
 
 
 @dataclass(frozen=True)
 class Step:
-    """`step` of `steps` denoiser calls are made; now and then with the picture as it stands."""
+    """`step` of `steps` denoiser calls are done; `picture` is a sketch, if there is one."""
 
     step: int
     steps: int
@@ -246,14 +276,14 @@ class Done:
 
 @dataclass(frozen=True)
 class Failed:
-    """It could not be made; the message is for people."""
+    """The picture could not be made; the message is shown to the user."""
 
     message: str
 
 
 @dataclass(frozen=True)
 class Cancelled:
-    """It was given up on request."""
+    """The job was cancelled."""
 
 
 Event = Queued | Started | Step | Done | Failed | Cancelled

@@ -1,4 +1,4 @@
-"""PNG files that say how they were made, in the `parameters` text that other tools read.
+"""Read and write PNG metadata in the `parameters` text that other tools use.
 
 The text is the one that image generation tools exchange: the prompt, a line with the negative
 prompt where there is one, and one line of `Key: value` pairs.
@@ -27,7 +27,7 @@ class Parameters:
 
 
 def write(picture: Image.Image, parameters: Parameters) -> bytes:
-    """The picture as PNG bytes that carry their parameters."""
+    """Return the picture as a PNG with its parameters as metadata."""
     text = PngImagePlugin.PngInfo()
     text.add_text(CHUNK, format_parameters(parameters))
     buffer = io.BytesIO()
@@ -36,9 +36,10 @@ def write(picture: Image.Image, parameters: Parameters) -> bytes:
 
 
 def read(data: bytes) -> Parameters:
-    """The parameters of PNG bytes.
+    """Read the parameters of a PNG.
 
-    Raises ValueError, in words, when this is no PNG or carries no parameters.
+    Raises:
+        ValueError: not a PNG, or a PNG without parameters; the message is shown to the user.
     """
     try:
         with Image.open(io.BytesIO(data), formats=["PNG"]) as picture:
@@ -46,12 +47,12 @@ def read(data: bytes) -> Parameters:
     except (UnidentifiedImageError, OSError, SyntaxError, ValueError) as error:
         raise ValueError("This file is not a PNG picture.") from error
     if not isinstance(text, str):
-        raise ValueError("This PNG does not say how it was made: it has no 'parameters' text.")
+        raise ValueError("This PNG has no 'parameters' text, so it does not tell how it was made.")
     return parse_parameters(text)
 
 
 def format_parameters(parameters: Parameters) -> str:
-    """The `parameters` text. Values that would break the line are quoted as JSON strings."""
+    """Write the `parameters` text. Values that would break the line are quoted as JSON strings."""
     lines = [parameters.prompt]
     if parameters.negative_prompt:
         lines.append(_NEGATIVE + parameters.negative_prompt)
@@ -60,7 +61,7 @@ def format_parameters(parameters: Parameters) -> str:
 
 
 def parse_parameters(text: str) -> Parameters:
-    """What `format_parameters` wrote, or another tool in the same manner."""
+    """Parse the text of `format_parameters`, or another tool's in the same format."""
     *lines, last = text.strip("\n").split("\n")
     settings = {key.strip(): _unquote(value) for key, value in _PAIR.findall(last)}
     if "Steps" not in settings:  # other tools always write it; without it the line is prose

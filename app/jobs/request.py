@@ -45,7 +45,7 @@ def build_jobs(
     Args:
         seed: of the first job; None or FRESH draws different fresh ones.
         width, height: in pixels; 0 is the model's own.
-        strength: in place of that of `start`. A model that edits has no use for it: there it is always 1.
+        strength: replaces that of `start`. For an editing model it is always 1.
 
     Raises:
         RequestError: a value is of the wrong type or out of range.
@@ -77,21 +77,22 @@ def build_jobs(
 
 
 def refinement_of(preview: Job, steps: float, solver: str) -> Job:
-    """The refinement of a preview: the same noise, with another solver and more steps.
+    """Make the refinement of a preview: the same noise, with another solver and more steps.
 
-    Raises RequestError where `steps` is out of range.
+    Raises:
+        RequestError: `steps` is out of range.
     """
     return replace(preview, kind="refine", steps=int(check_number("steps", steps)), solver=solver)
 
 
 def reseeded(job: Job, seed: int) -> Job:
-    """The job with another seed; for a variation, the seed that its noise is turned towards."""
+    """Return the job with another seed; for a variation, that of the other noise."""
     if job.variation:
         return replace(job, variation=replace(job.variation, seed=seed))
     return replace(job, seed=seed)
 
 
 def variations_of(job: Job, count: int, amount: float) -> list[Job]:
-    """Variations of the job towards `count` fresh seeds, each turned by `amount`, 0 to 1."""
+    """Make variations of the job towards `count` fresh seeds, each by `amount`, 0 to 1."""
     seeds = fresh_seeds(count, taken=[job.seed])
     return [replace(job, variation=Variation(seed, amount)) for seed in seeds]

@@ -1,4 +1,4 @@
-"""Which seeds a grid gets."""
+"""Choose the seeds of a grid."""
 
 import random
 from collections.abc import Collection
@@ -10,7 +10,7 @@ FRESH_BELOW = 1_000_000
 
 
 def fresh_seeds(count: int, taken: Collection[int] = ()) -> list[int]:
-    """`count` different random seeds, none of them among `taken`."""
+    """Draw `count` different random seeds that are not in `taken`."""
     drawn: list[int] = []
     while len(drawn) < count:
         seed = random.SystemRandom().randrange(FRESH_BELOW)
@@ -20,7 +20,7 @@ def fresh_seeds(count: int, taken: Collection[int] = ()) -> list[int]:
 
 
 def following_seeds(first: int, count: int) -> list[int]:
-    """`count` seeds from `first` on. Raises RequestError where they would run out of range."""
+    """Return `count` seeds from `first` on; raise RequestError if the last is out of range."""
     if first + count - 1 > LIMITS["seed"].high:
         raise RequestError(f"{count} seeds from {first} on go beyond the last one, {LIMITS['seed'].high:,}.")
     return list(range(first, first + count))

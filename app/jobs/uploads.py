@@ -1,7 +1,7 @@
-"""Pictures that people send: what they are is decided by their content, and nothing is trusted.
+"""Read uploaded pictures safely.
 
-Neither the name nor the declared type of a file matters. Whatever is wrong with it is found out before it can
-cost much memory or time, and nothing in it is ever executed or unpickled.
+The content decides the format; the name and the declared type of a file are ignored. Sizes are checked before
+pixels are read, and nothing in a file is executed or unpickled.
 """
 
 import io
@@ -12,7 +12,7 @@ from PIL import Image, ImageOps
 
 from app.jobs.job import LIMITS, RequestError, Start
 
-# Pillow's names of what is read; everybody can save a picture as one of them.
+# Pillow's names of the accepted formats.
 FORMATS = ("PNG", "JPEG", "WEBP")
 MAX_BYTES = 20 * 2**20
 MAX_PIXELS = 40_000_000
@@ -26,41 +26,39 @@ _JPEG, _SCAN = b"\xff\xd8", b"\xff\xda"
 
 
 def read_picture(data: bytes) -> Image.Image:
-    """The picture in the bytes of a PNG, JPEG or WebP file, as RGB and turned the right way up.
+    """Read a PNG, JPEG or WebP file as an upright RGB picture.
 
-    What is transparent becomes white, and of an animation it is the first frame. Its `info` holds the texts
-    of a PNG and nothing else.
+    Transparency becomes white; of an animation it is the first frame. `info` has the texts of a PNG only.
 
-    Raises RequestError, in words, when it is no such file, is damaged, has more than MAX_BYTES, MAX_PIXELS or
-    MAX_EDGE, or less than MIN_EDGE.
+    Raises:
+        RequestError: another format, a damaged file, or a size beyond the limits above.
     """
     if not data:
         raise RequestError("This file is empty.")
     if len(data) > MAX_BYTES:
         raise RequestError(
-            f"This file has {len(data) / 2**20:.0f} MB; {MAX_BYTES / 2**20:.0f} MB is the most. "
+            f"This file has {len(data) / 2**20:.0f} MB; at most {MAX_BYTES / 2**20:.0f} MB are allowed. "
             "Save it smaller, or as a JPEG."
         )
     picture = _open(data)
     _check_size(*picture.size)
     if data.startswith(_JPEG) and data.count(_SCAN) > MAX_SCANS:
-        raise RequestError("This JPEG is built in a way that takes too long to read. Save it again.")
+        raise RequestError("This JPEG has too many scans and would take too long to read. Save it again.")
     texts = {key: value for key, value in picture.info.items() if isinstance(value, str)}
     try:
         rgb = _to_rgb(ImageOps.exif_transpose(picture))
     # Broken files make Pillow raise all kinds of things, from parts that were never meant to be reached.
     except Exception as error:
-        raise RequestError(
-            "This picture is damaged, and can't be read to its end. Save it again, or take another."
-        ) from error
+        raise RequestError("This picture is damaged. Save it again, or choose another.") from error
     rgb.info = texts if picture.format == "PNG" else {}
     return rgb
 
 
 def start_from(data: bytes, strength: float = Start.strength) -> Start:
-    """The start that somebody sends as a file, checked, and as a PNG that says nothing but its pixels.
+    """Check an uploaded file and make a start of it: a PNG without metadata.
 
-    Raises RequestError, in words, see `read_picture` and `Start`.
+    Raises:
+        RequestError: see `read_picture` and `Start`.
     """
     picture = read_picture(data)
     scale = min(1.0, START_EDGE / max(picture.size))
@@ -75,13 +73,16 @@ def start_from(data: bytes, strength: float = Start.strength) -> Start:
 
 @lru_cache(maxsize=8)
 def fit_picture(data: bytes, width: int, height: int) -> Image.Image:
-    """The middle of the picture in a file (see `read_picture`), as large as it gets, scaled to so many
-    pixels; remembered, and not to be changed. Raises RequestError, in words."""
+    """Crop the picture in a file around its middle and scale it to this size; cached, so do not change it.
+
+    Raises:
+        RequestError: see `read_picture`.
+    """
     return ImageOps.fit(read_picture(data), (width, height), Image.Resampling.LANCZOS)
 
 
 def _open(data: bytes) -> Image.Image:
-    """The file's header, read; its pixels are not."""
+    """Read the file's header, but not its pixels."""
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", Image.DecompressionBombWarning)  # sizes are checked by us
@@ -90,7 +91,7 @@ def _open(data: bytes) -> Image.Image:
         raise _too_large() from error
     except Exception as error:
         raise RequestError(
-            "This file is not a picture that can be read. Take a PNG, JPEG or WebP."
+            "This file is not a picture that can be read. Choose a PNG, JPEG or WebP."
         ) from error
 
 
@@ -98,13 +99,15 @@ def _check_size(width: int, height: int) -> None:
     if width * height > MAX_PIXELS or max(width, height) > MAX_EDGE:
         raise _too_large()
     if min(width, height) < MIN_EDGE:
-        raise RequestError(f"This picture has {width} × {height} pixels; {MIN_EDGE} each way is the least.")
+        raise RequestError(
+            f"This picture has {width} × {height} pixels; at least {MIN_EDGE} × {MIN_EDGE} are needed."
+        )
 
 
 def _too_large() -> RequestError:
     return RequestError(
-        f"This picture is too large: {MAX_PIXELS / 1e6:.0f} million pixels, and {MAX_EDGE:,} along an edge, "
-        "are the most. Scale it down."
+        f"This picture is too large: at most {MAX_PIXELS / 1e6:.0f} million pixels, and {MAX_EDGE:,} along "
+        "an edge, are allowed. Scale it down."
     )
 
 

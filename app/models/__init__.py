@@ -1,4 +1,4 @@
-"""Models that make pictures: how one is chosen (`opening`), read (`loading`), and known (`facts`)."""
+"""Models: open one from a name or folder (`opening`, `loading`), run it (`model`), describe it (`facts`)."""
 
 from app.catalogue import ModelError
 from app.models.facts import ModelFacts

@@ -1,4 +1,4 @@
-"""Single-file checkpoints: the weights of all parts in one safetensors file, under their makers' names."""
+"""Single-file checkpoints: one safetensors file with the weights of all components of a pipeline."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ import torch
 from app.catalogue import ModelError
 from app.catalogue.files import read_header
 
-# Parts that some pipelines ask for, and no such file has.
+# Components that some pipelines declare, and single files never contain.
 UNNEEDED = ("safety_checker", "feature_extractor", "image_encoder")
 
 
@@ -23,16 +23,17 @@ def load_checkpoint(
     needed: Sequence[str],
     precision: Callable[[str], torch.dtype],
 ) -> dict[str, Any]:
-    """The parts of a pipeline, on the CPU.
+    """Load the components of a pipeline onto the CPU.
 
     Args:
         path: the file.
-        configs: a folder in the diffusers layout, whose configs and tokenizers go with it.
+        configs: a folder in the diffusers layout with the configs and tokenizers.
         pipeline: diffusers' class.
-        needed: the names of its parts.
-        precision: of a part, by its name.
+        needed: names of the components.
+        precision: returns the dtype of a component, given its name.
 
-    Raises ModelError, in words, where the file is damaged, or does not have all parts.
+    Raises:
+        ModelError: the file is damaged or lacks a component.
     """
     read_header(path)
     cls = getattr(diffusers, pipeline)
@@ -45,19 +46,19 @@ def load_checkpoint(
             torch_dtype=torch.float32,
             **{name: None for name in UNNEEDED if name in (*known, *optional)},
         )
-    except NotImplementedError as error:  # of weights that nobody has filled in
+    except NotImplementedError as error:  # raised for weights that are still on the meta device
         raise ModelError(_incomplete(path, configs)) from error
-    # What does not go together shows wherever the library stumbles over it.
+    # A mismatch of file and configs can raise anything.
     except Exception as error:
         line = next(iter(str(error).strip().splitlines()), type(error).__name__).rstrip(".")
         raise ModelError(
             f"{path} can't be read with the configs in {configs} ({line[:200]}). Choose another --configs, "
-            "or get the file again."
+            "or download the file again."
         ) from error
     parts = {name: getattr(pipe, name, None) for name in needed}
     missing = [name for name, part in parts.items() if part is None]
     if missing:
-        raise ModelError(f"{path} has no {', '.join(missing)}. Take a checkpoint of the whole model.")
+        raise ModelError(f"{path} has no {', '.join(missing)}. Choose a checkpoint of the whole model.")
     for name, part in parts.items():
         if isinstance(part, torch.nn.Module):
             if any(weight.is_meta for weight in part.state_dict().values()):
@@ -68,6 +69,6 @@ def load_checkpoint(
 
 def _incomplete(path: Path, configs: Path, part: str = "parts") -> str:
     return (
-        f"{path} lacks some of the weights of its {part}, as {configs} describes them. Get the file again, "
-        "or choose another --configs."
+        f"{path} lacks some weights of its {part} that {configs} describes. Download the file again, or "
+        "choose another --configs."
     )

@@ -1,4 +1,4 @@
-"""A network that compiles itself in the background: until that is done, it runs as it is, so nobody waits."""
+"""Compile a network in the background, and run it uncompiled until that is done."""
 
 from __future__ import annotations
 
@@ -15,9 +15,9 @@ from torch.utils import _pytree as pytree
 
 log = logging.getLogger(__name__)
 
-# Batches are filled up to one of these, since every size is compiled for itself.
+# Batches are padded to one of these sizes, since each size is compiled separately.
 BUCKETS = (1, 2, 4, 8, 16, 32)
-# Dynamo's own limit of 8 is for all blocks of one class together, whatever their width and resolution.
+# Dynamo's default of 8 counts all blocks of one class together, at any width and resolution.
 RECOMPILE_LIMIT = 256
 
 
@@ -30,16 +30,16 @@ def compile_blocks(network: nn.Module) -> None:
 
 
 class Compiled:
-    """Calls like the network: compiled for shapes that have been warmed up, and as it is for all others.
+    """Wrapper of a network that is compiled for the shapes it has met, and uncompiled for all others.
 
-    The first call with new shapes is answered at once by the network itself, and a thread compiles them.
-    Batches are padded to the next bucket by repeating the last row; rows must not touch each other. Where
-    compiling fails, the network goes on as it is.
+    The first call with new shapes runs the network uncompiled, while a thread compiles it for them. Batches
+    are padded to the next bucket by repeating the last row; rows must not influence each other. If compiling
+    fails, the network stays uncompiled.
 
     Args:
-        network: in inference use; its weights are shared, not copied.
-        buckets: rising batch sizes; larger batches are never compiled.
-        prepare: how to compile a network, in place.
+        network: for inference; its weights are shared, not copied.
+        buckets: increasing batch sizes; larger batches are never compiled.
+        prepare: compiles a network in place.
     """
 
     def __init__(
@@ -50,7 +50,7 @@ class Compiled:
     ) -> None:
         self.network = network
         self._buckets = tuple(buckets)
-        # A second network around the same weights, so that the first stays as it is meanwhile.
+        # A second network with the same weights, so that the first stays uncompiled.
         shared = {id(tensor): tensor for tensor in (*network.parameters(), *network.buffers())}
         self._compiled = copy.deepcopy(network, shared)
         self._prepare = prepare
@@ -81,12 +81,12 @@ class Compiled:
         return _first_rows(self._compiled(*args, **kwargs), rows, bucket)
 
     def wait(self, timeout: float | None = None) -> bool:
-        """Wait until nothing is being compiled; whether that came within `timeout` seconds."""
+        """Wait until nothing is being compiled; return False after `timeout` seconds."""
         return self._idle.wait(timeout)
 
     @property
     def shapes_ready(self) -> int:
-        """For how many shapes it is compiled."""
+        """Number of shapes that it is compiled for."""
         return len(self._ready)
 
     def _ask(self, key: Any, inputs: Any) -> None:
@@ -96,7 +96,7 @@ class Compiled:
             self._asked.add(key)
             self._waiting += 1
             self._idle.clear()
-            # Not the caller's tensors, which it may go on to change.
+            # The caller may change its own tensors.
             example = pytree.tree_map_only(torch.Tensor, torch.zeros_like, inputs)
             self._wanted.put((key, example, torch.is_inference_mode_enabled()))
             if self._thread is None:
@@ -118,7 +118,7 @@ class Compiled:
                     self._ready.add(key)
             except Exception:
                 self._failed = True
-                log.exception("The network can't be compiled here; it goes on uncompiled")
+                log.exception("Compiling the network failed; it runs uncompiled")
             with self._lock:
                 self._waiting -= 1
                 if not self._waiting:
@@ -138,7 +138,7 @@ def _shapes(inputs: Any) -> Any:
 
 
 def _padded(inputs: Any, rows: int, bucket: int) -> Any:
-    """The inputs with what has `rows` rows filled up to `bucket`."""
+    """Pad the tensors that have `rows` rows to `bucket` rows."""
 
     def pad(tensor: torch.Tensor) -> torch.Tensor:
         if rows == bucket or tensor.dim() == 0 or tensor.shape[0] != rows:

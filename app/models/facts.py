@@ -1,4 +1,4 @@
-"""What is to be known of a model to ask for its pictures."""
+"""Model metadata needed to request pictures."""
 
 import unicodedata
 from collections.abc import Mapping
@@ -13,18 +13,28 @@ from solver.schedule import shift_for
 
 @dataclass(frozen=True, eq=False)
 class ModelFacts:
-    """What is to be known of a model to ask for its pictures, without its weights; can be pickled.
+    """Model metadata needed to request pictures, without weights; can be pickled.
 
-    name: the folder's. revision: SHA-256 of its weights, in hex. width, height: of its pictures in pixels
-    where nobody asks for others. sizes: those that it is good at. multiple: what divides every width and
-    height. smallest, largest: their bounds. place: the device that it runs on, in words. max_prompt_tokens:
-    how many tokens a prompt may have. guidance_kind: see GuidanceKind. guidance: the default scale.
-    guidance_limits: the scales that make sense. full_steps: of a refinement, by default. edits: whether a
-    job's start is a picture to be edited by instructions, and not one to begin with. schedule: the noise
-    levels that it was trained on, on a flow with the shift for the default size. scheduler_config: of the
-    scheduler that it came with. learned: its ConsistencySolver, as far as trained. preview_decoder: what
-    draws previews in place of its own autoencoder, if something does. warnings: what is odd about it, in
-    words, but does not keep it from working.
+    Attributes:
+        name: as `--model` and records call it.
+        revision: SHA-256 of its weights, in hex.
+        width, height: default size of its pictures, in pixels.
+        sizes: sizes (width, height) that it was trained for.
+        multiple: every width and height must be a multiple of it.
+        smallest, largest: bounds of width and height.
+        place: the device that it runs on, as shown to users.
+        max_prompt_tokens: the most tokens that a prompt may have.
+        guidance_kind: see GuidanceKind.
+        guidance: the default scale.
+        guidance_limits: the lowest and the highest scale.
+        full_steps: default number of steps of a refinement.
+        edits: whether it edits a job's start by instructions, rather than starting from it.
+        schedule: noise schedule; on a flow with the shift for the default size.
+        tokenizer: of its prompts.
+        learned: its ConsistencySolver.
+        scheduler_config: config of its own scheduler.
+        preview_decoder: name of the decoder that draws previews; "" for its own autoencoder.
+        warnings: problems that do not keep it from working, as shown to users.
     """
 
     name: str
@@ -51,11 +61,11 @@ class ModelFacts:
 
     @property
     def negative_prompts(self) -> bool:
-        """Whether negative prompts mean something to it."""
+        """Whether it uses negative prompts."""
         return self.guidance_kind == "classifier-free"
 
     def check_size(self, width: int, height: int) -> None:
-        """Raise RequestError, in words, where it can't make pictures of so many pixels."""
+        """Raise RequestError if it cannot make pictures of this size."""
         if self.smallest == self.largest and (width, height) != (self.width, self.height):
             raise RequestError(
                 f"{self.name} makes pictures of {self.width} × {self.height} pixels, not {width} × {height}."
@@ -70,18 +80,18 @@ class ModelFacts:
                 nearest = round(edge / self.multiple) * self.multiple
                 raise RequestError(
                     f"The {name} must be a multiple of {self.multiple} with {self.name}: "
-                    f"{nearest} instead of {edge}, say."
+                    f"for example {nearest} instead of {edge}."
                 )
 
     def plan(self, job: Job) -> Plan:
-        """The plan that a job's picture follows.
+        """Make the plan of a job.
 
-        Raises RequestError, in words, when this is not the job's model, when it can't make such a size or
-        follow such a guidance, when a prompt has more tokens than the model reads, or when the solver can't
-        make so many steps.
+        Raises:
+            RequestError: another model's job, or a size, guidance scale, prompt length, solver or number of
+                steps that this model cannot do.
         """
         if job.model != self.name:
-            raise RequestError(f"There is no model {job.model} here, but {self.name}.")
+            raise RequestError(f"The model {job.model} is not running here; use {self.name}.")
         self.check_size(job.width, job.height)
         low, high = self.guidance_limits
         if not low <= job.guidance <= high:
@@ -91,8 +101,8 @@ class ModelFacts:
             tokens = self.count_tokens(text)
             if tokens > self.max_prompt_tokens:
                 raise RequestError(
-                    f"{name} is too long: {tokens} words and signs, and this model reads "
-                    f"{self.max_prompt_tokens}. Leave something out."
+                    f"{name} is too long: {tokens} tokens (words and signs), and this model "
+                    f"reads {self.max_prompt_tokens}. Shorten it."
                 )
         try:
             return make_plan(
@@ -107,35 +117,37 @@ class ModelFacts:
             raise RequestError(str(error)) from error
 
     def schedule_at(self, width: int, height: int) -> NoiseSchedule:
-        """The noise levels for pictures of so many pixels: some flows are shifted with their size."""
+        """Noise schedule for a size in pixels; some flows have a shift that depends on it."""
         mu = shift_for(self.scheduler_config, width * height // self.multiple**2)
         return self.schedule if mu is None else NoiseSchedule.from_config(self.scheduler_config, mu=mu)
 
     def sees_start(self, job: Job) -> bool:
-        """Whether a job's start matters: at strength 1 nothing is left of it, unless it is to be edited."""
+        """Whether a job's start influences the picture; at strength 1 it does only when edited."""
         return job.start is not None and (self.edits or job.start.strength < 1)
 
     def decoder_of(self, job: Job) -> str:
-        """The preview decoder, where it draws a job's picture: a preview's, unless half of a final's steps or
-        more make it as good as one."""
+        """Name of the preview decoder if it draws this job's picture, else "".
+
+        It draws previews of fewer than half the steps of a final.
+        """
         return self.preview_decoder if job.kind == "preview" and 2 * job.steps < self.full_steps else ""
 
     def rows(self, guidance: float) -> int:
-        """Of a denoiser call for one picture: with classifier-free guidance it is asked twice."""
+        """Batch rows of one picture in a denoiser call: two with classifier-free guidance."""
         return 2 if self.guidance_kind == "classifier-free" and guidance != 1 else 1
 
     def count_tokens(self, prompt: str) -> int:
-        """How many tokens the prompt has, without those that frame it."""
+        """Number of the prompt's tokens, without start and end tokens."""
         return len(tokenize(self.tokenizer, prompt, add_special_tokens=False).input_ids)
 
     def unknown_words(self, prompt: str) -> list[str]:
-        """The words and symbols of the prompt that mean nothing to the model, each once, in their order."""
+        """Distinct words and symbols of the prompt that the tokenizer does not know, in order."""
         unknown = self.tokenizer.unk_token_id
         framing = (self.tokenizer.bos_token_id, self.tokenizer.eos_token_id, self.tokenizer.pad_token_id)
         if unknown is None or unknown in framing:
-            return []  # a tokenizer of word pieces can spell anything
+            return []  # a subword tokenizer knows every word
         encoded = tokenize(self.tokenizer, prompt, add_special_tokens=False, return_offsets_mapping=True)
-        # What the tokenizer passed over counts as far as it is no part of words, such as the s of "Ada's".
+        # Characters without a token count too, except those within words, such as the s of "Ada's".
         letters = [" " if letter.isalnum() or _kind(letter) == "P" else letter for letter in prompt]
         for token, (start, end) in zip(encoded.input_ids, encoded.offset_mapping, strict=True):
             word = prompt[start:end]
@@ -146,5 +158,5 @@ class ModelFacts:
 
 
 def _kind(letter: str) -> str:
-    """Of a letter, the first of its Unicode category: L for letters, P for punctuation, S for symbols, …"""
+    """First letter of a character's Unicode category: L letters, P punctuation, S symbols, and so on."""
     return unicodedata.category(letter)[0]

@@ -1,4 +1,4 @@
-"""How a folder in the diffusers layout becomes an `ImageModel`."""
+"""Load a folder in the diffusers layout as an `ImageModel`."""
 
 import hashlib
 import importlib
@@ -28,21 +28,21 @@ from solver import LearnedSolver, NoiseSchedule, make_plan
 from solver.diffusion import FAMILIES, LatentDiffusion, assemble
 from solver.solvers import refuse_nonlinear
 
-# Classes are only ever taken from here, whatever a folder asks for.
+# Only these libraries' classes are used, whatever a folder names.
 LIBRARIES = ("diffusers", "transformers", "checkpoints")
 DEVICES = ("auto", "cpu", "cuda", "mps")
 
-# Edges of the pictures that Stable Diffusion XL was trained for (Podell et al. 2023, appendix I), of 1024²
-# pixels or a little less; other models have the same shapes about their own size.
+# Sizes that Stable Diffusion XL was trained for (Podell et al. 2023, appendix I), of at most 1024² pixels;
+# scaled for models of another size.
 BUCKETS = (
     (1024, 1024), (1152, 896), (896, 1152), (1216, 832), (832, 1216), (1344, 768), (768, 1344),
 )  # fmt: skip
-# Models for smaller pictures make no sense of any size but their own.
+# Models for smaller pictures work at their own size only.
 SMALLEST_OF_MANY = 512
 
 
 def pick_device(name: str = "auto") -> torch.device:
-    """The device called `name`, one of DEVICES. Raises ModelError where this machine has none such."""
+    """Return the device called `name`, one of DEVICES; raise ModelError if this machine lacks it."""
     available = {"cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available(), "cpu": True}
     if name == "auto":
         name = next(device for device, there in available.items() if there)
@@ -64,24 +64,24 @@ def load(
     offload: Offload = "none",
     compiled: bool = False,
 ) -> ImageModel:
-    """The model in `folder`, in the diffusers layout of one of `FAMILIES`, read from disk alone.
+    """Load the model in `folder`, in the diffusers layout of one of `FAMILIES`, from disk only.
 
-    In float32 on the CPU, else in bfloat16 where the device has it and in float16 where not; the autoencoder
-    in float32 where the rest would be in float16, in which Stable Diffusion XL's overflows.
+    For the dtypes see `precision`.
 
     Args:
-        name: what to call it; by default as the folder is called.
-        entry: its entry of the catalogue; by default the first of its pipeline.
-        checkpoint: a single file that has the weights, where the folder has the configs alone.
-        solver: the folder of the learned solver; by default `folder/solver`, where there is one.
-        safety_checker: whether the model's own checker, where it comes with one, looks at the pictures.
-        offload: with "model" one part at a time is on the device.
-        compiled: whether the network compiles itself in the background, on a CUDA device.
+        name: of the model; by default the folder's.
+        entry: its entry in the catalogue; by default the first of its pipeline.
+        checkpoint: a single file with the weights, if the folder has the configs only.
+        solver: the folder of the learned solver; by default `folder/solver`, if it exists.
+        safety_checker: whether to use the model's safety checker, if it has one.
+        offload: "model" keeps only one component at a time on the device.
+        compiled: whether to compile the network in the background, on a CUDA device.
 
-    Raises ModelError, in words, when the folder is missing, of another kind, incomplete or damaged.
+    Raises:
+        ModelError: the folder is missing, of another kind, incomplete or damaged.
     """
     index = _read_json(folder, "model_index.json")
-    for library in (diffusers, transformers):  # several bars of a tenth of a second each
+    for library in (diffusers, transformers):  # they show several bars of a tenth of a second each
         library.utils.logging.disable_progress_bar()
     pipeline = str(index.get("_class_name"))
     if pipeline not in FAMILIES:
@@ -95,7 +95,8 @@ def load(
     if checkpoint:
         parts = load_checkpoint(checkpoint, folder, pipeline, needed, lambda part: precision(device, part))
         parts = {
-            part: _settled(part, each, place, checkpoint, _advice(checkpoint)) for part, each in parts.items()
+            part: _prepared(part, each, place, checkpoint, _advice(checkpoint))
+            for part, each in parts.items()
         }
     else:
         parts = {
@@ -173,7 +174,7 @@ def _rounded(edge: float, multiple: int) -> int:
 
 
 def _by_shape(size: tuple[int, int]) -> tuple[float, bool]:
-    """The square first, then the others, the nearest to it before the rest."""
+    """Sort key: the square first, then by aspect ratio, landscape before portrait."""
     width, height = size
     return max(width, height) / min(width, height), width < height
 
@@ -184,13 +185,13 @@ def _framing_tokens(tokenizer: Any) -> int:
 
 @torch.inference_mode()
 def _check_fit(folder: Path, diffusion: LatentDiffusion) -> None:
-    """Raise ModelError where the parts do not go with each other, tried on a tiny picture."""
+    """Raise ModelError if the components do not fit together, by making a tiny picture."""
     channels, *_ = diffusion.latent_shape
     x = torch.zeros(1, channels, 8, 8, device=diffusion.device)
     try:
         edge = diffusion.decode(x).shape[-1]
         if edge != 8 * diffusion.scale:
-            raise ValueError(f"the vae makes {edge} pixels of 8 latents")
+            raise ValueError(f"the vae makes {edge} pixels from 8 latents")
         _check_vocabularies(diffusion.parts)
         words = diffusion.encode([""])
         diffusion.denoise(x, torch.tensor([500.0]), words, words, torch.tensor([1.0]))
@@ -204,11 +205,15 @@ def _check_vocabularies(parts: Mapping[str, Any]) -> None:
         encoder = parts.get(name.replace("tokenizer", "text_encoder"))
         if name.startswith("tokenizer") and encoder and len(tokenizer) > encoder.config.vocab_size:
             known = encoder.config.vocab_size
-            raise ValueError(f"the {name} has {len(tokenizer)} words, and its text encoder knows {known}")
+            raise ValueError(f"the {name} has {len(tokenizer)} tokens, but its text encoder {known}")
 
 
 def precision(device: torch.device, name: str) -> torch.dtype:
-    """Of a part, by its name, on a device; see `load`."""
+    """Return the dtype of a component on a device.
+
+    float32 on the CPU, bfloat16 on a GPU that has it, else float16; but float32 for the autoencoder, since
+    Stable Diffusion XL's overflows in float16.
+    """
     if device.type == "cpu":
         return torch.float32
     if device.type == "cuda" and torch.cuda.is_bf16_supported():
@@ -219,7 +224,7 @@ def precision(device: torch.device, name: str) -> torch.dtype:
 def _load_learned(
     solver: Path | None, folder: Path, schedule: NoiseSchedule, guidance: float | None
 ) -> tuple[LearnedSolver, tuple[str, ...]]:
-    """The solver in a folder, with warnings; one that has learned nothing where a model comes without."""
+    """Load the solver of `solver` or `folder/solver`, with warnings; an untrained one if there is none."""
     if solver is None and not (folder / "solver").is_dir():
         return LearnedSolver(), ()
     path = solver or folder / "solver"
@@ -230,24 +235,25 @@ def _load_learned(
         for steps in {table.steps for table in learned.tables} | {6}:
             learned.plan(steps, schedule)
         mismatch = learned.mismatch(schedule, guidance)
-    # What a damaged file raises depends on where the damage is.
+    # A damaged file can raise anything.
     except Exception as error:
         raise ModelError(f"{path} can't be used ({_brief(error)}). {_advice(folder)}") from error
     if not mismatch:
         return learned, ()
-    return learned, (f"{mismatch} Previews may be worse than with no trained solver at all ({path}).",)
+    return learned, (f"{mismatch} Previews may be worse than without a trained solver ({path}).",)
 
 
 def load_component(
     folder: Path, name: str, source: Any, dtype: torch.dtype, device: torch.device, advice: str = ""
 ) -> Any:
-    """The part `name` of the model in a folder, for use in inference.
+    """Load the component `name` of the model in a folder, for inference.
 
     Args:
-        source: its library and class.
-        advice: what to do where it can't be read; by default to get the model again.
+        source: its library and class, from model_index.json.
+        advice: what to do if it cannot be read; by default to download the model again.
 
-    Raises ModelError, in words, where it is missing, of another kind, incomplete or damaged.
+    Raises:
+        ModelError: it is missing, of another kind, incomplete or damaged.
     """
     advice = advice or _advice(folder)
     try:
@@ -255,12 +261,14 @@ def load_component(
     except (TypeError, ValueError):
         raise ModelError(f"{folder}/model_index.json names no {name}. {advice}") from None
     if library not in LIBRARIES:
-        raise ModelError(f"{folder} wants its {name} from {library}; only {', '.join(LIBRARIES)} are used.")
+        raise ModelError(
+            f"{folder} takes its {name} from {library}; only {', '.join(LIBRARIES)} are allowed. {advice}"
+        )
     cls = getattr(importlib.import_module(library), str(class_name), None)
     if cls is None:
-        raise ModelError(f"{library} has no {class_name}, which {folder} wants as its {name}.")
+        raise ModelError(f"{library} has no {class_name}, which {folder} names as its {name}. {advice}")
     if not (folder / name).is_dir():
-        raise ModelError(f"{folder} lacks its {name}: there is no such folder in it. {advice}")
+        raise ModelError(f"{folder} has no folder {name}. {advice}")
     try:
         if name.startswith("tokenizer"):
             check_tokenizer(folder / name)
@@ -274,17 +282,17 @@ def load_component(
             torch_dtype=dtype,
             output_loading_info=True,
         )
-    # What a damaged file raises depends on where the damage is.
+    # A damaged file can raise anything.
     except Exception as error:
         words = str(error) if isinstance(error, ModelError) else _brief(error) + "."
         raise ModelError(f"{folder / name} can't be read: {words} {advice}") from error
     if report["missing_keys"]:
         raise ModelError(f"{folder / name} lacks {len(report['missing_keys'])} weights. {advice}")
-    return _settled(name, part, device, folder, advice)
+    return _prepared(name, part, device, folder, advice)
 
 
-def _settled(name: str, part: Any, device: torch.device, source: Path, advice: str) -> Any:
-    """The part of the model in `source` for use in inference on a device; what is no network as it is."""
+def _prepared(name: str, part: Any, device: torch.device, source: Path, advice: str) -> Any:
+    """Move a network to a device for inference and check its weights; return other components unchanged."""
     if isinstance(part, torch.nn.Module):
         part.to(device).eval().requires_grad_(False)
         check_finite(part, f"the {name} in {source}", advice)
@@ -299,16 +307,16 @@ def _read_json(folder: Path, name: str) -> dict[str, Any]:
     try:
         content = json.loads((folder / name).read_text(encoding="utf-8"))
     except FileNotFoundError:
-        raise ModelError(f"{folder} is no model in the diffusers layout: it has no {name}.") from None
+        raise ModelError(f"{folder} is not a model in the diffusers layout: it has no {name}.") from None
     except (OSError, ValueError) as error:
         raise ModelError(f"{folder / name} can't be read ({_brief(error)}). {_advice(folder)}") from error
     if not isinstance(content, dict):
-        raise ModelError(f"{folder / name} is not what a diffusers model has there. {_advice(folder)}")
+        raise ModelError(f"{folder / name} must hold a JSON object. {_advice(folder)}")
     return content
 
 
 def _hash_weights(place: Path) -> str:
-    """Of a single file, or of all weights in a folder, but for those that draw previews alone."""
+    """SHA-256 of a single file, or of all weights in a folder except the preview decoder's."""
     digest = hashlib.sha256()
     for path in [place] if place.is_file() else sorted(place.rglob("*.safetensors")):
         if path.parent == place / PREVIEW_DECODER:
@@ -322,11 +330,11 @@ def _hash_weights(place: Path) -> str:
 def _advice(folder: Path) -> str:
     for entry in CATALOGUE:
         if folder.resolve() == ROOT / entry.source:
-            return f"It ships with the repository: get it back with `git checkout -- {entry.source}`."
-    return "Check --model, or get the model again."
+            return f"It ships with the repository: restore it with `git checkout -- {entry.source}`."
+    return "Check --model, or download the model again."
 
 
 def _brief(error: BaseException) -> str:
-    """The first line of an error, short enough for one sentence."""
+    """First line of an error's message, at most 120 characters long."""
     line = next(iter(str(error).strip().splitlines()), "") or type(error).__name__
     return line.rstrip(".") if len(line) <= 120 else line[:117] + "…"

@@ -1,4 +1,4 @@
-"""What to do when a device's memory runs out: the same work in smaller pieces."""
+"""Split work into smaller batches when a device's memory runs out."""
 
 import gc
 from collections.abc import Callable, Sequence
@@ -11,7 +11,7 @@ Result = TypeVar("Result")
 
 
 def is_out_of_memory(error: BaseException) -> bool:
-    """Whether memory ran out: a GPU's or, as PyTorch says it in a plain RuntimeError, the machine's."""
+    """Whether an error means that memory ran out; for the CPU's PyTorch raises a plain RuntimeError."""
     words = str(error).lower()
     return isinstance(error, torch.OutOfMemoryError) or (
         isinstance(error, RuntimeError) and ("out of memory" in words or "not enough memory" in words)
@@ -19,9 +19,9 @@ def is_out_of_memory(error: BaseException) -> bool:
 
 
 def split_on_oom(work: Callable[[Sequence[Item]], Sequence[Result]], items: Sequence[Item]) -> list[Result]:
-    """work(items), one result for each; in halves, and halves of these, where memory is too short for all.
+    """Return work(items), one result per item; in halves, recursively, if memory runs out.
 
-    Raises what `work` raises, and that memory ran out only when it did for a single item.
+    Raises what `work` raises; an out-of-memory error only for a single item.
     """
     if not items:
         return []
@@ -30,7 +30,7 @@ def split_on_oom(work: Callable[[Sequence[Item]], Sequence[Result]], items: Sequ
     except RuntimeError as error:
         if len(items) == 1 or not is_out_of_memory(error):
             raise
-    # Outside the handler, so that its traceback no longer holds on to what did not fit.
+    # After the handler, since its traceback keeps tensors alive.
     gc.collect()
     if torch.accelerator.is_available():
         torch.accelerator.memory.empty_cache()

@@ -1,4 +1,4 @@
-"""A model that makes pictures, with what is known of it."""
+"""A model that is ready to make pictures, with its metadata."""
 
 from collections import OrderedDict
 from collections.abc import Sequence
@@ -20,13 +20,18 @@ REMEMBERED_PROMPTS = 256
 
 @dataclass(frozen=True, eq=False)
 class PreviewDecoder:
-    """A small decoder of a model's latents, on its device: diffusers' AutoencoderTiny. name: for records."""
+    """A small decoder of a model's latents (diffusers' AutoencoderTiny), on the model's device.
+
+    Attributes:
+        name: as records call it.
+        network: the autoencoder.
+    """
 
     name: str
     network: Any = field(repr=False)
 
     def decode(self, latents: torch.Tensor) -> torch.Tensor:
-        """Latents as the pipelines keep them [B, C, H, W] as pictures, see `LatentDiffusion.decode`."""
+        """Decode latents [B, C, H, W], scaled as in the pipelines; see `LatentDiffusion.decode`."""
         return decode(self.network, latents)
 
 
@@ -34,9 +39,12 @@ class PreviewDecoder:
 class ImageModel:
     """A text-to-image latent diffusion model, ready to run on one device.
 
-    remembered: conditions of recent prompts, by whether they are negative, and the prompt. safety: what looks
-    at its pictures before they are shown, if anything does. preview_decoder: what draws previews faster than
-    the model's own autoencoder, if there is something.
+    Attributes:
+        diffusion: the networks.
+        facts: metadata.
+        remembered: conditions of recent prompts, by (whether negative, prompt).
+        safety: checks its pictures before they are shown, if not None.
+        preview_decoder: draws previews faster than the model's own autoencoder, if not None.
     """
 
     diffusion: LatentDiffusion
@@ -47,19 +55,19 @@ class ImageModel:
 
     @property
     def device(self) -> torch.device:
-        """Where it runs."""
+        """Device that it runs on."""
         return self.diffusion.device
 
     @property
     def offloaded(self) -> bool:
-        """Whether one part of it at a time is on the device, so that they can't work side by side."""
+        """Whether only one component at a time is on the device, so that none can run concurrently."""
         return hasattr(self.diffusion.network, "_hf_hook")
 
     @torch.inference_mode()
     def encode_each(self, prompts: Sequence[str], *, negative: bool = False) -> list[Conditions]:
-        """Conditions of one sample for each prompt, as the stock pipeline makes them.
+        """Encode prompts as the stock pipeline does; return the conditions of one sample per prompt.
 
-        Recent ones are remembered, and all others are made in one call. For one thread at a time.
+        Recent prompts are remembered; all others are encoded in one call. Not thread-safe.
         """
         new = [prompt for prompt in dict.fromkeys(prompts) if (negative, prompt) not in self.remembered]
         if new:
@@ -76,9 +84,10 @@ class ImageModel:
     def encode_starts(
         self, files: Sequence[bytes | None], width: int, height: int
     ) -> list[torch.Tensor | None]:
-        """Latents [C, H, W] of the pictures in files, cut and scaled to so many pixels; None of None.
+        """Encode picture files, cropped and scaled to a size in pixels, as latents [C, H, W]; None as None.
 
-        Raises RequestError, in words, for a file that is no such picture.
+        Raises:
+            RequestError: a file is not a picture.
         """
         distinct = list(dict.fromkeys(filter(None, files)))
         pictures = [fit_picture(file, width, height) for file in distinct]
@@ -92,15 +101,17 @@ class ImageModel:
 
     @torch.inference_mode()
     def pictures(self, latents: torch.Tensor, *, preview: bool = False) -> list[Image.Image]:
-        """Latents [B, C, H, W] as B RGB pictures; with `preview` by the preview decoder, if there is one.
+        """Decode latents [B, C, H, W] into B RGB pictures.
 
-        Raises FloatingPointError where a number overflowed on the way, which would be a black picture.
+        Args:
+            preview: use the preview decoder, if there is one.
+
+        Raises:
+            FloatingPointError: a value overflowed in the network or decoder; the picture would be black.
         """
         decoder = (preview and self.preview_decoder) or self.diffusion
         decoded = decoder.decode(latents.to(self.device)).float()
         if not decoded.isfinite().all():
-            raise FloatingPointError(
-                "a picture is no numbers: something overflowed in the network or decoder"
-            )
+            raise FloatingPointError("a picture contains NaN or infinity: the network or decoder overflowed")
         levels = (decoded * 255).round().clamp(0, 255).to(torch.uint8)
         return [Image.fromarray(array) for array in levels.permute(0, 2, 3, 1).cpu().numpy()]

@@ -1,4 +1,4 @@
-"""Models larger than the GPU: one part at a time is there, and the others wait in the machine's memory."""
+"""Run models larger than the GPU: one component at a time is on it, the others in the machine's memory."""
 
 from __future__ import annotations
 
@@ -12,38 +12,38 @@ from accelerate.utils import send_to_device
 
 
 def offload(parts: Mapping[str, Any], device: torch.device) -> None:
-    """Have each network among the parts come to the device when it is called, and the one before it leave."""
-    turns = _Turns()
+    """Move each network among the parts to the device when it is called, and the one before it back."""
+    occupant = _Occupant()
     for part in parts.values():
         if isinstance(part, torch.nn.Module):
             part.to("cpu")
-            add_hook_to_module(part, OneAtATime(part, device, turns))
+            add_hook_to_module(part, OneAtATime(part, device, occupant))
 
 
-class _Turns:
-    """Whose turn it is. lock: held while somebody comes or goes."""
+class _Occupant:
+    """The network that is on the device; hold `lock` to change it."""
 
     def __init__(self) -> None:
-        self.there: torch.nn.Module | None = None
+        self.network: torch.nn.Module | None = None
         self.lock = threading.Lock()
 
 
 class OneAtATime(ModelHook):
-    """Moves a network to `execution_device` before it is called, with what it is called with."""
+    """Hook that moves a network and its inputs to `execution_device` before it is called."""
 
-    def __init__(self, part: torch.nn.Module, device: torch.device, turns: _Turns) -> None:
+    def __init__(self, part: torch.nn.Module, device: torch.device, occupant: _Occupant) -> None:
         self.execution_device = device
         self._part = part
-        self._turns = turns
+        self._occupant = occupant
 
     def pre_forward(self, module: torch.nn.Module, *args: Any, **kwargs: Any) -> tuple[Any, Any]:
         """See accelerate."""
-        with self._turns.lock:
-            if self._turns.there is not self._part:
-                if self._turns.there is not None:
-                    self._turns.there.to("cpu")
+        with self._occupant.lock:
+            if self._occupant.network is not self._part:
+                if self._occupant.network is not None:
+                    self._occupant.network.to("cpu")
                     if torch.accelerator.is_available():
                         torch.accelerator.memory.empty_cache()
                 self._part.to(self.execution_device)
-                self._turns.there = self._part
+                self._occupant.network = self._part
         return send_to_device(args, self.execution_device), send_to_device(kwargs, self.execution_device)

@@ -1,4 +1,4 @@
-"""From what `--model` and the flags beside it say to a model that runs: found, checked, loaded."""
+"""Open the model that `--model` and its related options choose: find, check and load it."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from app.models.model import ImageModel
 from app.models.preview_decoder import AUTO, with_preview_decoder
 from solver.diffusion import FAMILIES
 
-# Pixels along the edge where nothing says for which size a model was made.
+# Assumed edge of the pictures, in pixels, if no config states it.
 USUAL_EDGE = 1024
 
 
@@ -27,8 +27,8 @@ class Choice:
         model: an entry's name, a folder, a single-file checkpoint or a hub id, see `app.catalogue.find`.
         device: one of `DEVICES`.
         solver: a folder with solver weights, in place of the model's own or those published for it.
-        safety_checker: whether the model's checker, where it has one, looks at the pictures.
-        offload: with "model" one part of it at a time is on the GPU.
+        safety_checker: whether to use the model's safety checker, if it has one.
+        offload: "model" keeps only one component at a time on the GPU.
         configs: for a single-file checkpoint, the folder with the configs that go with it.
         compiled: whether the network is compiled in the background, on a CUDA device.
         preview_decoder: "auto", "off" or a folder, see `with_preview_decoder`.
@@ -45,18 +45,19 @@ class Choice:
 
 
 def find_chosen(choice: Choice) -> Found:
-    """Where the model is. Raises ModelError, see `app.catalogue.find`."""
+    """Find the chosen model, see `app.catalogue.find`."""
     return find(choice.model, configs=choice.configs, without=() if choice.safety_checker else SAFETY)
 
 
 def open_model(choice: Choice) -> ImageModel:
-    """Find a model, have it fetched where it is not here and may be, check that it fits, and load it.
+    """Find a model, download it if allowed, check that it fits into memory, and load it.
 
-    Raises ModelError, in words and with the next step.
+    Raises:
+        ModelError: any of these failed; the message gives the next step.
     """
     device = pick_device(choice.device)
     if choice.offload == "model" and device.type == "cpu":
-        raise ModelError("--offload model is for a GPU; on the cpu all parts are where they compute anyway.")
+        raise ModelError("--offload model needs a GPU. Leave it out on the CPU.")
     found = find_chosen(choice)
     check_fits(found.name, found.parts, _edge(found), device.type, choice.offload)
     model = load(
@@ -74,7 +75,7 @@ def open_model(choice: Choice) -> ImageModel:
 
 
 def _edge(found: Found) -> int:
-    """Of the model's pictures in pixels, as far as it can be told before loading."""
+    """Edge of the model's pictures in pixels, as far as it is known before loading."""
     if found.entry:
         return found.entry.sizes[0]
     family = FAMILIES.get(found.pipeline)

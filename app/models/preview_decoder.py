@@ -1,4 +1,4 @@
-"""A small decoder that draws previews faster than the model's own autoencoder, which draws the finals."""
+"""Preview decoders: small autoencoders that decode previews faster than the model's own."""
 
 from __future__ import annotations
 
@@ -18,19 +18,19 @@ from solver.diffusion import LatentDiffusion
 AUTO, OFF = "auto", "off"
 # diffusers' class for all of them: TAESD, TAESDXL, TAESD3 and TAEF1.
 CLASS = "AutoencoderTiny"
-# A picture of coloured squares, so many along an edge, of so many latents each: decoders of the same latents
-# agree about its colours, others hardly ever do.
+# Test picture: SQUARES x SQUARES coloured squares of LATENTS latents each. Decoders of the same latent space
+# agree on its colours, others hardly ever do.
 SQUARES, LATENTS, LEAST_AGREEMENT = 4, 2, 0.9
 
 
 def with_preview_decoder(model: ImageModel, choice: str, found: Found) -> ImageModel:
-    """The model with a preview decoder, where there is one for it.
+    """Return the model with its preview decoder, if there is one.
 
     Args:
-        choice: "auto" for that which goes with the model, "off" for none, else a decoder's folder.
+        choice: "auto" for the model's own, "off" for none, or a decoder's folder.
 
-    Raises ModelError, in words, where the chosen one can't be used. One that nobody asked for is left out
-    then, with a warning.
+    Raises:
+        ModelError: the chosen decoder cannot be used. With "auto" it is left out with a warning instead.
     """
     if choice == OFF:
         return model
@@ -44,14 +44,14 @@ def with_preview_decoder(model: ImageModel, choice: str, found: Found) -> ImageM
     except ModelError as error:
         if choice != AUTO:
             raise
-        warning = f"Previews are decoded as finals are, since their own decoder can't be used: {error}"
+        warning = f"Previews are decoded like finals, because the preview decoder can't be used: {error}"
         return replace(model, facts=replace(model.facts, warnings=(*model.facts.warnings, warning)))
     facts = replace(model.facts, preview_decoder=decoder.name)
     if (alike := agreement(decoder, model.diffusion)) < LEAST_AGREEMENT:
         warning = (
             f"The preview decoder in {folder} seems to be made for another model: its colours correlate by "
-            f"{alike:.2f} with those of the model's own, where {LEAST_AGREEMENT} is the least. Previews "
-            "may not look like finals; --preview-decoder off draws them like these."
+            f"{alike:.2f} with those of the model's own decoder; at least {LEAST_AGREEMENT} is expected. "
+            "Previews may not look like finals; --preview-decoder off decodes them like finals."
         )
         facts = replace(facts, warnings=(*facts.warnings, warning))
     return replace(model, preview_decoder=decoder, facts=facts)
@@ -59,9 +59,9 @@ def with_preview_decoder(model: ImageModel, choice: str, found: Found) -> ImageM
 
 @torch.inference_mode()
 def agreement(decoder: PreviewDecoder, diffusion: LatentDiffusion) -> float:
-    """How much alike the decoder and the model's own are about the colours of one picture, as correlation.
+    """Correlation of the colours that the decoder and the model's own give to one picture.
 
-    One whose latents mean something else paints other colours, though nothing about its shapes tells.
+    It is low for a decoder of another latent space, even if all shapes fit.
     """
     squares = torch.rand(1, 3, SQUARES, SQUARES, generator=torch.Generator().manual_seed(0))
     edge = LATENTS * diffusion.scale
@@ -75,21 +75,21 @@ def agreement(decoder: PreviewDecoder, diffusion: LatentDiffusion) -> float:
 
 
 def load_preview_decoder(folder: Path, name: str, diffusion: LatentDiffusion) -> PreviewDecoder:
-    """The decoder in a folder, on the model's device. Raises ModelError where it does not fit the model."""
+    """Load a decoder onto the model's device; raise ModelError if it does not fit the model."""
     instead = "Choose another --preview-decoder, or start with --preview-decoder off."
     try:
         config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
         kind, channels = config["_class_name"], config.get("latent_channels", 4)
     except FileNotFoundError:
-        raise ModelError(f"{folder} is no preview decoder: it has no config.json. {instead}") from None
+        raise ModelError(f"{folder} is not a preview decoder: it has no config.json. {instead}") from None
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise ModelError(f"{folder / 'config.json'} can't be read. {instead}") from error
     if kind != CLASS:
-        raise ModelError(f"{folder} holds an {kind}, and a preview decoder is an {CLASS}. {instead}")
+        raise ModelError(f"{folder} holds an {kind}, but a preview decoder is an {CLASS}. {instead}")
     due = diffusion.latent_shape[0]
     if channels != due:
         raise ModelError(
-            f"The decoder in {folder} reads {channels} latent channels, and the model has {due}. {instead}"
+            f"The decoder in {folder} reads {channels} latent channels, but the model has {due}. {instead}"
         )
     dtype = precision(diffusion.device, "vae")
     network = load_component(
@@ -100,7 +100,7 @@ def load_preview_decoder(folder: Path, name: str, diffusion: LatentDiffusion) ->
         edge = decoder.decode(torch.zeros(1, due, 8, 8, device=diffusion.device)).shape[-1]
     if edge != 8 * diffusion.scale:
         raise ModelError(
-            f"The decoder in {folder} makes {edge / 8:g} pixels of a latent, the model {diffusion.scale}. "
+            f"The decoder in {folder} makes {edge / 8:g} pixels per latent, the model {diffusion.scale}. "
             f"{instead}"
         )
     return decoder

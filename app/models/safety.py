@@ -1,7 +1,7 @@
-"""The safety checker that comes with Stable Diffusion: what it flags is held back, in words.
+"""Stable Diffusion's safety checker: pictures that it flags are not shown.
 
-It compares a picture with seventeen concepts that its makers keep to themselves, and often errs. It is on
-where a model brings one; whoever runs the app can turn it off.
+It compares a picture with seventeen undisclosed concepts, and often errs. It is on if the model comes with
+one; `--no-safety-checker` switches it off.
 """
 
 from __future__ import annotations
@@ -22,27 +22,27 @@ from app.jobs.job import Failed
 from app.models.weights import check_finite
 
 HELD_BACK = Failed(
-    "This picture is not shown: the safety checker that comes with the model took it for one that is not "
-    "safe to show. It often errs. Take another seed, or other words."
+    "This picture is not shown: the model's safety checker flagged it as unsafe. It often errs. Try another "
+    "seed or another prompt."
 )
-_OFF = "Get the folder again, or start with --no-safety-checker."
+_OFF = "Download the model again, or start with --no-safety-checker."
 _UNCHECKED = "its pictures are shown unchecked."
 
 
 @dataclass(frozen=True, eq=False)
 class SafetyChecker:
-    """diffusers' checker and the processor that prepares pictures for it, on one device."""
+    """diffusers' safety checker and its image processor, on one device."""
 
     checker: Any
     processor: Any
 
     @torch.inference_mode()
     def flagged(self, pictures: Sequence[Image.Image]) -> list[bool]:
-        """Which of these RGB pictures it takes for unsafe to show."""
+        """Return for each RGB picture whether it is flagged as unsafe."""
         if not pictures:
             return []
         pixels = self.processor(list(pictures), return_tensors="pt").pixel_values
-        # It would paint what it flags black; so it gets stand-ins, and the pictures stay as they are.
+        # The checker blackens the images that it flags; give it stand-ins.
         stand_ins = [np.zeros(1) for _ in pictures]
         _, flags = self.checker(
             clip_input=pixels.to(self.checker.device, self.checker.dtype), images=stand_ins
@@ -53,14 +53,15 @@ class SafetyChecker:
 def safety_of(
     folder: Path, device: torch.device, wanted: bool, checkpoint: Path | None = None
 ) -> tuple[SafetyChecker | None, tuple[str, ...]]:
-    """What looks at a model's pictures, and a warning where nothing does though something should.
+    """Load a model's safety checker, and return it with warnings about pictures that are unchecked.
 
     Args:
-        folder: the model's, or that with the configs of a checkpoint.
-        wanted: whether to have the checker that the model comes with.
-        checkpoint: a single file with the weights, which never holds those of a checker.
+        folder: the model's folder, or the folder with the configs of a single-file checkpoint.
+        wanted: whether to use the model's checker.
+        checkpoint: the single file, which never contains a checker's weights.
 
-    Raises ModelError, in words, where the model names one that is missing or damaged.
+    Raises:
+        ModelError: the model names a checker that is missing or damaged.
     """
     index = json.loads((folder / "model_index.json").read_text(encoding="utf-8"))
     named = _names_checker(index)
@@ -71,7 +72,7 @@ def safety_of(
         alone = f"{checkpoint.name} comes without a safety checker: {_UNCHECKED}"
         return None, (alone,) if index["_class_name"] == "StableDiffusionPipeline" else ()
     if not named and index.get("requires_safety_checker"):
-        return None, (f"The model lacks the safety checker that its pipeline asks for: {_UNCHECKED}",)
+        return None, (f"The model lacks the safety checker that its pipeline requires: {_UNCHECKED}",)
     return load_safety_checker(folder, device), ()
 
 
@@ -82,9 +83,10 @@ def _names_checker(index: Mapping[str, Any]) -> bool:
 def load_safety_checker(
     folder: Path, device: torch.device | str = "cpu", dtype: torch.dtype = torch.float32
 ) -> SafetyChecker | None:
-    """The checker that the model in `folder` comes with, or None where it comes without one.
+    """Load the safety checker of the model in `folder`; None if the model names none.
 
-    Raises ModelError, in words, where the model names one that is missing or damaged.
+    Raises:
+        ModelError: the checker is missing or damaged.
     """
     index = json.loads((folder / "model_index.json").read_text(encoding="utf-8"))
     if not _names_checker(index):
@@ -102,7 +104,7 @@ def load_safety_checker(
             folder / "safety_checker", local_files_only=True, dtype=dtype, output_loading_info=True
         )
         processor = CLIPImageProcessor.from_pretrained(folder / "feature_extractor", local_files_only=True)
-    # What a damaged file raises depends on where the damage is.
+    # A damaged file can raise anything.
     except Exception as error:
         raise ModelError(f"The safety checker in {folder} can't be read. {_OFF}") from error
     if report["missing_keys"]:

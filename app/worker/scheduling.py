@@ -1,8 +1,6 @@
 """Decide which pictures take the next step, and estimate how long each will take.
 
-Pure functions of tickets. The worker and the virtual clock of `tools.load` both decide by a
-`SchedulingPolicy`
-and by nothing else.
+Pure functions of tickets, used by the worker and by the virtual clock of `tools.load`.
 """
 
 from collections import Counter
@@ -15,14 +13,12 @@ from app.worker.costs import Costs
 # A tick of previews that leaves no preview waiting may take this much longer to carry refinements along.
 CARRYING = 0.25
 # After so long without a step the first refinement in line and the first late preview go along in any case,
-# so
-# that no flood of previews starves them. One of each only: with more, everybody would wait longer.
+# so that no flood of previews starves them. One of each only: with more, everybody would wait longer.
 PATIENCE_S = 1.0
 # A preview is late when it takes more than so many times what its steps take in full batches.
 LATE = 3.0
-# A speculative refinement that is not favoured stops at this share of its steps: most are wasted, and the
-# rest
-# is quickly done.
+# A speculative refinement that is not favoured stops at this share of its steps: most are never picked, and
+# the rest is quickly done.
 SPECULATED_SHARE = 0.75
 
 
@@ -95,9 +91,8 @@ class SchedulingPolicy:
 
         Previews that can still be in time (see LATE) go before late ones: otherwise, under too much load, all
         would be late. Within a kind owners take turns, request by request, so that one person's eight grids
-        do
-        not hold up another's first. Speculation is served to all alike: the favoured first, then those with
-        the fewest steps done.
+        do not hold up another's first. Of speculative tickets the favoured go first, then those with the
+        fewest steps done, whoever the owner is.
 
         Args:
             pace: how much longer calls take at present than `costs` say.

@@ -60,7 +60,7 @@ def scene_reader(
                 f"There is no scene reader in {folder}. It comes with the embedded model: give `readers`, "
                 "the folder that holds `reward`, or the reader's own folder as NAME:FOLDER."
             )
-        reader = load(reader_class("reward"), folder, "Get the folder again.", torch_dtype=torch.float32).to(
+        reader = load(reader_class("reward"), folder, "Download it again.", torch_dtype=torch.float32).to(
             device
         )
         return Part(lambda pictures: read(reader, pictures), similarity)

@@ -19,7 +19,7 @@ from ray.serve.exceptions import BackPressureError
 
 from app.backends import replicas as front
 from app.backends.cluster import NAME, cpus_each, start
-from app.backends.replica import Counts, Replica, ReplicaSettings, Said, application
+from app.backends.replica import Counts, Message, Replica, ReplicaSettings, application
 from app.backends.replicas import Replicas
 from app.history.shelf import History
 from app.jobs.handle import Handle, merge
@@ -156,7 +156,7 @@ def test_too_much_is_refused_in_words(replicas: Replicas, model: ImageModel) -> 
 def test_what_cannot_be_done_is_refused_at_once(replicas: Replicas, model: ImageModel) -> None:
     with pytest.raises(RequestError, match=r"The prompt is too long: 30 .* reads 22"):
         replicas.submit(make_job(model, prompt="lake " * 30))
-    with pytest.raises(RequestError, match="no model sdxl"):
+    with pytest.raises(RequestError, match="The model sdxl is not running here"):
         replicas.submit(make_job(model, model="sdxl"))
 
 
@@ -229,7 +229,7 @@ def test_a_broken_device_or_worker_is_noticed(replica: Replica) -> None:
 
 
 def test_who_stops_listening_takes_the_jobs_along(replica: Replica, model: ImageModel) -> None:
-    async def listen() -> list[Said]:
+    async def listen() -> list[Message]:
         stream = replica.stream("page", {str(job.seed): job for job in refinements(model, 2)})
         said = [await anext(stream) for _ in range(5)]
         await stream.aclose()
@@ -246,7 +246,7 @@ def test_who_stops_listening_takes_the_jobs_along(replica: Replica, model: Image
 def test_a_page_that_died_is_forgotten(
     replica: Replica, model: ImageModel, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    async def listen() -> list[Said]:
+    async def listen() -> list[Message]:
         stream = replica.stream("page", {"1": make_job(model, kind="speculative", steps=10)})
         said = [await anext(stream)]
         replica.check_health()
@@ -259,7 +259,7 @@ def test_a_page_that_died_is_forgotten(
 
 
 def test_refusals_are_said(replica: Replica, model: ImageModel) -> None:
-    async def listen() -> list[Said]:
+    async def listen() -> list[Message]:
         return [said async for said in replica.stream("page", {"1": make_job(model, model="sdxl")})]
 
     (said,) = asyncio.run(listen())
@@ -285,7 +285,7 @@ def deployments(settings: ReplicaSettings) -> list[Any]:
 class Script:
     """Replicas that do as they are told: one entry for each stream that is opened, see `play`."""
 
-    def __init__(self, *streams: Callable[[dict[str, Job]], AsyncIterator[Said]]) -> None:
+    def __init__(self, *streams: Callable[[dict[str, Job]], AsyncIterator[Message]]) -> None:
         self.streams = iter(streams)
         self.asked: list[list[Job]] = []
         self.actions: list[tuple[str, str]] = []
@@ -309,10 +309,10 @@ class Script:
 
 
 class Played:
-    def __init__(self, said: AsyncIterator[Said]) -> None:
+    def __init__(self, said: AsyncIterator[Message]) -> None:
         self.said = said
 
-    def __aiter__(self) -> AsyncIterator[Said]:
+    def __aiter__(self) -> AsyncIterator[Message]:
         return self.said
 
     def cancel(self) -> None:
@@ -322,7 +322,7 @@ class Played:
 def play(done: int, error: BaseException | None = None, accept: bool = True) -> Any:
     """A stream that accepts, finishes the first `done` jobs and then raises `error`, or waits for ever."""
 
-    async def stream(jobs: dict[str, Job]) -> AsyncIterator[Said]:
+    async def stream(jobs: dict[str, Job]) -> AsyncIterator[Message]:
         if accept:
             yield None
         for key in list(jobs)[:done]:
@@ -341,7 +341,7 @@ def finished(job: Job) -> Done:
 
 
 def refuse(error: RequestError) -> Any:
-    async def stream(jobs: dict[str, Job]) -> AsyncIterator[Said]:
+    async def stream(jobs: dict[str, Job]) -> AsyncIterator[Message]:
         yield error
 
     return stream
@@ -375,7 +375,7 @@ def test_only_what_is_unfinished_is_made_again(scripted: Callable[..., Any], mod
 
 
 def test_a_stream_that_ends_early_is_a_loss_too(scripted: Callable[..., Any], model: ImageModel) -> None:
-    async def early(jobs: dict[str, Job]) -> AsyncIterator[Said]:
+    async def early(jobs: dict[str, Job]) -> AsyncIterator[Message]:
         yield None
 
     replicas, script = scripted(early, play(1))
@@ -384,13 +384,13 @@ def test_a_stream_that_ends_early_is_a_loss_too(scripted: Callable[..., Any], mo
 
 
 def test_actions_outlive_a_replica(scripted: Callable[..., Any], model: ImageModel) -> None:
-    async def dies(jobs: dict[str, Job]) -> AsyncIterator[Said]:
+    async def dies(jobs: dict[str, Job]) -> AsyncIterator[Message]:
         yield None
         while len(script.actions) < 2:
             await asyncio.sleep(0.01)
         raise DEATH
 
-    async def lives(jobs: dict[str, Job]) -> AsyncIterator[Said]:
+    async def lives(jobs: dict[str, Job]) -> AsyncIterator[Message]:
         yield None
         while len(script.actions) < 3:
             await asyncio.sleep(0.01)

@@ -217,7 +217,7 @@ def test_what_can_not_be_done_is_refused_before_a_gpu_is_asked_for(
     fine = make_job(backend._model)
     with pytest.raises(RequestError, match="too long"):
         backend.submit_all([fine, make_job(backend._model, prompt="lake " * 30)])
-    with pytest.raises(RequestError, match="no model sdxl"):
+    with pytest.raises(RequestError, match="The model sdxl is not running here"):
         backend.submit(make_job(backend._model, model="sdxl"))
     with pytest.raises(RequestError, match="in advance"):
         backend.submit(make_job(backend._model, kind="speculative"))

@@ -139,14 +139,14 @@ def as_shards(path: Path) -> None:
     [
         (cut, "is cut off: it has"),
         (cut_in_header, "is cut off: it has 100 bytes of"),
-        (lambda path: path.write_bytes(b""), "not a safetensors file, whatever its name says"),
+        (lambda path: path.write_bytes(b""), "not a safetensors file, despite its name"),
         (lambda path: path.write_text("<html>Not found</html>"), "not a safetensors file"),
         (lambda path: path.write_text("version https://git-lfs.github.com/spec/v1\n"), "`git lfs pull`"),
         (as_pickle, "PyTorch pickle under another name"),
-        (as_bin, "are PyTorch pickles, and safetensors are due"),
+        (as_bin, "are PyTorch pickles, but safetensors are needed"),
         (as_shards, "lacks 1 of its 2 files: diffusion_pytorch_model-00002-of-00002"),
-        (Path.unlink, "holds no weights"),
-        (lambda path: shutil.rmtree(path.parent), "lacks its unet"),
+        (Path.unlink, "has no weights"),
+        (lambda path: shutil.rmtree(path.parent), "has no folder unet"),
         (lambda path: (path.parents[1] / "model_index.json").write_text("{"), "can't be read"),
         (lambda path: (path.parents[1] / "model_index.json").write_text("{}"), "names no pipeline"),
         (lambda path: (path.parents[1] / "model_index.json").unlink(), "it has no model_index.json. Choose"),
@@ -164,7 +164,7 @@ def test_a_folder_without_an_index_is_helped(copy: Path, tmp_path: Path) -> None
     assert f"Do you mean {outer / 'inner'}?" in refused(str(outer))
     shutil.rmtree(outer / "inner")
     save_file({"x": torch.zeros(1)}, outer / "model.safetensors")
-    assert f"say --model {outer / 'model.safetensors'}" in refused(str(outer))
+    assert f"use --model {outer / 'model.safetensors'}" in refused(str(outer))
     (outer / "model.safetensors").rename(outer / "model.ckpt")
     assert "its weights are pickles" in refused(str(outer))
 
@@ -243,7 +243,7 @@ def test_what_the_cache_holds_in_part_is_fetched(
     folder = put_in_cache(cache, "owner/model", tiny_folder)
     (folder / WEIGHTS).unlink()
     words = refused("owner/model", network=False)
-    assert "holds no weights" in words and "`hf download owner/model" in words
+    assert "has no weights" in words and "`hf download owner/model" in words
     real, mends = huggingface_hub.snapshot_download, True
 
     def download(source: str, **options: Any) -> Any:
@@ -304,7 +304,7 @@ def test_a_disk_that_fills_up_is_told_with_what_is_needed(
 
     monkeypatch.setattr(huggingface_hub, "snapshot_download", download)
     words = refused("sdxl")
-    assert "The disk became full while stabilityai/stable-diffusion-xl-base-1.0 was fetched" in words
+    assert "The disk became full while stabilityai/stable-diffusion-xl-base-1.0 was downloaded" in words
     assert f"it needs 0.5 GiB in the hub's cache ({cache})" in words and "set HF_HOME" in words
 
 
@@ -373,9 +373,9 @@ def test_other_single_files_are_refused(tmp_path: Path) -> None:
     path = tmp_path / "some.safetensors"
     for lora in ("lora_unet_mid_block.lora_down.weight", "unet.mid_block.to_q.lora_A.weight"):
         save_file({lora: torch.zeros(2)}, path)
-        assert "is a LoRA: it changes a model, and is none. Take a whole model" in refused(str(path))
+        assert "is a LoRA, not a whole model. Use a model" in refused(str(path))
     save_file({"emb_params": torch.zeros(2)}, path)
-    assert "no checkpoint of a model that is known here" in refused(str(path))
+    assert "not a checkpoint of a known model" in refused(str(path))
     flux = ("double_blocks.0.img_attn.norm.key_norm.scale", "guidance_in.in_layer.bias")
     save_file({name: torch.zeros(128) for name in flux} | {"img_in.weight": torch.zeros(3072, 64)}, path)
     assert (
@@ -387,7 +387,7 @@ def test_other_single_files_are_refused(tmp_path: Path) -> None:
     )
     assert "has a denoiser, but no autoencoder" in refused(str(path))
     path.rename(tmp_path / "model.ckpt")
-    assert "is a PyTorch pickle, and safetensors are due" in refused(str(tmp_path / "model.ckpt"))
+    assert "is a PyTorch pickle, but safetensors are needed" in refused(str(tmp_path / "model.ckpt"))
 
 
 def test_too_large_a_model_is_refused_with_the_figures_and_what_fits() -> None:
@@ -401,7 +401,7 @@ def test_too_large_a_model_is_refused_with_the_figures_and_what_fits() -> None:
     assert "With --offload model it would fit" not in words
     assert "sdxl" in words and "sd15" in words and "flux-kontext" not in words
     check_fits(entry.name, entry.parameters, 1024, "cuda", offload="model", free=25 * 2**30)
-    with pytest.raises(ModelError, match=r"With --offload model it would fit, in 24\.2 GiB"):
+    with pytest.raises(ModelError, match=r"With --offload model it needs 24\.2 GiB and fits"):
         check_fits(entry.name, entry.parameters, 1024, "cuda", free=25 * 2**30)
     with pytest.raises(ModelError, match="Close other programs"):
         check_fits("mine", {"unet": 10**9}, 512, "cpu", free=2**20)
@@ -518,5 +518,5 @@ def test_command_fetches_or_says_why_not(cache: Path, monkeypatch: pytest.Monkey
 
 
 def test_a_hub_id_that_is_none_is_refused(cache: Path) -> None:
-    with pytest.raises(ModelError, match="is no hub id"):
+    with pytest.raises(ModelError, match="is not a hub id"):
         fetch("a--b/c..d", network=False)

@@ -44,7 +44,7 @@ def test_fractions_are_for_guidance_only() -> None:
     ("change", "words"),
     [
         ({"prompt": " \n "}, "prompt is empty"),
-        ({"prompt": "x" * 5000}, "2,000 is the most"),
+        ({"prompt": "x" * 5000}, "at most 2,000"),
         ({"prompt": None}, "must be text"),
         ({"negative_prompt": 3}, "must be text"),
         ({"solver": "magic"}, "no solver “magic”.*consistency"),

@@ -64,7 +64,7 @@ def test_foreign_and_broken_files_are_refused_in_words() -> None:
 
     plain = io.BytesIO()
     PICTURE.save(plain, "PNG")
-    with pytest.raises(ValueError, match="does not say how it was made"):
+    with pytest.raises(ValueError, match="does not tell how it was made"):
         png.read(plain.getvalue())
     for broken in (b"", b"GIF89a", whole[:30], b"\x89PNG\r\n\x1a\n" + b"0" * 50):
         with pytest.raises(ValueError, match="not a PNG"):

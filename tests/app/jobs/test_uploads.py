@@ -68,7 +68,7 @@ def test_the_texts_of_a_png_stay_and_nothing_else_does() -> None:
 
 def test_the_name_of_the_format_is_the_contents() -> None:
     for wrong in (file_of(Image.new("RGB", (8, 8)), "GIF"), file_of(Image.new("RGB", (8, 8)), "TIFF")):
-        with pytest.raises(RequestError, match="Take a PNG, JPEG or WebP"):
+        with pytest.raises(RequestError, match="Choose a PNG, JPEG or WebP"):
             read_picture(wrong)
 
 
@@ -80,7 +80,7 @@ def test_the_name_of_the_format_is_the_contents() -> None:
         (b"<svg xmlns='http://www.w3.org/2000/svg'/>", "not a picture"),
         (pickle.dumps({"a": 1}), "not a picture"),
         (b"\x89PNG\r\n\x1a\n", "not a picture"),
-        (bytes(uploads.MAX_BYTES + 1), "20 MB is the most"),
+        (bytes(uploads.MAX_BYTES + 1), "at most 20 MB"),
         (file_of(Image.new("RGB", (7, 80))), "7 × 80 pixels"),
         (file_of(Image.effect_noise((64, 64), 90))[:-600], "damaged"),
         (file_of(Image.effect_noise((64, 64), 90), "JPEG")[:-600], "damaged"),

@@ -111,7 +111,7 @@ def test_pickles_are_refused(folder: Path, model: ImageModel) -> None:
     pickle = weights.with_suffix(".bin")
     weights.rename(pickle)
     try:
-        with pytest.raises(ModelError, match="pickles, and safetensors are due"):
+        with pytest.raises(ModelError, match="pickles, but safetensors are needed"):
             load(folder, CPU)
     finally:
         pickle.rename(weights)

@@ -72,7 +72,7 @@ def test_what_does_not_fit_is_refused_before_loading(
 
 
 def test_offloading_is_for_gpus(tiny_folder: Path) -> None:
-    with pytest.raises(ModelError, match="--offload model is for a GPU"):
+    with pytest.raises(ModelError, match="--offload model needs a GPU"):
         open_model(Choice(str(tiny_folder), "cpu", offload="model"))
 
 
@@ -97,7 +97,8 @@ def test_weights_that_are_no_numbers_are_refused_in_words(
     tensors[name].view(-1)[-1] = value
     save_file(tensors, path, metadata={"format": "pt"})
     with pytest.raises(
-        ModelError, match=rf"1 of \d+ weights of the {part} in .*: {name}, say.*get the model again"
+        ModelError,
+        match=rf"1 of \d+ weights of the {part} in .*: {name}, for example.*download the model again",
     ):
         open_model(Choice(str(folder), "cpu"))
 
@@ -108,11 +109,11 @@ def test_tokenizers_without_words_or_with_too_many_are_refused(tiny_folder: Path
     words = json.loads(tokenizer.read_text())
     words["model"]["vocab"]["zeppelin"] = len(words["model"]["vocab"])
     tokenizer.write_text(json.dumps(words))
-    with pytest.raises(ModelError, match="the tokenizer has 33 words, and its text encoder knows 32"):
+    with pytest.raises(ModelError, match="the tokenizer has 33 tokens, but its text encoder 32"):
         open_model(Choice(str(folder), "cpu"))
     for path in tokenizer.parent.iterdir():
         path.unlink()
-    with pytest.raises(ModelError, match=r"tokenizer holds no vocabulary: .* is due\. Get it again"):
+    with pytest.raises(ModelError, match=r"tokenizer has no vocabulary: .* is needed\. Download it again"):
         open_model(Choice(str(folder), "cpu"))
 
 

@@ -260,9 +260,9 @@ def without_class(folder: Path) -> None:
         (lambda folder: (folder / FILES[0]).write_text("{"), "can't be read"),
         (lambda folder: (folder / FILES[1]).rename(folder / "diffusion_pytorch_model.bin"), "pickles"),
         (without_class, "can't be read"),
-        (as_full_autoencoder, "holds an AutoencoderKL, and a preview decoder is an AutoencoderTiny"),
-        (lambda folder: save_decoder(folder, 4, 16), "reads 16 latent channels, and the model has 4"),
-        (lambda folder: save_decoder(folder, 2), "makes 2 pixels of a latent, the model 8"),
+        (as_full_autoencoder, "holds an AutoencoderKL, but a preview decoder is an AutoencoderTiny"),
+        (lambda folder: save_decoder(folder, 4, 16), "reads 16 latent channels, but the model has 4"),
+        (lambda folder: save_decoder(folder, 2), "makes 2 pixels per latent, the model 8"),
     ],
 )
 def test_one_that_cannot_be_used_is_told_in_words(damage: Any, words: str, folder: Path) -> None:
@@ -274,4 +274,4 @@ def test_one_that_cannot_be_used_is_told_in_words(damage: Any, words: str, folde
     model = with_preview_decoder(load(folder, CPU), "auto", find(str(folder)))
     (warning,) = model.facts.warnings
     assert model.preview_decoder is None and model.facts.preview_decoder == ""
-    assert "Previews are decoded as finals are" in warning and words in warning
+    assert "Previews are decoded like finals" in warning and words in warning

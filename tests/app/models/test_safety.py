@@ -104,7 +104,7 @@ def delivered(model: Any, latents: Sequence[torch.Tensor | None]) -> list[Any]:
 def test_flagged_pictures_are_held_back_and_all_others_told(checker: SafetyChecker) -> None:
     assert post(checker, [BLUE, RED, None, GREEN]) == [BLUE, HELD_BACK, None, GREEN]
     assert post(None, [BLUE, RED]) == [BLUE, RED]  # switched off
-    assert "Take another seed" in HELD_BACK.message
+    assert "Try another seed" in HELD_BACK.message
 
 
 def test_a_checker_that_fails_shows_nothing() -> None:
@@ -140,7 +140,7 @@ def spoil(path: Path) -> None:
         (lambda folder: shutil.rmtree(folder / "safety_checker"), "no folder safety_checker"),
         (lambda folder: shutil.rmtree(folder / "feature_extractor"), "no folder feature_extractor"),
         (lambda folder: cut(folder / "safety_checker" / "model.safetensors"), "is cut off"),
-        (lambda folder: spoil(folder / "safety_checker" / "model.safetensors"), "what is no number"),
+        (lambda folder: spoil(folder / "safety_checker" / "model.safetensors"), "contains NaN"),
         (lambda folder: (folder / "safety_checker" / "config.json").write_text("{"), "can't be read"),
     ],
 )
@@ -177,7 +177,7 @@ def test_the_worker_says_what_is_held_back(folder: Path) -> None:
         (
             True,
             {"safety_checker": [None, None], "requires_safety_checker": True},
-            "lacks the safety checker that its pipeline asks for: its pictures are shown unchecked",
+            "lacks the safety checker that its pipeline requires: its pictures are shown unchecked",
         ),
         (True, {"safety_checker": [None, None], "requires_safety_checker": False}, ""),
         (False, {"safety_checker": [None, None]}, ""),

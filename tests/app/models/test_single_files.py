@@ -81,13 +81,13 @@ def test_what_is_not_whole_is_refused_in_words(checkpoint: Path, configs: Path, 
     whole = load_file(checkpoint)
     path = tmp_path / "damaged.safetensors"
     for lacking, words in (
-        (f"{UNET}out.2.bias", "lacks some of the weights of its parts.*Get the file again"),
-        (f"{VAE}encoder.", "lacks some of the weights of its parts"),
-        (f"{TEXT}encoder.", "lacks some of the weights of its text_encoder"),
+        (f"{UNET}out.2.bias", "lacks some weights of its parts.*Download the file again"),
+        (f"{VAE}encoder.", "lacks some weights of its parts"),
+        (f"{TEXT}encoder.", "lacks some weights of its text_encoder"),
         (f"{TEXT}embeddings.", "can't be read with the configs"),
         (VAE, "has a denoiser, but no autoencoder"),
         ("cond_stage_model.", "has a denoiser, but no text encoder"),
-        (UNET, "is no checkpoint of a model that is known here"),
+        (UNET, "is not a checkpoint of a known model"),
     ):
         save_file({name: tensor for name, tensor in whole.items() if not name.startswith(lacking)}, path)
         with pytest.raises(ModelError, match=words):
@@ -102,7 +102,7 @@ def test_what_is_not_whole_is_refused_in_words(checkpoint: Path, configs: Path, 
 
 def test_configs_without_words_are_refused_in_words(checkpoint: Path, configs: Path, tmp_path: Path) -> None:
     copy = shutil.copytree(configs, tmp_path / "configs", ignore=shutil.ignore_patterns("tokenizer*.json"))
-    with pytest.raises(ModelError, match="tokenizer holds no vocabulary"):
+    with pytest.raises(ModelError, match="tokenizer has no vocabulary"):
         open_model(Choice(str(checkpoint), "cpu", configs=copy))
 
 
@@ -111,7 +111,7 @@ def test_damaged_files_and_pickles_are_refused_in_words(
 ) -> None:
     path = tmp_path / "mine.safetensors"
     path.write_bytes(checkpoint.read_bytes()[:-1])
-    with pytest.raises(ModelError, match=r"is cut off: it has .* Get it again"):
+    with pytest.raises(ModelError, match=r"is cut off: it has .* Download it again"):
         open_model(Choice(str(path), "cpu", configs=configs))
     torch.save({"state_dict": {}}, path)
     with pytest.raises(ModelError, match="is a PyTorch pickle under another name"):

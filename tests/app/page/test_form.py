@@ -101,7 +101,7 @@ def test_without_a_usable_prompt_nothing_is_filled_in(model: ImageModel, wanted:
         (png_with(None), "does not say how the picture was made"),
         (png_with("lake\nSteps: 4, Seed: 1")[:-40], "damaged"),
         (png_with("lake", (17_000, 8)), "too large"),
-        (b"\x89PNG\r\n\x1a\n" + bytes(MAX_BYTES), "MB is the most"),
+        (b"\x89PNG\r\n\x1a\n" + bytes(MAX_BYTES), "at most 20 MB"),
     ],
 )
 def test_foreign_and_broken_files_get_a_clear_message(data: bytes, words: str) -> None:

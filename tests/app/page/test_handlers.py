@@ -125,7 +125,7 @@ def test_a_pick_is_refined_from_the_same_noise(studio: Studio, new_session: NewS
         ({"count": math.nan}, "not a number"),
         ({"steps": math.nan}, "not a number"),
         ({"guidance": math.inf}, "not a number"),
-        ({"guidance": None}, "nothing is not a number"),
+        ({"guidance": None}, "an empty field is not a number"),
         ({"seed": -4}, "The seed"),
         ({"full_steps": 0}, "number of steps"),
         ({"solver": "<b>magic</b>"}, "no solver “<b>magic"),

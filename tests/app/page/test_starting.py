@@ -91,11 +91,11 @@ def test_a_start_is_no_larger_than_what_is_made_of_it(size: tuple[int, int]) -> 
     [
         (b"", "empty"),
         (b"Dear all", "not a picture"),
-        (file_of(Image.new("RGB", (8, 8)), "TIFF"), "Take a PNG, JPEG or WebP"),
+        (file_of(Image.new("RGB", (8, 8)), "TIFF"), "Choose a PNG, JPEG or WebP"),
         (noise((64, 64))[:-2000], "damaged"),
         (noise((4, 64)), "4 × 64 pixels"),
         (bomb(30_000, 30_000), "too large"),
-        (bytes(uploads.MAX_BYTES + 1), "20 MB is the most"),
+        (bytes(uploads.MAX_BYTES + 1), "at most 20 MB"),
     ],
 )
 def test_what_is_no_picture_is_told_and_changes_nothing(
@@ -113,7 +113,7 @@ def test_of_an_animation_it_is_the_first_picture(new_session: NewSession, kind: 
     colours = [Image.new("RGB", (16, 16), colour) for colour in ("red", "blue")]
     data = file_of(colours[0], kind, save_all=True, append_images=colours[1:], lossless=True)
     if kind == "GIF":
-        with pytest.raises(RequestError, match="Take a PNG"):
+        with pytest.raises(RequestError, match="Choose a PNG"):
             start_from(data)
     else:
         assert read_picture(start_from(data).picture).getpixel((8, 8)) == (255, 0, 0)

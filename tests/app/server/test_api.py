@@ -75,7 +75,7 @@ def test_refine_is_the_picture_of_that_seed(client: Client) -> None:
         ({"guidance": "NaN"}, "not a number"),
         ({"guidance": -1}, "guidance scale"),
         ({"count": 900}, "number of previews"),
-        ({"count": None}, "nothing is not a number"),
+        ({"count": None}, "an empty field is not a number"),
         ({"seed": -2}, "The seed"),
         ({"seed": 1.5}, "The seed"),
         ({"seed": {"a": 1}}, "The seed"),

@@ -451,7 +451,7 @@ def test_prompts_that_are_too_long_are_refused_in_words(worker: Worker) -> None:
 
 
 def test_other_models_and_sizes_are_refused_in_words(worker: Worker) -> None:
-    with pytest.raises(RequestError, match="no model sdxl"):
+    with pytest.raises(RequestError, match="The model sdxl is not running here"):
         worker.submit(make_job(worker.model, model="sdxl"))
     with pytest.raises(RequestError, match="makes pictures of 64 × 64 pixels, not 512 × 64"):
         worker.submit(make_job(worker.model, width=512))
