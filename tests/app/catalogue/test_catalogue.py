@@ -379,7 +379,7 @@ def test_other_single_files_are_refused(tmp_path: Path) -> None:
     flux = ("double_blocks.0.img_attn.norm.key_norm.scale", "guidance_in.in_layer.bias")
     save_file({name: torch.zeros(128) for name in flux} | {"img_in.weight": torch.zeros(3072, 64)}, path)
     assert (
-        "a denoiser, but no text encoder. Take a checkpoint of the whole model, or --model flux"
+        "a denoiser, but no text encoder. Use a checkpoint of the whole model, or --model flux"
         in refused(str(path))
     )
     save_file(
