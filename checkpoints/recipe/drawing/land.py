@@ -52,21 +52,21 @@ def _ridge(
     return Layer(edge, distance, tuple(peaks))
 
 
-def skyline_layers(scene: Scene, rng: np.random.Generator, horizon: float) -> list[Layer]:
-    """The far terrain from back to front."""
+def skyline_layers(scene: Scene, rng: np.random.Generator, horizon: float, side: float) -> list[Layer]:
+    """The far terrain from back to front; a volcano keeps away from `side` (-1 left, 1 right)."""
     h = horizon + 1
     match scene.terrain:
         case "mountains":
-            return [_ridge(rng, h, 44, 66, 4, 0.8), _ridge(rng, h, 52, 88, int(rng.integers(2, 4)), 0.42)]
+            return [_ridge(rng, h, 34, 50, 4, 0.8), _ridge(rng, h, 42, 68, int(rng.integers(2, 4)), 0.42)]
         case "volcano":
-            height, x = rng.uniform(70, 86), rng.uniform(80, 176)
+            height, x = rng.uniform(60, 72), SIZE / 2 - side * rng.uniform(30, 58)
             mouth, half = 13.0, height * rng.uniform(1.15, 1.35)
             away = np.maximum(np.abs(_X - x) - mouth, 0) / (half - mouth)
             cone = h - height * np.clip(1 - away, 0, 1) ** 1.45
             return [Layer(_waves(rng, h, 18, 170), 0.8), Layer(cone, 0.4, ((x, h - height, half),))]
         case "mesa":
             layers = []
-            for distance, low, high in ((0.75, 30, 44), (0.35, 46, 68)):
+            for distance, low, high in ((0.75, 26, 38), (0.35, 42, 58)):
                 edge = np.full(SIZE + 1, h)
                 peaks = []
                 for x in rng.permutation([44.0, 128.0, 212.0])[:2] + rng.uniform(-18, 18, 2):
@@ -201,13 +201,13 @@ def _volcano_relief(
             [*side, (side[-1][0] - 5, hem + 7), (x + 4, hem - 5), (x - 6, hem + 6), (side[0][0] + 4, hem)],
             p.mood.shade(rgb("f4f8fc"), 0.3),
         )
-    lean = p.rng.uniform(-0.5, 0.5)
+    lean = p.rng.uniform(-0.2, 0.2)
     smoke = mix(p.mood.haze, rgb("565262"), 0.55)
     for i in range(6):
         p.canvas.disc(
             x + lean * i * 9 + p.rng.uniform(-3, 3),
-            y - 4 - 9.5 * i,
-            7 + 2.6 * i,
+            y - 4 - 9.0 * i,
+            7 + 2.2 * i,
             mix(smoke, p.mood.sky[1], 0.1 * i),
             0.8,
         )
@@ -319,9 +319,21 @@ def winding(
     return np.concatenate([np.stack([x - half, y], -1), np.stack([x + half, y], -1)[::-1]])
 
 
-def draw_river(p: Painting, horizon: float) -> None:
+def river_band(rng: np.random.Generator, horizon: float, side: float) -> np.ndarray:
+    """The outline of a river that rises away from `side`, where the building stands."""
+    top = SIZE / 2 - side * rng.uniform(0, 36)
+    return winding(rng, (top, horizon), (rng.uniform(108, 148), SIZE + 2), (6, 84), 2.2)
+
+
+def river_at(band: np.ndarray, y: float) -> tuple[float, float]:
+    """The x of both banks of a winding band at height y."""
+    half = len(band) // 2
+    left, right = band[:half], band[half:][::-1]
+    return float(np.interp(y, left[:, 1], left[:, 0])), float(np.interp(y, right[:, 1], right[:, 0]))
+
+
+def draw_river(p: Painting, horizon: float, band: np.ndarray) -> None:
     near, deep = water_colours(p)
-    band = winding(p.rng, (p.rng.uniform(70, 186), horizon), (p.rng.uniform(80, 176), SIZE + 2), (5, 92), 2.2)
     middle = 0.5 * (band[:48] + band[48:][::-1])
     rim = _rim_colour(p)
     wide = np.concatenate(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from typing import NamedTuple
 
 import numpy as np
 
@@ -33,6 +34,15 @@ def around(x: float, y: float, half: float, up: float, down: float) -> Box:
     return Box(x - half, y - up, x + half, y + down)
 
 
+class Spot(NamedTuple):
+    """Where a thing goes, by what factor it is smaller than wanted, and the gap to what is nearest."""
+
+    x: float
+    y: float
+    scale: float
+    gap: float
+
+
 @dataclass
 class Places:
     """The boxes that are taken so far."""
@@ -53,28 +63,33 @@ class Places:
         xs: tuple[float, float],
         ys: tuple[float, float],
         above: np.ndarray | None = None,
-    ) -> tuple[float, float, float]:
+        scales: tuple[float, ...] = (1.0,),
+    ) -> Spot:
         """Take a random place with `AIR` around it; where there is none, the emptiest of `TRIES` places.
+
+        Where even that one is crowded, the thing is made smaller by the next of `scales`.
 
         Args:
             size: how far the thing reaches to each side of x, above y and below y.
             xs: range of x.
             ys: range of y.
             above: the skyline (257 heights) that the thing must stay above.
-
-        Returns:
-            x, y and the gap to the nearest taken box or to the skyline.
+            scales: factors to `size`, from the size wanted to the smallest allowed.
         """
-        best, best_gap = (xs[0], ys[0]), -float(SIZE)
-        for x, y in zip(rng.uniform(*xs, TRIES), rng.uniform(*ys, TRIES), strict=True):
-            box = around(x, y, *size)
-            gap = self.gap(box)
-            if above is not None:
-                left, right = (int(np.clip(v, 0, SIZE)) for v in (box.x0, box.x1 + 1))
-                gap = min(gap, float(above[left:right].min()) - box.y1 + 0.5 * AIR)
-            if gap > best_gap:
-                best, best_gap = (float(x), float(y)), gap
-            if gap >= AIR:
+        best = Spot(xs[0], ys[0], scales[0], -float(SIZE))
+        for scale in scales:
+            half, up, down = (scale * v for v in size)
+            for x, y in zip(rng.uniform(*xs, TRIES), rng.uniform(*ys, TRIES), strict=True):
+                box = around(x, y, half, up, down)
+                gap = self.gap(box)
+                if above is not None:
+                    left, right = (int(np.clip(v, 0, SIZE)) for v in (box.x0, box.x1 + 1))
+                    gap = min(gap, float(above[left:right].min()) - box.y1 + 0.5 * AIR)
+                if gap > best.gap:
+                    best = Spot(float(x), float(y), scale, gap)
+                if gap >= AIR:
+                    break
+            if best.gap >= 0.5 * AIR:
                 break
-        self.take(around(*best, *size))
-        return *best, best_gap
+        self.take(around(best.x, best.y, *(best.scale * v for v in size)))
+        return best

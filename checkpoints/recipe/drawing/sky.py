@@ -7,37 +7,38 @@ import numpy as np
 from checkpoints.recipe.drawing.canvas import SIZE, mix, rgb
 from checkpoints.recipe.drawing.painting import Painting
 
-Spot = tuple[float, float]
-
 STAR_FIELD = 32
+LIGHT = 28.0
+"""Largest radius of sun and moon."""
+BALLOON = 27.0
+"""Largest radius of a balloon."""
 
 
 def draw_sky(p: Painting, horizon: float) -> None:
     p.canvas.gradient(0, horizon, p.mood.sky)
 
 
-def draw_stars(p: Painting, horizon: float) -> None:
-    """Stars in every other field of a loose checkerboard, so that no two run into each other."""
+def star_grid(rng: np.random.Generator, horizon: float) -> list[tuple[float, float]]:
+    """Places for stars in every other field of a loose checkerboard, so that no two run into each other."""
     rows = int(0.75 * horizon // STAR_FIELD)
-    for row in range(rows):
-        for column in range(row % 2, SIZE // STAR_FIELD, 2):
-            x, y = (STAR_FIELD * (i + p.rng.uniform(0.25, 0.75)) for i in (column, row))
-            r = p.rng.uniform(2.0, 3.2)
-            p.canvas.disc(x, y, 2.6 * r, rgb("9fb4ff"), 0.16)
-            p.canvas.disc(x, y, r, rgb("fff8e0"))
+    fields = [(c, r) for r in range(rows) for c in range(r % 2, SIZE // STAR_FIELD, 2)]
+    return [
+        (STAR_FIELD * (c + rng.uniform(0.3, 0.7)), STAR_FIELD * (r + rng.uniform(0.3, 0.7)))
+        for c, r in fields
+    ]
 
 
-def draw_light(p: Painting, skyline: np.ndarray) -> Spot | None:
-    """Sun or moon, clear of the skyline (256 heights); returns where it stands, to light the rest."""
-    if p.scene.light == "none":
-        return None
-    x = p.rng.uniform(48, SIZE - 48)
-    r = p.rng.uniform(22, 28)
-    crest = skyline[int(x - r) : int(x + r)].min()
+def draw_stars(p: Painting, spots: list[tuple[float, float]]) -> None:
+    for x, y in spots:
+        r = p.rng.uniform(2.6, 3.6)
+        p.canvas.disc(x, y, 2.4 * r, rgb("9fb4ff"), 0.16)
+        p.canvas.disc(x, y, r, rgb("fff8e0"))
+
+
+def draw_light(p: Painting, x: float, y: float, scale: float) -> None:
+    """Sun or moon."""
+    r = scale * p.rng.uniform(22, LIGHT)
     if p.scene.light == "sun":
-        low = p.scene.time in ("dawn", "sunset")
-        y = crest - p.rng.uniform(0.1, 1.1) * r if low else p.rng.uniform(34, 60)
-        y = min(max(y, 34), crest - 0.1 * r)
         disc, glow = {
             "dawn": (rgb("fff3cf"), rgb("fff0d2")),
             "day": (rgb("fff6c8"), rgb("fffbe4")),
@@ -45,20 +46,18 @@ def draw_light(p: Painting, skyline: np.ndarray) -> Spot | None:
         }[p.scene.time]
         p.canvas.glow(x, y, 4.2 * r, glow, 0.75)
         p.canvas.disc(x, y, r, disc)
-        return x, y
-    y = p.rng.uniform(34, max(40, crest - 1.8 * r))
+        return
     p.canvas.glow(x, y, 3.0 * r, rgb("b9c8ff"), 0.5)
     if p.scene.light == "moon":
         p.canvas.disc(x, y, r, rgb("f7f2dc"))
         for dx, dy, size in ((-0.35, -0.2, 0.24), (0.3, 0.15, 0.18), (-0.05, 0.45, 0.15)):
             p.canvas.disc(x + dx * r, y + dy * r, size * r, rgb("dfd9c4"))
-        return x, y
+        return
     # A crescent is the disc minus a flatter half of it, drawn as the polygon between their arcs.
     outer = np.linspace(-np.pi / 2, np.pi / 2, 40)
     shape = [(x + r * np.cos(a), y + 1.1 * r * np.sin(a)) for a in outer]
     shape += [(x + 0.3 * r * np.cos(a), y + 1.1 * r * np.sin(a)) for a in outer[::-1]]
     p.canvas.polygon([(px - 0.5 * r, py) for px, py in shape], rgb("fbf3d0"))
-    return x, y
 
 
 def _puff(p: Painting, x: float, y: float, w: float, top: np.ndarray, under: np.ndarray) -> None:
@@ -72,7 +71,8 @@ def _puff(p: Painting, x: float, y: float, w: float, top: np.ndarray, under: np.
         p.canvas.ellipse(x, y - 0.07 * w - lift, 0.52 * w, 0.08 * w, colour)
 
 
-def draw_clouds(p: Painting, horizon: float, avoid: Spot | None) -> None:
+def draw_clouds(p: Painting, spots: list[tuple[float, float, float]]) -> None:
+    """Clouds of (x, y, width), or the overcast."""
     if p.scene.clouds == "clear":
         return
     bright = mix(p.mood.sky[2], rgb("ffffff"), 0.25 if p.mood.dark else 0.7)
@@ -81,11 +81,7 @@ def draw_clouds(p: Painting, horizon: float, avoid: Spot | None) -> None:
             mix(p.mood.sky[1], bright, 0.55 if p.mood.dark else 0.9),
             mix(p.mood.sky[1], bright, 0.35 if p.mood.dark else 0.6),
         )
-        places = p.rng.permutation(np.linspace(20, SIZE - 20, 6))[: int(p.rng.integers(3, 6))]
-        for x in places:
-            y, w = p.rng.uniform(24, 0.62 * horizon), p.rng.uniform(48, 84)
-            if avoid and abs(x - avoid[0]) < 0.5 * w + 16 and abs(y - avoid[1]) < 34:
-                continue
+        for x, y, w in spots:
             _puff(p, x, y, w, top, under)
         return
     # Overcast: heavy rolls of cloud, the lowest the lightest.
@@ -105,8 +101,7 @@ def draw_clouds(p: Painting, horizon: float, avoid: Spot | None) -> None:
             p.canvas.ellipse(cx, cy, 0.5 * w, 0.24 * w, colour)
 
 
-def draw_rainbow(p: Painting, horizon: float) -> None:
-    x, r = p.rng.uniform(78, 178), p.rng.uniform(92, 112)
+def draw_rainbow(p: Painting, horizon: float, x: float, r: float) -> None:
     for i, code in enumerate(("e8574c", "f3a14a", "f7e05d", "77c76b", "5aa7e6", "8d6cc9")):
         p.canvas.arc(x, horizon + 6, r - 4.2 * i, rgb(code), 4.4, 0.62)
 
@@ -123,23 +118,20 @@ def draw_aurora(p: Painting, horizon: float) -> None:
         p.canvas.veil(0.72 * alpha * (y < horizon), rgb(code))
 
 
-def draw_meteor(p: Painting, avoid: Spot | None) -> None:
-    """A falling star, clear of the moon."""
-    x, y, length = p.rng.uniform(70, 186), p.rng.uniform(38, 66), p.rng.uniform(54, 62)
-    if avoid and abs(x - avoid[0]) < 90:
-        x = min(avoid[0] + 100, 200) if avoid[0] < SIZE / 2 else max(avoid[0] - 100, 56)
-    turn = p.rng.choice((-1, 1)) if avoid is None else np.sign(avoid[0] - x)
+def draw_meteor(p: Painting, x: float, y: float, scale: float) -> None:
+    """A falling star, its middle at (x, y)."""
+    length, turn = scale * p.rng.uniform(54, 62), p.rng.choice((-1, 1))
+    x, y = x + turn * 0.44 * length, y + 0.21 * length
     tail = (x - turn * 0.88 * length, y - 0.42 * length)
-    for width, alpha in ((9.0, 0.25), (5.0, 0.9)):
+    for width, alpha in ((11.0, 0.25), (6.0, 0.9)):
         p.canvas.polygon([tail, (x, y - width / 2), (x, y + width / 2)], rgb("eef2ff"), alpha)
-    p.canvas.disc(x, y, 8.5, rgb("dfe6ff"), 0.35)
-    p.canvas.disc(x, y, 5, rgb("ffffff"))
+    p.canvas.disc(x, y, 9.5, rgb("dfe6ff"), 0.35)
+    p.canvas.disc(x, y, 6, rgb("ffffff"))
 
 
-def draw_lightning(p: Painting, horizon: float) -> None:
-    """One bolt from the clouds to the horizon, leaning either way."""
-    x, top, turn = p.rng.uniform(60, 196), 42.0, p.rng.choice((-1, 1))
-    height = horizon - 4 - top
+def draw_lightning(p: Painting, x: float, top: float, height: float) -> None:
+    """One bolt out of the clouds, leaning either way."""
+    turn = p.rng.choice((-1, 1))
     bolt = [
         (x + turn * across, top + share * height)
         for across, share in ((12, 0), (-14, 0.55), (0, 0.55), (-10, 1), (20, 0.4), (6, 0.4), (26, 0))
@@ -148,11 +140,8 @@ def draw_lightning(p: Painting, horizon: float) -> None:
     p.canvas.polygon(bolt, rgb("fff6c2"))
 
 
-def draw_balloon(p: Painting, avoid: Spot | None) -> None:
-    r = p.rng.uniform(24, 30)
-    x, y = p.rng.uniform(38, SIZE - 38), p.rng.uniform(34, 62)
-    if avoid and abs(x - avoid[0]) < 64:
-        x = avoid[0] + 80 if avoid[0] < SIZE / 2 else avoid[0] - 80
+def draw_balloon(p: Painting, x: float, y: float, scale: float) -> None:
+    r = scale * p.rng.uniform(24, BALLOON)
     first, second = (("e8504a", "fbe3b4"), ("f2a33c", "fff1cf"), ("3f7fc4", "f6e7c2"), ("b657a8", "ffe2d0"))[
         p.rng.integers(4)
     ]
@@ -171,19 +160,24 @@ def draw_balloon(p: Painting, avoid: Spot | None) -> None:
     p.canvas.box(x - 5, y + 1.72 * r, x + 5, y + 1.72 * r + 8, rgb("7a4b2a") * bright)
 
 
-def draw_birds(p: Painting, avoid: Spot | None) -> None:
-    """Two or three open pairs of wings; light on a dark sky, dark on a light one."""
+def draw_birds(p: Painting, x0: float, y0: float, scale: float, *, stacked: bool) -> None:
+    """Two or three gulls with open wings, side by side or one above the other.
+
+    They are light on a dark sky, dark on a light one.
+    """
     colour = (
-        mix(p.mood.sky[1], rgb("ffffff"), 0.75) if p.mood.dark else mix(p.mood.sky[1], rgb("20222c"), 0.85)
+        mix(p.mood.sky[1], rgb("ffffff"), 0.8) if p.mood.dark else mix(p.mood.sky[1], rgb("20222c"), 0.85)
     )
-    x0, y0 = p.rng.uniform(66, 190), p.rng.uniform(58, 88)
-    if avoid and abs(x0 - avoid[0]) < 95:
-        x0 = min(avoid[0] + 100, 210) if avoid[0] < SIZE / 2 else max(avoid[0] - 100, 46)
-    for i in range(int(p.rng.integers(2, 4))):
-        x, y = x0 + 46 * (i - 1), y0 + (-14 if i == 1 else 8) + p.rng.uniform(-4, 4)
-        span = p.rng.uniform(18, 22)
-        wing = [
-            (x + span * t, y - 0.6 * span * np.sin(np.pi * min(abs(t) * 1.1, 1)))
-            for t in np.linspace(-1, 1, 13)
-        ]
-        p.canvas.line(wing, colour, 4.2)
+    t = np.linspace(-1, 1, 25)
+    spots = ((-25, 5), (25, -5)) if p.rng.random() < 0.6 else ((-34, 8), (0, -10), (34, 8))
+    if stacked:
+        spots = ((-7, 15), (7, -15))
+    for dx, dy in spots:
+        x, y = x0 + scale * dx, y0 + scale * dy + p.rng.uniform(-2, 2)
+        span = scale * (p.rng.uniform(21, 23) if len(spots) == 2 else p.rng.uniform(15, 16))
+        upper = -0.52 * span * np.sin(np.pi * np.minimum(np.abs(t) ** 0.8, 1)) + 0.18 * span * np.abs(t)
+        thick = 0.06 * span + 0.3 * span * (1 - np.abs(t)) ** 0.8  # broad at the body, narrow at the tips
+        wings = np.concatenate(
+            [np.stack([x + span * t, y + upper], -1), np.stack([x + span * t, y + upper + thick], -1)[::-1]]
+        )
+        p.canvas.polygon(wings, colour)

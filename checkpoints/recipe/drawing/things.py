@@ -7,7 +7,9 @@ from collections.abc import Callable
 import numpy as np
 
 from checkpoints.recipe.drawing.canvas import Colour, mix, rgb
+from checkpoints.recipe.drawing.land import river_at
 from checkpoints.recipe.drawing.painting import Painting
+from checkpoints.recipe.drawing.places import Places, around
 
 LAMP = rgb("ffd76a")
 Painter = Callable[[Painting, float, float, float, float], None]
@@ -100,6 +102,10 @@ PLANTS: dict[str, tuple[Painter, float]] = {
 """Vegetation -> its painter and its height relative to a fir."""
 
 
+PLANT_HALF = {"firs": 0.3, "leafy": 0.37, "blossom": 0.37, "palms": 0.5, "cacti": 0.34}
+"""Vegetation -> half its width, relative to its height."""
+
+
 def _window(p: Painting, x: float, y: float, w: float, h: float) -> None:
     p.canvas.box(x - w, y - h, x + w, y + h, LAMP if p.mood.dark else p.mood.shade(rgb("bfe0ee")))
 
@@ -135,7 +141,7 @@ def _lighthouse(p: Painting, x: float, y: float, h: float, d: float) -> None:
     if p.mood.dark:
         for side in (-1, 1):
             p.canvas.polygon(
-                [(x, y - 0.89 * h), (x + side * 260, y - 0.89 * h - 44), (x + side * 260, y - 0.89 * h + 30)],
+                [(x, y - 0.89 * h), (x + side * 84, y - 0.89 * h - 18), (x + side * 84, y - 0.89 * h + 14)],
                 rgb("fff0b8"),
                 0.22,
             )
@@ -178,7 +184,7 @@ def _lighthouse(p: Painting, x: float, y: float, h: float, d: float) -> None:
 
 def _windmill(p: Painting, x: float, y: float, h: float, d: float) -> None:
     h *= 1.2
-    wall, dim = _two_tone(p, rgb("efe3cf"), d)
+    wall, dim = _two_tone(p, rgb("dcc7a4"), d)
     p.canvas.polygon(
         [(x - 0.27 * h, y), (x - 0.16 * h, y - 0.7 * h), (x + 0.16 * h, y - 0.7 * h), (x + 0.27 * h, y)], wall
     )
@@ -198,11 +204,11 @@ def _windmill(p: Painting, x: float, y: float, h: float, d: float) -> None:
         sail = [
             hub + 0.12 * reach * along,
             hub + reach * along,
-            hub + reach * along + 0.28 * reach * across,
-            hub + 0.2 * reach * along + 0.28 * reach * across,
+            hub + reach * along + 0.36 * reach * across,
+            hub + 0.2 * reach * along + 0.36 * reach * across,
         ]
         p.canvas.polygon(sail, p.mood.shade(rgb("fbf8f0"), 0.5 * d), 0.94)
-        p.canvas.line([hub, hub + reach * along], p.mood.shade(rgb("5c4636"), d), 2.6)
+        p.canvas.line([hub, hub + reach * along], p.mood.shade(rgb("5c4636"), d), 3.6)
     p.canvas.disc(hub[0], hub[1], 0.05 * h, p.mood.shade(rgb("4a382c"), d))
 
 
@@ -250,6 +256,16 @@ BUILDINGS: dict[str, Painter] = {
 }
 
 
+BUILDING_REACH = {
+    "cabin": (0.75, 1.05),
+    "lighthouse": (0.26, 1.75),
+    "windmill": (0.74, 1.6),
+    "castle": (0.88, 1.62),
+    "tent": (0.84, 0.74),
+}
+"""Building -> how far it reaches to each side and up, relative to its height."""
+
+
 def draw_sailboat(p: Painting, x: float, y: float, h: float) -> None:
     sail, jib = (("fffaf0", "f0d7c0"), ("f4f7fb", "e0574c"), ("fff3d6", "5a93cf"))[p.rng.integers(3)]
     turn = p.rng.choice((-1, 1))
@@ -278,10 +294,20 @@ def draw_sailboat(p: Painting, x: float, y: float, h: float) -> None:
     )
 
 
-def draw_flowers(p: Painting, top: float) -> None:
-    """A meadow in flower: one or two colours, larger toward the viewer."""
+def draw_flowers(p: Painting, top: float, places: Places, river: np.ndarray | None) -> None:
+    """A meadow in flower: one or two colours, larger in front, none under a plant or in the river."""
     choice = p.rng.permutation(["f25c6e", "fbe14f", "f5f0fa", "b77be0", "ff9d4f"])[:2]
-    for _ in range(26):
-        y = top + (252 - top) * p.rng.uniform(0, 1) ** 0.7
-        x, r = p.rng.uniform(0, 256), 3.0 + 3.0 * (y - top) / (256 - top)
-        p.canvas.disc(x, y, r, rgb(choice[p.rng.integers(2)]) * (0.35 + 0.65 * p.mood.light))
+    rows = max(1, round((252 - top) / 22))
+    for row in range(rows):
+        for column in range(10):
+            x = 26 * (column + p.rng.uniform(0.2, 0.8))
+            y = top + (252 - top) * (row + p.rng.uniform(0.2, 0.8)) / rows
+            r = 3.6 + 2.8 * (y - top) / (256 - top)
+            left, right = river_at(river, y) if river is not None else (0.0, 0.0)
+            if (
+                p.rng.random() < 0.8
+                and not left - r < x < right + r
+                and places.gap(around(x, y, r, r, r)) > 0
+            ):
+                colour = rgb(choice[p.rng.integers(2)]) * (0.35 + 0.65 * p.mood.light)
+                p.canvas.disc(x, y, r, colour)
