@@ -15,8 +15,8 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
-from checkpoints.recipe.drawing import draw
-from checkpoints.recipe.drawing.canvas import SIZE
+from checkpoints.recipe.drawing import draw, draw_with_layout
+from checkpoints.recipe.drawing.canvas import LAYOUT_SIZE, SIZE
 from checkpoints.recipe.scenes import ATTRIBUTES, Scene, sample_scene
 
 SPLITS = {"train": 0, "fresh": 1}
@@ -52,14 +52,22 @@ def load(folder: Path) -> tuple[np.ndarray, np.ndarray]:
     return np.load(folder / "pictures.npy", mmap_mode="r"), np.load(folder / "labels.npy")
 
 
+def load_layouts(folder: Path) -> np.ndarray:
+    """What is where in the training pictures (n, 32, 32) uint8, memory-mapped; see `draw_with_layout`."""
+    load(folder)  # says what to do where nothing or too little was rendered
+    return np.load(folder / "layouts.npy", mmap_mode="r")
+
+
 def to_pixels(pictures: np.ndarray) -> Tensor:
     """Drawings (n, h, w, 3) uint8 as the networks see them, (n, 3, h, w) in -1..1."""
     return torch.from_numpy(pictures).permute(0, 3, 1, 2).float() / 127.5 - 1
 
 
-def _draw_chunk(chunk: int) -> tuple[int, np.ndarray, np.ndarray]:
-    drawn = [picture_of("train", i) for i in range(chunk * CHUNK, (chunk + 1) * CHUNK)]
-    return chunk, np.stack([p for p, _ in drawn]), np.stack([s.labels() for _, s in drawn])
+def _draw_chunk(chunk: int) -> tuple[int, np.ndarray, np.ndarray, np.ndarray]:
+    scenes = [scene_of("train", i) for i in range(chunk * CHUNK, (chunk + 1) * CHUNK)]
+    drawn = [draw_with_layout(scene, rng) for scene, rng in scenes]
+    labels = np.stack([scene.labels() for scene, _ in scenes])
+    return chunk, np.stack([p for p, _ in drawn]), np.stack([m for _, m in drawn]), labels
 
 
 def render(folder: Path, count: int, workers: int) -> None:
@@ -74,16 +82,19 @@ def render(folder: Path, count: int, workers: int) -> None:
             return np.lib.format.open_memmap(path, mode="r+")
         return np.lib.format.open_memmap(path, mode="w+", dtype=dtype, shape=shape)
 
+    if not (folder / "layouts.npy").exists():  # rendered before there were layout maps
+        (folder / "done.npy").unlink(missing_ok=True)
     done = open_array("done", "bool", (chunks,))
     pictures = open_array("pictures", "uint8", (n, SIZE, SIZE, 3))
     labels = open_array("labels", "int64", (n, len(ATTRIBUTES)))
+    layouts = open_array("layouts", "uint8", (n, LAYOUT_SIZE, LAYOUT_SIZE))
     todo = np.flatnonzero(~done).tolist()
     with mp.Pool(workers) as pool:
-        for chunk, drawn, named in tqdm(
+        for chunk, drawn, maps, named in tqdm(
             pool.imap_unordered(_draw_chunk, todo), total=len(todo), unit="chunk"
         ):
             rows = slice(chunk * CHUNK, (chunk + 1) * CHUNK)
-            pictures[rows], labels[rows] = drawn, named
+            pictures[rows], layouts[rows], labels[rows] = drawn, maps, named
             done[chunk] = True
 
 
