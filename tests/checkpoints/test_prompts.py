@@ -74,12 +74,18 @@ def test_scenes_are_drawn_by_generators_that_no_drawing_has_used() -> None:
     assert same == 0
 
 
-def test_a_goal_is_the_scene_of_its_prompt_averaged_down() -> None:
-    goals = load_file(FOLDER / "goals.safetensors")["goals"]
-    assert goals.shape == (prompts.COUNTS["test"], 3, 32, 32) and goals.dtype == torch.uint8
+def test_a_goal_is_the_scene_of_its_prompt_averaged_down(made: Path) -> None:
+    goals = load_file(made / "goals.safetensors")["goals"]
+    assert goals.shape == (FEW["test"], 3, 32, 32) and goals.dtype == torch.uint8
     prompt = prompts.prompt_of("test", 0)
     drawn = draw(prompt.scene, np.random.default_rng((prompts.GOAL_SEED, 0)))
-    assert goals[0, :, 5, 9].tolist() == pytest.approx(drawn[40:48, 72:80].mean(axis=(0, 1)), abs=0.5)
+    mean = drawn[40:48, 72:80].mean(axis=(0, 1)).tolist()
+    assert goals[0, :, 5, 9].tolist() == pytest.approx(mean, abs=0.51)
+
+
+def test_goals_at_night_are_darker_than_by_day() -> None:
+    goals = load_file(FOLDER / "goals.safetensors")["goals"]
+    assert goals.shape == (prompts.COUNTS["test"], 3, 32, 32) and goals.dtype == torch.uint8
     nights = [row["attributes"].get("time") == "night" for row in rows_of(FOLDER, "test")]
     days = [row["attributes"].get("time") == "day" for row in rows_of(FOLDER, "test")]
     light = goals.float().mean(dim=(1, 2, 3))

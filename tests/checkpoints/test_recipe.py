@@ -13,7 +13,7 @@ from torch import nn
 from checkpoints.recipe import data
 from checkpoints.recipe.average import average
 from checkpoints.recipe.captions import caption, vocabulary
-from checkpoints.recipe.drawing import draw
+from checkpoints.recipe.drawing import draw, draw_with_layout
 from checkpoints.recipe.fit import LossFn, MuonWithAdamW, fit, warmup_stable_decay
 from checkpoints.recipe.scenes import ATTRIBUTES, Scene, sample_scene
 from checkpoints.recipe.train_text import MAX_TOKENS, make_tokenizer
@@ -111,6 +111,8 @@ def test_rendering_resumes_and_is_the_same_in_any_number_of_workers(tmp_path: Pa
     assert len(pictures) == 2 * data.CHUNK
     picture, scene = data.picture_of("train", 65)
     assert np.array_equal(pictures[65], picture) and np.array_equal(labels[65], scene.labels())
+    layout = draw_with_layout(*data.scene_of("train", 65))[1]
+    assert np.array_equal(data.load_layouts(tmp_path)[65], layout)
     done = np.load(tmp_path / "done.npy")
     done[1] = False
     np.save(tmp_path / "done.npy", done)
@@ -118,6 +120,13 @@ def test_rendering_resumes_and_is_the_same_in_any_number_of_workers(tmp_path: Pa
         data.load(tmp_path)
     data.render(tmp_path, 70, workers=1)
     assert np.array_equal(data.load(tmp_path)[0][65], picture)
+
+
+def test_drawings_without_layout_maps_are_rendered_again(tmp_path: Path) -> None:
+    data.render(tmp_path, 1, workers=1)
+    (tmp_path / "layouts.npy").unlink()
+    data.render(tmp_path, 1, workers=1)
+    assert data.load_layouts(tmp_path).any()
 
 
 def test_loading_before_rendering_says_what_to_run(tmp_path: Path) -> None:
