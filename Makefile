@@ -1,7 +1,8 @@
 # make app       set everything up and start the app on http://127.0.0.1:7860
 # make test      set everything up and run the quick tests (a few minutes)
 # make test-all  all tests: also those in a browser, with Ray, with forks and compilers
-# make lint      style;  make types    type checks;  make clean    undo the set-up
+# make lint      style;  make types    type checks (both also of the page's scripts, with npm)
+# make clean     undo the set-up
 # make audit     known vulnerabilities of the pinned packages (asks a service);  make hadolint   the Dockerfile
 #
 # Another Python:       make app PYTHON=/path/to/python3.12
@@ -29,11 +30,13 @@ test: $(VENV)/.ready-dev
 test-all: $(VENV)/.ready-dev
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile $(ARGS)
 
-lint: $(VENV)/.ready-dev
+lint: $(VENV)/.ready-dev node_modules/.ready
 	$(BIN)/ruff check .
+	node_modules/.bin/eslint .
 
-types: $(VENV)/.ready-dev
+types: $(VENV)/.ready-dev node_modules/.ready
 	$(BIN)/mypy .
+	node_modules/.bin/tsc
 
 # In an environment of its own: what it needs is nothing that the app needs.
 audit: $(BIN)/python
@@ -47,7 +50,7 @@ hadolint: $(BIN)/python
 	@$(VENV)-hadolint/bin/hadolint Dockerfile
 
 clean:
-	rm -rf $(VENV) $(VENV)-audit $(VENV)-hadolint .pip-cache build .pytest_cache .ruff_cache .mypy_cache
+	rm -rf $(VENV) $(VENV)-audit $(VENV)-hadolint node_modules .pip-cache build .pytest_cache .ruff_cache .mypy_cache
 
 # The stamps are touched last, so an install that was cut off is done again.
 $(VENV)/.ready: requirements.txt $(BIN)/python
@@ -58,6 +61,13 @@ $(VENV)/.ready: requirements.txt $(BIN)/python
 $(VENV)/.ready-dev: requirements-dev.txt $(VENV)/.ready
 	@echo "Installing what the tests need"
 	@$(BIN)/python -m pip install --quiet --progress-bar on -r requirements-dev.txt
+	@touch $@
+
+# What checks the page's scripts; neither the app nor its tests need it.
+node_modules/.ready: package-lock.json
+	@command -v npm >/dev/null || { \
+	    echo "npm is missing. Install Node.js 20.19 or newer (https://nodejs.org) and run this again." >&2; exit 1; }
+	@npm ci --silent
 	@touch $@
 
 $(BIN)/python:

@@ -20,13 +20,18 @@ LEFT_OUT = (
     ".ci/",
     ".dockerignore",
     ".github/",
+    ".npmrc",
     ".pre-commit-config.yaml",
     "Makefile",
+    "eslint.config.js",
     "examples/",
     "integrations/",
+    "package-lock.json",
+    "package.json",
     "requirements-",
     "tests/",
     "tools/",
+    "tsconfig.json",
 )
 NEEDED_BY_DOCKER = (".dockerignore",)
 # Every version of this program has sent this file: a Space that has it was made by this program.

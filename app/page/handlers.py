@@ -1,6 +1,6 @@
 """What each click does. A click on Refine goes this way, from the browser to the worker and back:
 
-1. `static/grid.js` calls `act("refine", …)` with the grid's id and the preview's seed; `act` in `core.js`
+1. `static/grid.js` calls `act("refine", …)` with the grid's id and the preview's seed; `act` in `backend.js`
    triggers the event "act" of `gr.HTML#studio`.
 2. `layout.build_page`: the listener `act` makes a `Click` of what was sent, and passes it to `perform`.
 3. `perform` looks "refine" up in `ACTIONS` and calls `refine(click)`.
@@ -222,7 +222,7 @@ ACTIONS: Mapping[str, Callable[[Click], None]] = {
     "delete": delete_entry,
     "clear": clear_history,
 }
-# Those that submit jobs come with the form and through Gradio's queue. See `QUEUED` in static/core.js.
+# Those that submit jobs come with the form and through Gradio's queue. See `QUEUED` in static/backend.js.
 SUBMITTING = frozenset({"preview", "reroll", "vary", "refine"})
 
 

@@ -21,12 +21,11 @@ from app.page.click import Click, Form, Studio
 from app.page.form import FULL_STEPS, MAX_GUIDANCE, PREVIEW_STEPS, PROMPT
 from app.page.gradio_internals import Blocks, accept_any_value, event_data
 from app.page.live import file_routes, live_routes
+from app.page.scripts import STATIC, make_studio, scripts_route
 from app.page.session import GRACE_S, Sessions
 from app.page.sketches import Sketches
 from solver import SOLVERS
 
-STATIC = Path(__file__).parent / "static"
-SCRIPTS = ("core.js", "start.js", "grid.js", "stage.js", "history.js", "main.js")
 TITLE = "Diffusion Preview"
 # Options of events. "multiple" lets a second click arrive, so that it gets an answer. Events that submit jobs
 # go through Gradio's queue, from which a ZeroGPU Space knows who asks; it lets all through at once, since the
@@ -81,6 +80,7 @@ def build_page(
             *live_routes(backend, sessions, studio.sketches),
             *file_routes(sessions),
             *about_routes(backend),
+            scripts_route(),
             Route("/card.png", _card),
         ]
         page.head_html = (STATIC / "head.html").read_text(encoding="utf-8")
@@ -112,7 +112,7 @@ def build_page(
             ideas = [gr.Button(example, size="sm") for example in prompts.EXAMPLES]
             surprise = gr.Button("Surprise me", size="sm", elem_classes="surprise")
         form = [prompt, *_settings()]
-        view = make_studio(SCRIPTS)
+        view = make_studio("main", "The page could not be loaded. Please load it again.")
         gr.HTML(
             "<p class='page-foot'>Model: <span id='model-line'>loading …</span>. Nothing that you type or "
             "make leaves this server. What you make is kept for <span id='kept-for'>this browser</span> "
@@ -176,7 +176,7 @@ def _card(request: Request) -> Response:
 
 
 def _dispatch(what: str) -> str:
-    """Return the script of a button that tells the page's own scripts of a click on it."""
+    """Return a button's script, which tells those of the page of a click, see the end of static/main.js."""
     return f"() => {{ dispatchEvent(new CustomEvent('studio', {{ detail: '{what}' }})); }}"
 
 
@@ -217,20 +217,3 @@ def _settings() -> list[gr.components.Component]:
         api_visibility="private",
     )
     return [negative, count, steps, guidance, solver, random_seeds, seed, full_steps, size]
-
-
-def make_studio(scripts: Sequence[str], **options: Any) -> Any:
-    """Lay out the place where scripts of app/page/static show what is made; options go on to gr.HTML."""
-    return gr.HTML(
-        None,
-        html_template="",
-        js_on_load=read_scripts(scripts),
-        apply_default_css=False,
-        elem_id="studio",
-        **options,
-    )
-
-
-def read_scripts(names: Sequence[str]) -> str:
-    """Return the scripts of these names as one."""
-    return "\n".join((STATIC / name).read_text(encoding="utf-8") for name in names)

@@ -15,7 +15,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from app.jobs.uploads import MAX_BYTES
 from app.page.gradio_internals import INTERNAL_ROUTES, page_of
-from app.page.layout import STATIC
+from app.page.scripts import STATIC
 from app.server.events import EventCheck, is_allowed, refusal
 
 log = logging.getLogger("app.web")

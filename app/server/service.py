@@ -19,7 +19,8 @@ from starlette.routing import Route
 from app.backends.base import Backend
 from app.jobs.uploads import MAX_BYTES
 from app.page.gradio_internals import LAUNCH, drop_messages_for_lost_tabs, set_tool_answers
-from app.page.layout import STATIC, Page, build_page
+from app.page.layout import Page, build_page
+from app.page.scripts import STATIC
 from app.page.theme import make_theme
 from app.server.api import add_endpoints, tool_answer
 from app.server.auth import Logins, PasswordHash

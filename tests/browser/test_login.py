@@ -139,7 +139,8 @@ def test_too_much_is_told_with_the_time_to_come_back(
 def test_strangers_get_nothing_but_the_login(guarded: tuple[str, Any], tmp_path: Path) -> None:
     url = guarded[0]
     assert "Log in" in httpx.get(url).text
-    for path in ("config", "about", f"pictures/{'0' * 32}/{'0' * 32}.png", f"sketches/{'0' * 32}"):
+    none = "0" * 32
+    for path in ("config", "about", "scripts/0/main.js", f"pictures/{none}/{none}.png", f"sketches/{none}"):
         assert httpx.get(url + path).status_code == 401, path
     for path in ("live", "export", "restore", "gradio_api/call/v2/preview"):
         assert httpx.post(url + path, json={}).status_code == 401, path

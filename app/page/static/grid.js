@@ -1,12 +1,17 @@
-// The previews, see `grid_view` in app/page/views.py. `makeGrid(act, report)` gives {node, render, reroll,
-// expect, pick, press}. act(do, more) asks for something. report(what, more) tells what was painted, looked at and
-// picked; a page that does not care leaves it out. words: what its buttons say, and screen readers are told.
+// The previews, as `grid_view` in app/page/views.py describes them.
+/** @import { Act, Grid, GridView, OnPainted, StageView, TileView } from "./types.d.ts" */
+import { base } from "./backend.js";
+import { make, makeButton, plain, quoted, setShape } from "./dom.js";
+import { say } from "./messages.js";
 
-const GRID_WORDS = {
+const POINTED_MS = 250; // a pointer that rests on a preview for so long shows interest in it
+
+const WORDS = {
   title: "Previews",
   empty: "Your previews appear here.",
   asking: "Asking for previews …",
   coming: "Previews are on their way.",
+  /** @type {(note: string, count: number) => string} */
   there: (note, count) => `${note}. Keys 1 to ${count} pick one.`,
   pick: "Pick a preview first, with keys 1 to 4.",
   reroll: "Reroll",
@@ -17,67 +22,78 @@ const GRID_WORDS = {
   kept: "Kept",
   vary: "Vary",
   refine: "Refine",
+  /** @type {(position: number, label: string) => string} */
   tile: (position, label) => `preview ${position}, seed ${label}`,
   missing: "not ready",
-  ignored: (unknown) => `The model does not know and ignored: ${unknown.map(quoted).join(", ")}.`,
-  made: (final, position, prompt, label) => `${final ? "Final" : "Preview"} ${position} of ${quoted(prompt)}, seed ${label}`,
+  /** @type {(words: string[]) => string} */
+  ignored: (words) => `The model does not know and ignored: ${words.map(quoted).join(", ")}.`,
+  /** @type {(final: boolean, position: number, prompt: string, label: string) => string} */
+  made: (final, position, prompt, label) =>
+    `${final ? "Final" : "Preview"} ${position} of ${quoted(prompt)}, seed ${label}`,
 };
 
-const POINTED_MS = 250; // whoever rests on a preview for so long looks at it
+/**
+ * Make the grid of previews.
+ * @param {Act} act
+ * @param {OnPainted} [onPainted]
+ * @param {typeof WORDS} [words]
+ * @returns {Grid}
+ */
+export function makeGrid(act, onPainted = () => {}, words = WORDS) {
+  /** @type {Map<number, ReturnType<typeof makeTile>>} by seed, so that a kept tile is not even repainted */
+  const tiles = new Map();
+  /** @type {GridView | null | undefined} undefined until the first `render` */
+  let grid;
+  /** @type {string | undefined} id of the last grid that was complete */
+  let ended;
+  /** @type {number | null} the seed that keys act on */
+  let selected = null;
+  /** @type {number | undefined} */
+  let pointing;
 
-function makeGrid(act, report = () => {}, words = GRID_WORDS) {
-  const tiles = new Map(); // seed → the tile's parts, so that a kept tile is not even repainted
-  let grid; // undefined until the first `render`
-  let ended = ""; // id of the last grid that all is there of
-  let selected = null; // the seed that keys act on
-  let pointing = 0;
-
-  const root = make("section", "grid", "", { id: "grid", tabindex: "-1", "aria-labelledby": "grid-title" });
-  const bar = make("div", "grid-bar");
   const note = make("p", "grid-note");
-  const actions = make("div", "grid-actions");
-  const others = make("button", "plain reroll", words.reroll);
-  const all = make("button", "plain reroll-all", words.all);
-  const stop = make("button", "plain stop-previews", words.cancel);
+  const cancel = () => act("cancel");
+  const stop = makeButton("plain stop-previews", words.cancel, cancel);
+  const others = makeButton("plain reroll", words.reroll, () => reroll(false));
+  const all = makeButton("plain reroll-all", words.all, () => reroll(true));
+  const actions = make("div", "grid-actions", [stop, others, all]);
+  const title = make("h2", "unseen", words.title, { id: "grid-title" });
   const list = make("ol", "tiles", "", { "aria-label": words.title });
   const ignored = make("p", "grid-ignored", "", { role: "status" });
-  actions.append(stop, others, all);
-  bar.append(make("h2", "unseen", words.title, { id: "grid-title" }), note, actions);
-  root.append(bar, list, ignored);
+  const named = { id: "grid", tabindex: "-1", "aria-labelledby": "grid-title" };
+  const root = make("section", "grid", [make("div", "grid-bar", [title, note, actions]), list, ignored], named);
 
+  /** @param {boolean} everything also what is kept */
+  const reroll = (everything) => grid && act("reroll", { grid: grid.id, all: everything });
+
+  /** @param {number} seed */
   function makeTile(seed) {
-    const item = make("li", "tile");
-    const picture = make("button", "tile-picture");
-    const image = make("img", "", "", { draggable: "false", alt: "" });
-    const number = make("span", "tile-number", "", { "aria-hidden": "true" });
-    const meter = make("span", "tile-meter");
-    const state = make("span", "tile-state", "", { "aria-hidden": "true" });
-    const problem = make("span", "tile-problem");
-    const foot = make("div", "tile-foot");
-    const keep = make("button", "plain keep", words.keep);
-    const vary = make("button", "plain vary", words.vary);
-    const refine = make("button", "strong refine", words.refine);
-    const label = make("span", "seed");
-    picture.append(image, number, meter, state, problem);
-    foot.append(label, keep, vary, refine);
-    item.append(picture, foot);
-    const ask = (what) => act(what, { grid: grid.id, seed });
-    const go = () => {
+    /** @param {string} what */
+    const ask = (what) => act(what, { grid: grid?.id, seed });
+    const open = () => {
       select(seed);
       ask("refine");
-      report("pick", { grid: grid.id, seed });
     };
+    const hidden = { "aria-hidden": "true" };
+    const image = make("img", "", "", { draggable: "false", alt: "" });
+    const number = make("span", "tile-number", "", hidden);
+    const meter = make("span", "tile-meter");
+    const state = make("span", "tile-state", "", hidden);
+    const problem = make("span", "tile-problem");
+    const label = make("span", "seed");
+    const keep = makeButton("plain keep", words.keep, () => ask("keep"));
+    const vary = makeButton("plain vary", words.vary, () => ask("vary"));
+    const refine = makeButton("strong refine", words.refine, open);
+    const picture = makeButton("tile-picture", "", open);
+    picture.append(image, number, meter, state, problem);
+    const item = make("li", "tile", [picture, make("div", "tile-foot", [label, keep, vary, refine])]);
+
     const pointAt = () => {
       clearTimeout(pointing);
-      const [id, began] = [grid.id, performance.now()];
-      pointing = setTimeout(() => act("point_at", { grid: id, seed }), POINTED_MS);
-      item.looked = () => report("look", { grid: id, seed, ms: Math.round(performance.now() - began) });
+      const shown = grid?.id;
+      pointing = setTimeout(() => act("point_at", { grid: shown, seed }), POINTED_MS);
     };
-    const pointAway = () => {
-      clearTimeout(pointing);
-      item.looked?.();
-      item.looked = null;
-    };
+    const pointAway = () => clearTimeout(pointing);
     item.addEventListener("pointerenter", pointAt);
     item.addEventListener("pointerleave", pointAway);
     item.addEventListener("focusin", () => {
@@ -85,60 +101,69 @@ function makeGrid(act, report = () => {}, words = GRID_WORDS) {
       pointAt();
     });
     item.addEventListener("focusout", pointAway);
-    picture.addEventListener("click", go);
-    refine.addEventListener("click", go);
-    vary.addEventListener("click", () => ask("vary"));
-    keep.addEventListener("click", () => ask("keep"));
     image.addEventListener("load", () => {
-      const own = !["is-waiting", "is-picked"].some((each) => item.classList.contains(each)); // no sketch, no final
-      if (own) requestAnimationFrame(() => report("painted", { grid: grid.id, seed, at: performance.now() }));
+      if (item.classList.contains("is-waiting") || item.classList.contains("is-picked")) return; // a sketch, a final
+      requestAnimationFrame(() => onPainted("preview", seed, performance.now()));
     });
-    return { item, picture, image, number, meter, state, problem, label, keep, vary, refine };
+    return { source: "", item, picture, image, number, meter, state, problem, label, keep, vary, refine };
   }
 
+  /** @param {number | null} seed */
   function select(seed) {
     selected = seed;
     for (const [each, tile] of tiles) tile.item.classList.toggle("is-selected", each === seed);
   }
 
-  // The pick sharpens where it stands: while it is refined, and from then on, the tile shows the stage's picture.
-  function fill(tile, data, position, stage) {
-    const staged = stage && stage.grid === grid.id && stage.seed === data.seed ? stage : null;
+  /**
+   * Show a preview in its tile or, once it is picked, the stage's picture.
+   * @param {GridView} view
+   * @param {TileView} data
+   * @param {number} position from 1 on
+   * @param {StageView | null} stage
+   */
+  function fill(view, data, position, stage) {
+    const tile = tiles.get(data.seed);
+    if (!tile) return;
+    const staged = stage?.grid === view.id && stage.seed === data.seed ? stage : null;
     const running = staged?.state === "running";
+    const final = staged?.state === "done";
     const source = staged?.picture || data.picture;
-    tile.item.classList.toggle("is-waiting", !data.ready && !data.problem);
-    tile.item.classList.toggle("is-kept", data.kept);
-    tile.item.classList.toggle("is-picked", !!staged && staged.state !== "stopped");
-    tile.item.classList.toggle("is-refining", running);
+    const { classList } = tile.item;
+    classList.toggle("is-waiting", !data.ready && !data.problem);
+    classList.toggle("is-kept", data.kept);
+    classList.toggle("is-picked", running || final);
+    classList.toggle("is-refining", running);
     if (source && tile.source !== source) tile.image.src = base + (tile.source = source);
     tile.image.hidden = !source;
-    const final = staged?.state === "done";
-    tile.image.alt = data.ready ? words.made(final, position, grid.prompt, data.label) : "";
-    tile.number.textContent = position;
+    tile.image.alt = data.ready ? words.made(final, position, view.prompt, data.label) : "";
+    tile.number.textContent = `${position}`;
     tile.label.textContent = data.label && `#${data.label}`;
     tile.label.title = data.label && `Seed ${data.label} · ${data.how}`;
     const done = running ? staged.percent / 100 : data.steps ? data.step / data.steps : 0;
-    tile.meter.style.setProperty("--done", done);
+    tile.meter.style.setProperty("--done", `${done}`);
     tile.state.textContent = running ? staged.message : final ? staged.tags[1] : "";
     tile.problem.textContent = data.problem;
-    tile.keep.setAttribute("aria-pressed", data.kept);
+    tile.keep.setAttribute("aria-pressed", `${data.kept}`);
     tile.keep.textContent = data.kept ? words.kept : words.keep;
     for (const button of [tile.picture, tile.refine, tile.keep, tile.vary]) button.disabled = !data.ready;
     const name = words.tile(position, data.label);
-    const label = data.ready ? `${words.refine} ${name}: ${plain(grid.prompt)}` : `${name}, ${words.missing}`;
-    tile.picture.setAttribute("aria-label", label);
-    for (const what of ["refine", "vary", "keep"]) tile[what].setAttribute("aria-label", `${words[what]} ${name}`);
+    tile.picture.ariaLabel = data.ready ? `${words.refine} ${name}: ${plain(view.prompt)}` : `${name}, ${words.missing}`;
+    for (const what of /** @type {const} */ (["refine", "vary", "keep"])) tile[what].ariaLabel = `${words[what]} ${name}`;
   }
 
+  /**
+   * Show a grid.
+   * @param {GridView | null} view
+   * @param {StageView | null} stage
+   */
   function render(view, stage) {
-    const fresh = view?.id !== grid?.id || view?.tiles.length !== list.children.length;
     const before = grid;
     grid = view;
-    actions.hidden = !grid;
-    root.classList.toggle("is-empty", !grid);
-    root.setAttribute("aria-busy", !!grid?.busy);
-    setShape(list, grid);
-    if (!grid) {
+    actions.hidden = !view;
+    root.classList.toggle("is-empty", !view);
+    root.ariaBusy = `${!!view?.busy}`;
+    setShape(list, view);
+    if (!view) {
       note.textContent = words.empty;
       ignored.textContent = "";
       tiles.clear();
@@ -146,60 +171,57 @@ function makeGrid(act, report = () => {}, words = GRID_WORDS) {
       return;
     }
     for (const item of list.children) item.classList.remove("is-expecting");
-    if (fresh) {
-      const seeds = new Set(grid.tiles.map((data) => data.seed));
-      for (const seed of tiles.keys()) if (!seeds.has(seed)) tiles.delete(seed);
-      for (const seed of seeds) if (!tiles.has(seed)) tiles.set(seed, makeTile(seed));
-      list.replaceChildren(...grid.tiles.map((data) => tiles.get(data.seed).item));
-      if (!seeds.has(selected)) select(null);
+    if (view.id !== before?.id || view.tiles.length !== list.children.length) {
+      const seeds = view.tiles.map((data) => data.seed);
+      for (const seed of tiles.keys()) if (!seeds.includes(seed)) tiles.delete(seed);
+      list.replaceChildren(
+        ...seeds.map((seed) => {
+          const tile = tiles.get(seed) || makeTile(seed);
+          tiles.set(seed, tile);
+          return tile.item;
+        }),
+      );
+      if (selected !== null && !tiles.has(selected)) select(null);
     }
-    grid.tiles.forEach((data, place) => fill(tiles.get(data.seed), data, place + 1, stage));
-    const kept = grid.tiles.filter((data) => data.kept).length;
-    note.textContent = grid.note;
-    ignored.textContent = grid.ignored.length ? words.ignored(grid.ignored) : "";
+    view.tiles.forEach((data, place) => fill(view, data, place + 1, stage));
+    const kept = view.tiles.filter((data) => data.kept).length;
+    note.textContent = view.note;
+    ignored.textContent = view.ignored.length ? words.ignored(view.ignored) : "";
     others.textContent = kept ? words.others : words.reroll;
-    others.disabled = grid.busy || kept === grid.tiles.length;
+    others.disabled = view.busy || kept === view.tiles.length;
     all.hidden = !kept;
-    all.disabled = grid.busy;
-    stop.hidden = !grid.busy;
-    if (grid.busy && before?.id !== grid.id) say(words.coming);
-    if (!grid.busy && ended !== grid.id) {
-      ended = grid.id;
-      const some = grid.tiles.some((data) => data.ready);
+    all.disabled = view.busy;
+    stop.hidden = !view.busy;
+    if (view.busy && before?.id !== view.id) say(words.coming);
+    if (!view.busy && ended !== view.id) {
+      ended = view.id;
+      const some = view.tiles.some((data) => data.ready);
       // What the page finds when it is loaded is no news.
-      if (before !== undefined) say(some ? words.there(grid.note, grid.tiles.length) : grid.note);
+      if (before !== undefined) say(some ? words.there(view.note, view.tiles.length) : view.note);
     }
   }
-
-  // Shows at once that previews are on their way, before the server has said so.
-  function expect() {
-    note.textContent = words.asking;
-    root.setAttribute("aria-busy", true);
-    for (const item of list.children) item.classList.add("is-expecting");
-  }
-
-  const reroll = (everything) => grid && act("reroll", { grid: grid.id, all: everything });
-  others.addEventListener("click", () => reroll(false));
-  all.addEventListener("click", () => reroll(true));
-  stop.addEventListener("click", () => act("cancel"));
 
   return {
     node: root,
     render,
     reroll,
-    expect,
-    // Selects the tile in a place, from 1 on, and gives it the focus.
-    pick(place) {
-      const data = grid?.tiles[place - 1];
-      if (!data?.ready) return;
-      tiles.get(data.seed).picture.focus();
-      report("select", { grid: grid.id, seed: data.seed });
+    cancel,
+    /** Show at once that previews are on their way, before the server has said so. */
+    expect() {
+      note.textContent = words.asking;
+      root.ariaBusy = "true";
+      for (const item of list.children) item.classList.add("is-expecting");
     },
-    // What a key does to the selected tile: "keep", "vary" or "refine".
-    press(what) {
-      const tile = tiles.get(selected);
-      if (!tile) return say(words.pick);
-      tile[what].click();
+    /** Select the tile in a place, from 1 on, and give it the focus. */
+    select(place) {
+      const data = grid?.tiles[place - 1];
+      if (data?.ready) tiles.get(data.seed)?.picture.focus();
+    },
+    /** Press a button of the selected tile. */
+    press(button) {
+      const tile = selected === null ? undefined : tiles.get(selected);
+      if (tile) tile[button].click();
+      else say(words.pick);
     },
   };
 }

@@ -1,86 +1,91 @@
-// What was made in this browser before, see `history_view` in app/page/views.py.
+// What was made in this browser before, as `history_view` in app/page/views.py describes it.
+/** @import { EntryView } from "./types.d.ts" */
+import { act, base, exportHistory } from "./backend.js";
+import { make, makeButton, plain, quoted, scrolling } from "./dom.js";
+import { focusPrompt, useAsStart } from "./form.js";
+import { toast } from "./messages.js";
 
-function makeHistory(act, useAsStart) {
-  const root = make("section", "history", "", { "aria-labelledby": "history-title", hidden: "" });
-  const head = make("div", "history-head");
+export function makeHistory() {
   const list = make("ol", "entries");
-  const save = make("button", "plain export", "Export all");
-  const clear = make("button", "plain clear", "Delete all");
-  const sure = make("div", "history-sure", "", { role: "alertdialog", "aria-label": "Delete everything?", hidden: "" });
-  const yes = make("button", "strong clear-yes", "Delete everything");
-  const no = make("button", "plain clear-no", "Keep it");
-  sure.append(make("p", "", "Delete all pictures that were made in this browser? This can't be undone."), yes, no);
-  head.append(make("h2", "", "Earlier", { id: "history-title" }), save, clear);
-  root.append(head, sure, list);
-  const items = new Map(); // entry's id → its node and what it shows
+  const save = makeButton("plain export", "Export all", download);
+  const clear = makeButton("plain clear", "Delete all", () => ask(true));
+  const no = makeButton("plain clear-no", "Keep it", () => ask(false));
+  const yes = makeButton("strong clear-yes", "Delete everything", () => {
+    sure.hidden = true;
+    act("clear");
+    focusPrompt();
+  });
+  const question = "Delete all pictures that were made in this browser? This can't be undone.";
+  const named = { role: "alertdialog", "aria-label": "Delete everything?", hidden: "" };
+  const sure = make("div", "history-sure", [make("p", "", question), yes, no], named);
+  const head = make("div", "history-head", [make("h2", "", "Earlier", { id: "history-title" }), save, clear]);
+  const root = make("section", "history", [head, sure, list], { "aria-labelledby": "history-title", hidden: "" });
+  /** @type {Map<string, { text: string, node: Node }>} by entry: what it shows */
+  const items = new Map();
 
+  /** @param {boolean} open */
+  function ask(open) {
+    sure.hidden = !open;
+    (open ? no : clear).focus();
+  }
+
+  async function download() {
+    save.disabled = true;
+    try {
+      const href = URL.createObjectURL(await exportHistory());
+      make("a", "", "", { download: "diffusion-preview.zip", href }).click();
+      setTimeout(() => URL.revokeObjectURL(href), 60_000);
+    } catch (error) {
+      toast(/** @type {Error} */ (error).message);
+    }
+    save.disabled = false;
+  }
+
+  /** @param {EntryView} entry */
   function makeEntry(entry) {
-    const item = make("li", "entry");
-    const row = make("div", "entry-pictures");
-    const when = new Date(entry.time * 1000).toLocaleString([], { dateStyle: "medium", timeStyle: "short" });
-    for (const picture of entry.pictures) {
+    const prompt = quoted(entry.prompt);
+    const pictures = entry.pictures.map((picture) => {
       const kind = picture.final ? "Final" : "Preview";
-      const button = make("button", `entry-picture${picture.final ? " is-final" : ""}`, "", {
+      const alt = `${kind} of ${prompt}, seed ${picture.seed}`;
+      const use = () => useAsStart({ entry: entry.id, picture: picture.name });
+      const button = makeButton(`entry-picture${picture.final ? " is-final" : ""}`, "", use, {
         "aria-label": `Use prompt and seed of ${kind.toLowerCase()} with seed ${picture.seed}`,
         title: `Use prompt and seed: seed ${picture.seed}, ${picture.how}`,
       });
-      const image = make("img", "", "", { loading: "lazy", alt: `${kind} of ${quoted(entry.prompt)}, seed ${picture.seed}` });
-      image.src = base + picture.small;
-      button.append(image);
+      button.append(make("img", "", "", { loading: "lazy", alt, src: base + picture.small }));
       if (picture.final) button.append(make("span", "entry-tag", "Final"));
-      button.addEventListener("click", () => useAsStart({ entry: entry.id, picture: picture.name }));
-      row.append(button);
-    }
-    const open = make("button", "plain open", "Open", { "aria-label": `Open the previews of ${quoted(entry.prompt)}` });
-    const remove = make("button", "plain delete", "Delete", { "aria-label": `Delete ${quoted(entry.prompt)}` });
-    open.addEventListener("click", () => {
-      act("open", { entry: entry.id });
-      document.querySelector("#grid").scrollIntoView({ behavior: calm.matches ? "auto" : "smooth", block: "start" });
+      return button;
     });
-    remove.addEventListener("click", () => act("delete", { entry: entry.id }));
-    const foot = make("div", "entry-foot");
-    foot.append(make("time", "", when), open, remove);
-    item.append(row, make("p", "entry-prompt", entry.prompt, { title: plain(entry.prompt), dir: "auto" }), foot);
-    return item;
+    const show = () => {
+      act("open", { entry: entry.id });
+      document.querySelector("#grid")?.scrollIntoView({ behavior: scrolling(), block: "start" });
+    };
+    const remove = () => act("delete", { entry: entry.id });
+    const when = new Date(entry.time * 1000).toLocaleString([], { dateStyle: "medium", timeStyle: "short" });
+    return make("li", "entry", [
+      make("div", "entry-pictures", pictures),
+      make("p", "entry-prompt", entry.prompt, { title: plain(entry.prompt), dir: "auto" }),
+      make("div", "entry-foot", [
+        make("time", "", when),
+        makeButton("plain open", "Open", show, { "aria-label": `Open the previews of ${prompt}` }),
+        makeButton("plain delete", "Delete", remove, { "aria-label": `Delete ${prompt}` }),
+      ]),
+    ]);
   }
 
+  /** @param {EntryView[]} entries the newest first */
   function render(entries) {
     root.hidden = entries.length === 0;
-    const shown = new Set();
-    list.replaceChildren(
-      ...entries.map((entry) => {
-        const text = JSON.stringify(entry);
-        shown.add(entry.id);
-        if (items.get(entry.id)?.text !== text) items.set(entry.id, { text, node: makeEntry(entry) });
-        return items.get(entry.id).node;
-      }),
-    );
-    for (const id of items.keys()) if (!shown.has(id)) items.delete(id);
+    const nodes = entries.map((entry) => {
+      const text = JSON.stringify(entry);
+      let item = items.get(entry.id);
+      if (item?.text !== text) items.set(entry.id, (item = { text, node: makeEntry(entry) }));
+      return item.node;
+    });
+    list.replaceChildren(...nodes);
+    const ids = new Set(entries.map((entry) => entry.id));
+    for (const id of items.keys()) if (!ids.has(id)) items.delete(id);
   }
 
-  const ask = (open) => {
-    sure.hidden = !open;
-    (open ? no : clear).focus();
-  };
-  clear.addEventListener("click", () => ask(true));
-  no.addEventListener("click", () => ask(false));
-  yes.addEventListener("click", () => {
-    sure.hidden = true;
-    act("clear");
-    document.querySelector("#prompt :is(input, textarea)").focus();
-  });
-  save.addEventListener("click", async () => {
-    save.disabled = true;
-    try {
-      const answer = await post("export", JSON.stringify(me));
-      const link = make("a", "", "", { download: "diffusion-preview.zip" });
-      link.href = URL.createObjectURL(await answer.blob());
-      link.click();
-      setTimeout(() => URL.revokeObjectURL(link.href), 60_000);
-    } catch (error) {
-      toast(error.message);
-    }
-    save.disabled = false;
-  });
   return { node: root, render };
 }

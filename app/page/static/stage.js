@@ -1,132 +1,149 @@
-// The picked picture, see `stage_view` in app/page/views.py. `makeStage(act, useAsStart)` gives {node, render}.
-// report("painted", more) is told of the final. words: what screen readers are told.
+// The picked picture, as `stage_view` in app/page/views.py describes it.
+/** @import { Act, OnPainted, Stage, StageView } from "./types.d.ts" */
+import { base } from "./backend.js";
+import { make, makeButton, quoted, scrolling, setShape } from "./dom.js";
+import { useAsStart } from "./form.js";
+import { toast, say } from "./messages.js";
 
-const STAGE_WORDS = {
+const ONE_COLUMN_PX = 900; // as in page.css
+
+const WORDS = {
+  empty: "",
+  /** @type {(label: string) => string} */
+  title: (label) => `Seed ${label}`,
+  hint: [make("strong", "", "Pick a preview"), " and it becomes the finished picture, right here."],
+  cancel: "Cancel",
+  progress: "Refining",
+  /** @type {(percent: number) => string} */
   refining: (percent) => `Refining, ${percent} %.`,
+  /** @type {(likeness: { words: string, detail: string }) => string} */
   done: (likeness) => `Done. ${likeness.words}. ${likeness.detail}.`,
-  made: (done, prompt, label) => `${done ? "Final picture" : "Picture in the making"} of ${quoted(prompt)}, seed ${label}`,
+  /** @type {(done: boolean, prompt: string, label: string) => string} */
+  made: (done, prompt, label) =>
+    `${done ? "Final picture" : "Picture in the making"} of ${quoted(prompt)}, seed ${label}`,
 };
 
-function makeStage(act, useAsStart, report = () => {}, words = STAGE_WORDS) {
-  const root = make("section", "stage", "", { "aria-labelledby": "stage-title" });
-  root.innerHTML = `
-  <div class="stage-head">
-    <h2 class="stage-title" id="stage-title"></h2>
-    <p class="stage-message"></p>
-  </div>
-  <div class="stage-frame">
-    <div class="compare">
-      <img class="compare-final" alt="" draggable="false">
-      <img class="compare-preview" alt="" draggable="false">
-      <span class="compare-line" aria-hidden="true"></span>
-      <span class="tag tag-preview"></span>
-      <span class="tag tag-final"></span>
-      <input class="compare-handle" type="range" min="0" max="100" step="1" value="50"
-             aria-label="Compare: how much of the preview covers the final picture">
-      <div class="progress" role="progressbar" aria-valuemin="0" aria-valuemax="100" aria-label="Refining"><span></span></div>
-    </div>
-  </div>
-  <div class="stage-side">
-    <div class="stage-actions">
-      <button type="button" class="plain cancel">Cancel</button>
-      <a class="strong download">Download PNG</a>
-      <button type="button" class="plain begin"></button>
-      <button type="button" class="plain use">Use prompt and seed</button>
-      <button type="button" class="plain link">Copy link</button>
-    </div>
-    <p class="likeness"><strong></strong><span></span></p>
-    <dl class="facts"></dl>
-  </div>
-  <div class="stage-empty">
-    <p class="stage-hint"><strong>Pick a preview</strong> and it becomes the finished picture, right here.</p>
-    <p class="stage-keys"><kbd>1</kbd>–<kbd>4</kbd> pick · <kbd>Enter</kbd> refines · <kbd>?</kbd> all keys</p>
-  </div>`;
-  const find = (selector) => root.querySelector(selector);
-  const compare = find(".compare");
-  const handle = find(".compare-handle");
-  let stage; // undefined until the first `render`
-  let shown = null;
+/**
+ * Make the stage.
+ * @param {Act} act
+ * @param {OnPainted} [onPainted]
+ * @param {typeof WORDS} [words]
+ * @returns {Stage}
+ */
+export function makeStage(act, onPainted = () => {}, words = WORDS) {
+  /** @type {StageView | null | undefined} undefined until the first `render` */
+  let stage;
+  const hidden = { "aria-hidden": "true" };
+  const title = make("h2", "stage-title", "", { id: "stage-title" });
+  const message = make("p", "stage-message");
+  const final = make("img", "compare-final", "", { alt: "", draggable: "false" });
+  const preview = make("img", "compare-preview", "", { alt: "", draggable: "false" });
+  const tags = [make("span", "tag tag-preview"), make("span", "tag tag-final")];
+  const handle = make("input", "compare-handle", "", {
+    type: "range",
+    "aria-label": "Compare: how much of the preview covers the final picture",
+  });
+  const bar = make("span");
+  const progress = make("div", "progress", [bar], { role: "progressbar", "aria-label": words.progress });
+  const line = make("span", "compare-line", "", hidden);
+  const compare = make("div", "compare", [final, preview, line, ...tags, handle, progress]);
+  const cancel = makeButton("plain cancel", words.cancel, () => act("cancel"));
+  const download = make("a", "strong download", "Download PNG");
+  const begin = makeButton("plain begin", "", () => act("begin", { stage: stage?.id }));
+  const use = makeButton("plain use", "Use prompt and seed", () => useAsStart({ grid: stage?.grid, seed: stage?.seed }));
+  const link = makeButton("plain link", "Copy link", copyLink);
+  const [summary, detail] = [make("strong"), make("span")];
+  const facts = make("dl", "facts");
+  const keys = [make("kbd", "", "1"), "–", make("kbd", "", "4"), " pick · ", make("kbd", "", "Enter")];
+  const side = [
+    make("div", "stage-actions", [cancel, download, begin, use, link]),
+    make("p", "likeness", [summary, detail]),
+    facts,
+  ];
+  const empty = [
+    make("p", "stage-hint", words.hint),
+    make("p", "stage-keys", [...keys, " refines · ", make("kbd", "", "?"), " all keys"]),
+  ];
+  const content = [
+    make("div", "stage-head", [title, message]),
+    make("div", "stage-frame", [compare]),
+    make("div", "stage-side", side),
+    make("div", "stage-empty", empty),
+  ];
+  const root = make("section", "stage", content, { "aria-labelledby": "stage-title" });
 
-  function put(selector, source, alt) {
-    const image = find(selector);
+  /**
+   * Show a picture in an image, unless it is shown already.
+   * @param {HTMLImageElement} image
+   * @param {string} source
+   * @param {string} alt
+   */
+  function put(image, source, alt) {
     if (source && image.dataset.source !== source) image.src = base + (image.dataset.source = source);
     image.alt = alt;
   }
 
-  function split(percent) {
-    compare.style.setProperty("--split", `${percent}%`);
-    handle.setAttribute("aria-valuetext", `${Math.round(percent)} % preview`);
+  function split() {
+    compare.style.setProperty("--split", `${handle.value}%`);
+    handle.setAttribute("aria-valuetext", `${handle.value} % preview`);
   }
 
-  // What screen readers are told of a view.
+  /** Return what screen readers are told of a view. @param {StageView | null | undefined} view */
   function newsOf(view) {
     if (view?.state === "running") return words.refining(Math.floor(view.percent / 25) * 25);
-    return view?.state === "done" ? words.done(view.likeness) : view?.message;
+    return view?.state === "done" ? words.done(view.likeness) : view?.message || "";
   }
 
+  async function copyLink() {
+    const link = `${base}?${new URLSearchParams(stage?.link)}`;
+    try {
+      await navigator.clipboard.writeText(link);
+      toast("The link is copied. Whoever opens it finds this prompt, seed and settings.", "info");
+    } catch {
+      prompt("Copy this link:", link);
+    }
+  }
+
+  /** @param {StageView | null} view */
   function render(view) {
     const before = stage;
     stage = view;
-    root.dataset.state = stage ? stage.state : "empty";
-    if (!stage) {
-      shown = null;
-      find(".stage-title").textContent = "";
-      return;
-    }
-    if (shown !== stage.id) {
-      const first = !before && stage.state !== "running";
-      shown = stage.id;
-      handle.value = 50;
-      split(50);
-      if (!first && innerWidth <= 900) {
-        requestAnimationFrame(() => root.scrollIntoView({ behavior: calm.matches ? "auto" : "smooth", block: "nearest" }));
+    root.dataset.state = view ? view.state : "empty";
+    title.textContent = view ? words.title(view.label) : words.empty;
+    if (!view) return;
+    const [done, running] = [view.state === "done", view.state === "running"];
+    if (before?.id !== view.id) {
+      handle.value = "50";
+      split();
+      if ((before || running) && innerWidth <= ONE_COLUMN_PX) {
+        requestAnimationFrame(() => root.scrollIntoView({ behavior: scrolling(), block: "nearest" }));
       }
     }
-    setShape(root, stage);
-    const done = stage.state === "done";
-    put(".compare-final", stage.picture || stage.preview, words.made(done, stage.prompt, stage.label));
-    put(".compare-preview", stage.preview, done ? `Preview of ${quoted(stage.prompt)}, seed ${stage.label}` : "");
-    find(".tag-preview").textContent = stage.tags[0];
-    find(".tag-final").textContent = stage.tags[1];
-    find(".stage-title").textContent = `Seed ${stage.label}`;
-    find(".stage-message").textContent = stage.state === "running" ? `Refining, ${stage.message}` : stage.message;
-    find(".progress").setAttribute("aria-valuenow", stage.percent);
-    find(".progress span").style.width = `${stage.percent}%`;
-    find(".likeness strong").textContent = stage.likeness.words;
-    find(".likeness span").textContent = stage.likeness.detail;
-    find(".facts").replaceChildren(
-      ...stage.facts.flatMap(([name, value]) => [make("dt", "", name), make("dd", "", value, { dir: "auto" })]),
+    setShape(root, view);
+    put(final, view.picture || view.preview, words.made(done, view.prompt, view.label));
+    put(preview, view.preview, done ? `Preview of ${quoted(view.prompt)}, seed ${view.label}` : "");
+    tags.forEach((tag, place) => (tag.textContent = view.tags[place]));
+    message.textContent = running ? `Refining, ${view.message}` : view.message;
+    progress.ariaValueNow = `${view.percent}`;
+    bar.style.width = `${view.percent}%`;
+    summary.textContent = view.likeness.words;
+    detail.textContent = view.likeness.detail;
+    facts.replaceChildren(
+      ...view.facts.flatMap(([name, value]) => [make("dt", "", name), make("dd", "", value, { dir: "auto" })]),
     );
-    const download = find(".download");
-    if (stage.state === "done") {
-      download.href = base + stage.picture;
-      download.download = stage.file;
-    } else {
-      download.removeAttribute("href");
-    }
-    const found = before === undefined && stage.state !== "running"; // when the page was loaded
-    const news = newsOf(stage);
-    if (!found && (before?.id !== stage.id || newsOf(before) !== news)) say(news);
+    if (done) download.href = base + view.picture;
+    else download.removeAttribute("href");
+    download.download = view.file;
+    const found = before === undefined && !running; // when the page was loaded
+    const news = newsOf(view);
+    if (!found && (before?.id !== view.id || newsOf(before) !== news)) say(news);
   }
 
-  handle.addEventListener("input", () => split(handle.value));
-  find(".compare-final").addEventListener("load", () => {
+  handle.addEventListener("input", split);
+  final.addEventListener("load", () => {
     if (stage?.state !== "done") return;
-    const { grid, seed } = stage;
-    requestAnimationFrame(() => report("painted", { grid, seed, final: true, at: performance.now() }));
+    const { seed } = stage;
+    requestAnimationFrame(() => onPainted("final", seed, performance.now()));
   });
-  find(".cancel").addEventListener("click", () => act("cancel"));
-  find(".begin").addEventListener("click", () => act("begin", { stage: stage.id }));
-  find(".use").addEventListener("click", () => useAsStart({ grid: stage.grid, seed: stage.seed }));
-  find(".link").addEventListener("click", async () => {
-    const link = new URL(base);
-    for (const [key, value] of Object.entries(stage.link)) link.searchParams.set(key, value);
-    try {
-      await navigator.clipboard.writeText(link.href);
-      toast("The link is copied. Whoever opens it finds this prompt, seed and settings.", "info");
-    } catch {
-      prompt("Copy this link:", link.href);
-    }
-  });
-  return { node: root, render };
+  return { node: root, begin, render };
 }

@@ -1,100 +1,93 @@
-// The picture to start from, or to edit, see `start_view` in app/page/views.py. `makeStart(act)` gives {node, render,
-// choose, send, asked}. asked() resolves to what a wish for previews says of it, once it has arrived.
+// The picture to start from, or to edit, as `start_view` in app/page/views.py describes it.
+/** @import { Start, StartView } from "./types.d.ts" */
+import { act, base, sendStart } from "./backend.js";
+import { make, makeButton, makeChooser } from "./dom.js";
+import { focusPrompt } from "./form.js";
+import { say, toast } from "./messages.js";
 
-const START_WORDS = {
-  start: ["Starts from this picture", "The prompt says what becomes of it."],
-  edit: ["Picture to edit", "The prompt says what is to be changed."],
-  begin: ["Start from this picture", "Edit this picture"],
-  there: "The picture is there.",
-  gone: "The picture is removed.",
-  sending: "Sending the picture …",
-};
+const START = ["Starts from this picture", "Describe the picture that you want."];
+const EDIT = ["Picture to edit", "Describe what to change."];
 
-function makeStart(act) {
-  const root = make("section", "start", "", { "aria-labelledby": "start-title", hidden: "" });
-  root.innerHTML = `
-  <img class="start-picture" alt="">
-  <p class="start-words"><strong id="start-title"></strong><span></span></p>
-  <label class="start-strength"><span>Strength <b></b></span>
-    <input type="range" min="5" max="100" step="5">
-    <span class="start-ends" aria-hidden="true"><span>near to it</span><span>far from it</span></span>
-  </label>
-  <button type="button" class="plain start-replace">Replace</button>
-  <button type="button" class="plain start-remove">Remove</button>`;
-  const find = (selector) => root.querySelector(selector);
-  const strength = find("input");
-  const chooser = make("input", "unseen", "", {
-    type: "file", accept: "image/png, image/jpeg, image/webp", tabindex: "-1", "aria-hidden": "true",
+/** @returns {Start} */
+export function makeStart() {
+  const image = make("img", "start-picture");
+  const title = make("strong", "", "", { id: "start-title" });
+  const hint = make("span");
+  const percent = make("b");
+  const strength = make("input", "", "", { type: "range", min: "5", max: "100", step: "5" });
+  const slider = make("label", "start-strength", [
+    make("span", "", ["Strength ", percent]),
+    strength,
+    make("span", "start-ends", [make("span", "", "near to it"), make("span", "", "far from it")], { "aria-hidden": "true" }),
+  ]);
+  const chooser = makeChooser("image/png, image/jpeg, image/webp", send);
+  const choose = () => chooser.click();
+  const replace = makeButton("plain start-replace", "Replace", choose);
+  const remove = makeButton("plain start-remove", "Remove", () => {
+    act("begin_anew");
+    say("The picture is removed.");
+    focusPrompt();
   });
+  const words = make("p", "start-words", [title, hint]);
+  const content = [image, words, slider, replace, remove];
+  const root = make("section", "start", content, { "aria-labelledby": "start-title", hidden: "" });
+  /** @type {StartView | null} */
   let start = null;
   let edits = false;
+  let busy = false;
   let sending = Promise.resolve();
 
   function show() {
-    const place = document.querySelector("#start");
-    if (!root.isConnected) place?.append(root, chooser);
-    const busy = root.getAttribute("aria-busy") === "true";
+    if (!root.isConnected) document.querySelector("#start")?.append(root, chooser);
+    root.setAttribute("aria-busy", `${busy}`);
     root.hidden = !start && !busy;
     document.querySelector("#begin")?.toggleAttribute("hidden", !root.hidden);
-    const [title, hint] = edits ? START_WORDS.edit : START_WORDS.start;
-    find("strong").textContent = title;
-    find(".start-words span").textContent = busy ? START_WORDS.sending : hint;
-    find(".start-picture").hidden = !start;
-    find(".start-picture").alt = title;
-    find(".start-strength").hidden = edits || !start;
-    find("b").textContent = `${strength.value} %`;
+    [title.textContent, hint.textContent] = edits ? EDIT : START;
+    if (busy) hint.textContent = "Sending the picture …";
+    image.hidden = !start;
+    image.alt = title.textContent;
+    slider.hidden = edits || !start;
+    percent.textContent = `${strength.value} %`;
     strength.setAttribute("aria-valuetext", `${strength.value} %: more is farther from the picture`);
-    for (const button of root.querySelectorAll("button")) button.disabled = busy;
+    replace.disabled = remove.disabled = busy;
   }
-
-  function render(view, status) {
-    edits = !!status?.edits;
-    if (view && (view.picture !== start?.picture || view.strength !== start?.strength)) {
-      find(".start-picture").src = base + view.picture;
-      strength.value = view.strength;
-    }
-    start = view;
-    show();
-  }
-
-  // Sends a file; one that is no picture is told in words. Gives whether it was taken.
-  async function upload(file) {
-    root.setAttribute("aria-busy", true);
-    show();
-    let problem = "";
-    try {
-      await post("start", new Blob([`${JSON.stringify(me)}\n`, file]));
-      say(START_WORDS.there);
-    } catch (error) {
-      problem = error.message;
-      toast(problem);
-    }
-    root.setAttribute("aria-busy", false);
-    show();
-    return !problem;
-  }
-  const send = (file) => (sending = upload(file));
-
-  const choose = () => chooser.click();
-  chooser.addEventListener("change", () => {
-    if (chooser.files[0]) send(chooser.files[0]);
-    chooser.value = "";
-  });
   strength.addEventListener("input", show);
-  find(".start-replace").addEventListener("click", choose);
-  find(".start-remove").addEventListener("click", () => {
-    act("begin_anew");
-    say(START_WORDS.gone);
-    document.querySelector("#prompt :is(input, textarea)")?.focus();
-  });
+
+  /** @param {File} file */
+  async function upload(file) {
+    busy = true;
+    show();
+    try {
+      await sendStart(file);
+      say("The picture is there.");
+    } catch (error) {
+      toast(/** @type {Error} */ (error).message);
+    }
+    busy = false;
+    show();
+  }
+
+  /** Send a picture to start from. @param {File} file */
+  function send(file) {
+    return (sending = upload(file));
+  }
+
   return {
-    node: root,
-    render,
     choose,
     send,
+    /** Return what previews are asked for with, once the picture has arrived. */
     async asked() {
       await sending;
-      return start ? { strength: strength.value / 100 } : {};
+      return start ? { strength: Number(strength.value) / 100 } : {};
+    },
+    render(view, forEdits) {
+      edits = forEdits;
+      if (view && (view.picture !== start?.picture || view.strength !== start?.strength)) {
+        image.src = base + view.picture;
+        strength.value = `${view.strength}`;
+      }
+      start = view;
+      show();
     },
   };
 }

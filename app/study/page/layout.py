@@ -19,8 +19,9 @@ from app.backends.base import Backend
 from app.history.shelf import History, Shelf
 from app.jobs.job import RequestError
 from app.page.gradio_internals import event_data
-from app.page.layout import QUEUED, SILENT, STATIC, Page, make_studio
+from app.page.layout import QUEUED, SILENT, Page
 from app.page.live import live_routes, refusal, session_of
+from app.page.scripts import STATIC, make_studio, scripts_route
 from app.page.session import GRACE_S, Session, Sessions
 from app.page.sketches import Sketches
 from app.study.log.enrolment import DROPPED_OUT_S
@@ -32,7 +33,6 @@ from app.study.plan import Study
 
 log = logging.getLogger("app.study")
 
-SCRIPTS = ("core.js", "grid.js", "stage.js", "study.js")
 HEAD = (
     '<meta name="theme-color" content="#faf8f5" media="(prefers-color-scheme: light)">\n'
     '<meta name="theme-color" content="#12131a" media="(prefers-color-scheme: dark)">\n'
@@ -78,10 +78,11 @@ def build_study_page(
         page.login_labels = {"language": study.language, "title": study.title, **login}
         page.routes = [
             *live_routes(backend, sessions, sketches, partial(study_views, visits)),
+            scripts_route(),
             Route("/report", partial(_report, sessions, visits), methods=["POST"]),
         ]
         gr.HTML(f"<h1>{escape(study.title)}</h1>", elem_classes="masthead-title study-title", padding=False)
-        view = make_studio(SCRIPTS, elem_classes="is-study")
+        view = make_studio("study", study.labels["again"], elem_classes="is-study")
 
         def act(event: gr.EventData, request: gr.Request) -> None:
             values = event_data(event)

@@ -17,8 +17,8 @@ from app.jobs import png
 from app.jobs.job import RequestError
 from app.page import handlers
 from app.page.click import Click, Form, Studio
-from app.page.layout import STATIC
 from app.page.likeness import WORDS
+from app.page.scripts import STATIC
 from app.page.views import grid_view, stage_view
 from tests.app.page.clicks import FORM, NewSession, make_grid, picture_of, refine, settled_grid
 
