@@ -1,1 +1,1 @@
-"""Evaluation: measures, intervals, comparison, report."""
+"""Evaluation: compare solvers on held-out prompts, with intervals, and report the results."""

@@ -1,7 +1,8 @@
-"""What each part of the method is worth: `python -m solver ablate --pairs DIR --validation DIR`.
+"""Train and compare variants of the method: `python -m solver ablate --pairs DIR --validation DIR`.
 
-Trains every variant of the table below for the same number of iterations on the same pairs, and compares them
-and all training-free solvers in one run of `solver.evaluation.evaluate`. Each resumes where it was cut off.
+Trains every variant in VARIANTS on the same pairs for the same number of iterations, and compares them with
+all training-free solvers in one run of `solver.evaluation.evaluate`. An interrupted run continues when it is
+started again.
 """
 
 from __future__ import annotations
@@ -21,13 +22,13 @@ from solver.training import train
 PAPER = "--start ab --learns rows --sees step --order"
 ALL = "--order 4 --learns rows grid times"
 VARIANTS = {
-    # The paper's method, part by part: rows alone, in ε, from (t, t_next), summing to one.
+    # The paper's method: only rows, on ε, from (t, t_next), summing to one.
     "ε rows, order 2": f"{PAPER} 2",
     "ε rows, order 3": f"{PAPER} 3",
     "ε rows, order 4": f"{PAPER} 4",
     "ε rows, order 4, by PPO": f"{PAPER} 4 --method ppo",
     "ε rows, order 4, by PPO on bins": f"{PAPER} 4 --method ppo --bins 11",
-    # Past it, one step at a time.
+    # Extensions, one at a time.
     "x0 rows, order 2": "--order 2 --learns rows --sees step",
     "x0 rows, order 3": "--order 3 --learns rows --sees step",
     "x0 rows, order 4": "--order 4 --learns rows --sees step",
@@ -37,11 +38,11 @@ VARIANTS = {
     "+ grid and times": ALL,
     "+ grid and times, rows free": f"{ALL} --free",
     "+ grid and times, all outputs": "--order 20 --learns rows grid times",
-    # What others learn: the grid (GITS), with the network's times (LD3), with the whole table (BNS, S4S).
+    # As in other papers: the grid (GITS), the grid and the network's times (LD3), and all (BNS, S4S).
     "grid alone": "--learns grid",
     "grid and times alone": "--learns grid times",
     "whole table, grid and times, free": "--order 20 --learns rows grid times --free",
-    # How, and for what.
+    # Other methods and rewards.
     "all, by PPO": f"{ALL} --method ppo",
     "all, by PPO on bins": f"{ALL} --method ppo --bins 11",
     "all, for SSIM": f"{ALL} --reward '100*ssim'",
@@ -52,7 +53,7 @@ VARIANTS = {
 
 
 def folder_of(name: str) -> str:
-    """A variant's name as a folder's."""
+    """Return the name of a variant's folder."""
     kept = "".join(c if c.isalnum() else " " for c in name.replace("+", "plus").replace("ε", "eps"))
     return "-".join(kept.split())
 
@@ -62,21 +63,30 @@ def main() -> None:
         description=__doc__, formatter_class=argparse.ArgumentDefaultsHelpFormatter
     )
     parser.add_argument("--model", default="checkpoints/landscapes", help="folder or hub id")
-    parser.add_argument("--pairs", type=Path, required=True, help="from solver.training.pairs, to train on")
-    parser.add_argument("--validation", type=Path, required=True, help="from pairs, to choose by")
-    parser.add_argument("--work", type=Path, default=Path("build/ablate"), help="keeps what was computed")
-    parser.add_argument("--only", nargs="+", choices=VARIANTS, metavar="NAME", help="some of the variants")
+    parser.add_argument("--pairs", type=Path, required=True, help="folder of pairs to train on")
+    parser.add_argument("--validation", type=Path, required=True, help="folder of pairs to choose weights by")
+    parser.add_argument(
+        "--work", type=Path, default=Path("build/ablate"), help="folder for intermediate results"
+    )
+    parser.add_argument(
+        "--only", nargs="+", choices=VARIANTS, metavar="NAME", help="train only these variants"
+    )
     parser.add_argument("--steps", type=int, nargs="+", default=[5, 8], help="numbers of steps trained for")
     parser.add_argument("--iterations", type=int, default=100, help="of gradient descent")
     parser.add_argument("--ppo-iterations", type=int, default=100, help="of PPO")
     parser.add_argument("--batch", type=int, default=8, help="pairs in an iteration of gradient descent")
     parser.add_argument(
-        "--ppo-batch", type=int, default=2, help="of PPO, with 16 rollouts each: about as much computing"
+        "--ppo-batch", type=int, default=2, help="pairs in an iteration of PPO, with 16 rollouts each"
     )
-    parser.add_argument("--test-pairs", type=int, default=96, help="that variants are compared on")
-    parser.add_argument("--validation-pairs", type=int, default=64, help="to choose classical grids by")
+    parser.add_argument("--test-pairs", type=int, default=96, help="pairs to compare variants on")
     parser.add_argument(
-        "--evaluated", type=Path, default=Path("build/evaluate"), help="as --work of evaluate"
+        "--validation-pairs",
+        type=int,
+        default=64,
+        help="pairs to choose the grids of training-free solvers by",
+    )
+    parser.add_argument(
+        "--evaluated", type=Path, default=Path("build/evaluate"), help="--work of `python -m solver evaluate`"
     )
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu", help=" ")
     parser.add_argument("--json", type=Path, help="write the rows to this file")
@@ -109,7 +119,3 @@ def main() -> None:
         args.json.write_text(json.dumps(rows, indent=1) + "\n", encoding="utf-8")
     for row in rows:
         print("{nfe:>3}  {psnr_db:6.2f} dB  {ssim:.4f}  {solver}".format_map(row))
-
-
-if __name__ == "__main__":
-    main()

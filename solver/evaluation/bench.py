@@ -1,7 +1,7 @@
-"""What the solvers cost: python -m solver bench
+"""Measure what the solver itself costs: python -m solver bench
 
-Three figures: one step of the scheduler beside one of diffusers' DPMSolverMultistepScheduler on the same
-tensors, reading a 40-step plan off a scheduler, and `import solver`.
+Measures a scheduler step beside a step of diffusers' DPMSolverMultistepScheduler on the same tensors, the
+recovery of a 40-step plan from a scheduler, and `import solver`.
 """
 
 from __future__ import annotations
@@ -27,14 +27,14 @@ HEAVY = ("gradio", "transformers", "diffusers")
 
 
 def milliseconds(run: Callable[[], Any]) -> float:
-    """How long `run` takes."""
+    """Return the milliseconds that `run` takes."""
     start = time.perf_counter()
     run()
     return 1e3 * (time.perf_counter() - start)
 
 
 def follow(scheduler: Any, x: Tensor, output: Tensor) -> None:
-    """A pipeline's loop around a network that costs nothing."""
+    """Run a pipeline's sampling loop with a constant network output."""
     scheduler.set_begin_index(0)
     for t in scheduler.timesteps:
         x = scheduler.step(output, t, x, return_dict=False)[0]
@@ -43,7 +43,7 @@ def follow(scheduler: Any, x: Tensor, output: Tensor) -> None:
 
 
 def step_cost(size: int, device: str, repeats: int) -> dict[str, float]:
-    """Median milliseconds for a step on latents [1, 4, size, size], the two schedulers taking turns."""
+    """Return the median milliseconds of a step on latents [1, 4, size, size]; the schedulers take turns."""
     from diffusers import DPMSolverMultistepScheduler
 
     from solver import ConsistencySolverScheduler
@@ -62,7 +62,7 @@ def step_cost(size: int, device: str, repeats: int) -> dict[str, float]:
 
 
 def probe_cost(class_name: str, repeats: int) -> float:
-    """Median milliseconds to read a 40-step plan off a scheduler."""
+    """Return the median milliseconds to recover a 40-step plan from a scheduler."""
     import diffusers
 
     from solver import read_plan
@@ -73,7 +73,8 @@ def probe_cost(class_name: str, repeats: int) -> float:
 
 
 def import_cost() -> dict[str, Any]:
-    """Seconds that importing `solver` takes, Python included, and the heavy packages that came along."""
+    """Return the seconds of a new Python process that imports `solver`, and the modules of HEAVY it
+    imported."""
     code = f"import json, sys, solver; print(json.dumps([m for m in {HEAVY} if m in sys.modules]))"
     start, before = time.perf_counter(), os.times()
     out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
@@ -84,8 +85,8 @@ def import_cost() -> dict[str, Any]:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--device", default="cpu", help="where the latents are (default: cpu)")
-    parser.add_argument("--repeats", type=int, default=15, help="runs of which the median counts")
+    parser.add_argument("--device", default="cpu", help="device of the latents (default: cpu)")
+    parser.add_argument("--repeats", type=int, default=15, help="runs per median")
     parser.add_argument("--json", action="store_true", help="print one JSON object")
     options = parser.parse_args()
     result = {
@@ -110,7 +111,3 @@ def main() -> None:
         )
     for name, cost in result["probe_40_steps_ms"].items():
         print(f"40-step probe  {cost:.1f} ms  {name}")
-
-
-if __name__ == "__main__":
-    main()

@@ -1,9 +1,9 @@
-"""How near previews come to the full-step picture: `python -m solver evaluate`.
+"""Compare solvers by the distance of previews to full-step pictures: `python -m solver evaluate`.
 
-One run compares solvers on the same prompts and noises, from the same first noise level to the same end, with
-equal numbers of network evaluations, every training-free solver on the time grid that suits it best on
-validation pairs, learned ones at the numbers that they were trained for. It can be cut off at any moment and
-goes on where it was. See `solver.evaluation.report` for plots.
+All solvers start from the same noise at the same first noise level, end at the same level, and use the same
+number of network evaluations. Every training-free solver uses the grid that did best on validation pairs; a
+learned solver is compared at the numbers of steps that it was trained for. An interrupted run continues when
+it is started again. `solver.evaluation.report` draws the plots.
 """
 
 from __future__ import annotations
@@ -35,25 +35,30 @@ from solver.solvers import make_plan
 from solver.training.pairs import Pairs, Target, load_pairs, make_pairs, read_prompts
 
 TRAINING_FREE = ("ddim", "ab4", "deis", "unipc", "dpm2m", "dpm++2m", "dpm++3m")
-# `leading` starts at another noise level for each number of steps, so it shares no noise with the target.
+# Not `leading`: its first noise level depends on the number of steps, so it differs from the target's.
 CANDIDATE_GRIDS = tuple(grid for grid in GRIDS if grid != "leading")
 CHOICE_NFE = (5, 8)
 SEEDS_PER_PROMPT = 4
-"""Previews of one prompt, among which somebody decides."""
+"""Previews of one prompt, among which a user would choose."""
 NFE = (4, 5, 6, 8, 10, 12, 15, 20)
 FINER_STEPS = 200
 LOWEST_SIGMA = 0.03
-"""At most so much noise may be left at the end of a plan; Stable Diffusion's lowest level has 0.0292."""
+"""Highest σ at the end of a plan; Stable Diffusion's lowest level is 0.0292."""
 
 Cell = dict[str, Tensor]
-"""What was measured of one solver at one number of evaluations: a number per pair [n] for each measure, and
-`features` [n, attributes, width]."""
+"""Measurements of one solver at one number of evaluations: each measure's value per pair [n], and `features`
+[n, attributes, width]."""
 
 
 @dataclass(frozen=True, eq=False)
 class Contender:
-    """A solver in the comparison: its name in the results, its plan for a number of evaluations, and whether
-    it is compared there."""
+    """A solver in the comparison.
+
+    Attributes:
+        name, grid: as in the results.
+        plan: makes its plan for a number of evaluations.
+        covers: whether it is compared at a number of evaluations.
+    """
 
     name: str
     grid: str
@@ -62,7 +67,8 @@ class Contender:
 
 
 def classical(solver: str, grid: str, model: LatentDiffusion, only: Sequence[int] = ()) -> Contender:
-    """A training-free solver on a time grid, compared at all numbers of evaluations or at some."""
+    """Return a training-free solver on a time grid; an empty `only` compares it at all numbers of
+    evaluations."""
     return Contender(
         solver,
         grid,
@@ -72,10 +78,10 @@ def classical(solver: str, grid: str, model: LatentDiffusion, only: Sequence[int
 
 
 def parse_solver(text: str) -> tuple[str, tuple[int, ...]]:
-    """`NAME`, or `NAME@N,N,…` for a solver that is compared at these numbers of evaluations alone.
+    """Parse `NAME`, or `NAME@N,N,…` for a solver that is compared only at these numbers of evaluations.
 
     Raises:
-        ValueError: numbers that are none.
+        ValueError: the text after @ is not a list of integers.
     """
     name, at, numbers = text.partition("@")
     if at and not all(number.isdecimal() for number in numbers.split(",")):
@@ -84,11 +90,10 @@ def parse_solver(text: str) -> tuple[str, tuple[int, ...]]:
 
 
 def training_free(model: LatentDiffusion, solvers: Iterable[str] | None) -> list[str]:
-    """The training-free solvers among those that were asked for; by default all that have a meaning for the
-    model, since a flow does not know some.
+    """Return the training-free solvers among `solvers`, or all that the model supports if it is None.
 
     Raises:
-        ValueError: one that was asked for has none.
+        ValueError: a requested solver that the model does not support, such as deis for a flow.
     """
     found = []
     for name in TRAINING_FREE if solvers is None else solvers:
@@ -103,7 +108,8 @@ def training_free(model: LatentDiffusion, solvers: Iterable[str] | None) -> list
 
 
 def learned(name: str, folder: Path, model: LatentDiffusion, guidance: float) -> Contender:
-    """What `solver.training.train` left in a folder, compared where it learned something."""
+    """Return the solver that `solver.training.train` saved in a folder, compared at the steps it was trained
+    for."""
     solver = LearnedSolver.load(folder)
     return Contender(
         name,
@@ -114,12 +120,12 @@ def learned(name: str, folder: Path, model: LatentDiffusion, guidance: float) ->
 
 
 def check_fair(plan: Plan, N: int, target: Plan) -> None:
-    """Refuse a plan that does not share the target's noise and end, or takes other than N evaluations.
+    """Check that a plan has N evaluations, and the first and last noise level of the target.
 
-    The published solver ends at its schedule's lowest level, and is judged by what is shown there.
+    The published solver ends at its schedule's lowest level; it is judged by the picture at that level.
 
     Raises:
-        ValueError: says what differs.
+        ValueError: the number of evaluations or a noise level differs.
     """
     if plan.nfe != N:
         raise ValueError(f"{plan.solver} takes {plan.nfe} evaluations where {N} are compared.")
@@ -132,13 +138,14 @@ def check_fair(plan: Plan, N: int, target: Plan) -> None:
 
 @dataclass(frozen=True, eq=False)
 class Bench:
-    """What every contender is measured with.
+    """The model, the test pairs and the readers that measure every solver.
 
     Attributes:
         pairs: n = prompts · seeds of test pairs; pair i has prompt i modulo their number.
-        finer: targets with many more steps for the first pairs, one for each prompt.
+        finer: targets with FINER_STEPS steps of the first pairs, one for each prompt.
         judge: scene reader, or None for a model without one.
-        goals: pictures that the prompts' authors may have had in mind [prompts, 3, 32, 32] in 0 … 1, or None.
+        goals: a drawing that fits each prompt, [prompts, 3, 32, 32] in 0 … 1, or None.
+        batch: pictures in a network call.
     """
 
     model: LatentDiffusion
@@ -150,25 +157,25 @@ class Bench:
 
     @torch.no_grad()
     def run(self, plan: Plan, pairs: Pairs) -> tuple[Tensor, Tensor]:
-        """Latents that a plan makes of the pairs' noise, and how far each still moved in its last step."""
-        expected: list[Tensor] = []
+        """Sample latents from the pairs' noise; returns them and the change of x0 in the last step, [n]."""
+        last_two: list[Tensor] = []
 
         def keep(_: int, x0: Tensor) -> None:
-            expected[:] = [*expected[-1:], x0]
+            last_two[:] = [*last_two[-1:], x0]
 
         denoise = self.model.denoiser([p.prompt for p in pairs.prompts], pairs.guidance, pairs.reference)
         latents = sample(plan, denoise, self.model.noise(pairs.seeds), keep)
-        moved = (expected[-1] - expected[0]).square().mean(dim=(1, 2, 3)).sqrt()
-        return latents, moved
+        change = (last_two[-1] - last_two[0]).square().mean(dim=(1, 2, 3)).sqrt()
+        return latents, change
 
     @torch.no_grad()
     def pictures(self, latents: Tensor) -> Tensor:
-        """The pictures [B, 3, H, W], 0 … 1, behind latents on any device."""
+        """Decode latents on any device to pictures [B, 3, H, W] in 0 … 1."""
         return self.model.decode(latents.to(self.model.device)).float().clamp(0, 1)
 
     @torch.no_grad()
-    def measure(self, latents: Tensor, first: int, moved: Tensor | None = None) -> Cell:
-        """Everything about the pictures of pairs first, first + 1, …"""
+    def measure(self, latents: Tensor, first: int, change: Tensor | None = None) -> Cell:
+        """Measure latents of the pairs first, first + 1, …"""
         which = range(first, first + len(latents))
         pictures = self.pictures(latents)
         targets = self.pictures(self.pairs.latents[which.start : which.stop])
@@ -177,8 +184,8 @@ class Bench:
             "ssim": ssim(pictures, targets),
             "sharpness": sharpness(pictures) / sharpness(targets),
         }
-        if moved is not None:
-            cell["estimate"] = moved
+        if change is not None:
+            cell["estimate"] = change
         if which.stop <= len(self.finer):
             finer = self.pictures(self.finer.latents[which.start : which.stop])
             cell["finer_psnr_db"] = psnr(pictures, finer).clamp(max=100)
@@ -198,20 +205,20 @@ class Bench:
         return {name: value.cpu() for name, value in cell.items()}
 
     def cell(self, plan: Plan, path: Path) -> Cell:
-        """Everything about a plan on all pairs; kept in a file."""
+        """Measure a plan on all pairs, or read the measurements from `path`."""
 
         def parts() -> list[Cell]:
             measured = []
             for start in _batches(len(self.pairs), len(self.finer), self.batch):
-                latents, moved = self.run(plan, self.pairs.take(start))
-                measured.append(self.measure(latents, start[0], moved))
+                latents, change = self.run(plan, self.pairs.take(start))
+                measured.append(self.measure(latents, start[0], change))
             return measured
 
-        return _kept(path, parts)
+        return _load_or_make(path, parts)
 
     def final_cell(self, latents: Tensor, path: Path) -> Cell:
-        """The same about pictures that are there already: the targets, or those of other seeds."""
-        return _kept(
+        """Measure full-step latents of all pairs, or read the measurements from `path`."""
+        return _load_or_make(
             path,
             lambda: [
                 self.measure(latents[which.start : which.stop], which.start)
@@ -221,12 +228,12 @@ class Bench:
 
 
 def _batches(count: int, border: int, batch: int) -> list[range]:
-    """0 … count - 1 in runs of at most `batch`, none of which crosses `border`."""
+    """Split 0 … count - 1 into ranges of at most `batch`; none crosses `border`."""
     ends = [*range(batch, border, batch), border, *range(border + batch, count, batch), count]
     return [range(a, b) for a, b in zip([0, *ends], ends, strict=False) if a < b]
 
 
-def _kept(path: Path, make: Callable[[], list[Cell]]) -> Cell:
+def _load_or_make(path: Path, make: Callable[[], list[Cell]]) -> Cell:
     if not path.exists():
         parts = make()
         cell = {name: torch.cat([p[name] for p in parts if name in p]).contiguous() for name in parts[0]}
@@ -237,7 +244,7 @@ def _kept(path: Path, make: Callable[[], list[Cell]]) -> Cell:
 
 
 def best_grid(solver: str, bench: Bench, validation: Pairs, work: Path) -> str:
-    """The grid on which a training-free solver has the highest mean PSNR over `CHOICE_NFE`; kept."""
+    """Return the grid with a training-free solver's highest mean PSNR over `CHOICE_NFE`; scores are saved."""
     path = work / f"grids/{solver}.json"
     scores: dict[str, float] = json.loads(path.read_text()) if path.exists() else {}
     target = make_plan(validation.target.solver, validation.target.steps, bench.model.schedule)
@@ -259,17 +266,17 @@ def best_grid(solver: str, bench: Bench, validation: Pairs, work: Path) -> str:
 
 
 def prepare(args: argparse.Namespace, model: LatentDiffusion) -> tuple[Bench, Pairs, Tensor]:
-    """The bench, validation pairs, and full-step latents of other seeds, made where they are missing."""
+    """Load or make the bench, the validation pairs, and full-step latents of other seeds."""
     prompts_folder = args.prompts or Path(args.model) / "prompts"
     prompts = read_prompts(prompts_folder / "test.jsonl")
     count = args.pairs // SEEDS_PER_PROMPT
     if count < 2 or args.finer_pairs < 2 or args.validation_pairs < 1:
         raise ValueError(
-            f"Intervals over prompts need two of them: at least --pairs {2 * SEEDS_PER_PROMPT}, "
+            f"Intervals need two prompts: give at least --pairs {2 * SEEDS_PER_PROMPT}, "
             "--finer-pairs 2 and --validation-pairs 1."
         )
     if count > len(prompts):
-        raise ValueError(f"{args.pairs} pairs need {count} prompts; there are {len(prompts)}.")
+        raise ValueError(f"{args.pairs} pairs need {count} prompts; there are {len(prompts)}. Lower --pairs.")
 
     def pairs(name: str, chosen: Sequence[Any], **options: Any) -> Pairs:
         folder = args.work / "pairs" / name
@@ -292,22 +299,22 @@ def prepare(args: argparse.Namespace, model: LatentDiffusion) -> tuple[Bench, Pa
         count=args.validation_pairs,
         first_seed=3_000_000,
     )
-    judged = (Path(args.model) / "readers" / "judge").is_dir()
+    has_judge = (Path(args.model) / "readers" / "judge").is_dir()
     goals_file = prompts_folder / "goals.safetensors"
     goals = load_file(goals_file)["goals"][:count].float() / 255 if goals_file.exists() else None
-    judge = load_judge(args.model, args.device) if judged else None
+    judge = load_judge(args.model, args.device) if has_judge else None
     return Bench(model, test, finer, judge, goals, args.batch), validation, others.latents
 
 
 def evaluate(args: argparse.Namespace) -> list[dict[str, Any]]:
-    """All rows of the comparison; see `solver.evaluation.summary` for what is in them."""
+    """Return the rows of the comparison, see `solver.evaluation.summary.summarize`."""
     model = load_diffusion(args.model, args.device)
     own = Path(args.model) / "solver"
     asked = None if args.solvers is None else dict(map(parse_solver, args.solvers))
     folders = {name: Path(folder) for name, _, folder in (entry.partition("=") for entry in args.learned)}
     if own.is_dir() if asked is None else "consistency" in asked:
         folders = {"consistency": own} | folders
-    # First what may be wrong, then what takes long.
+    # Check the solvers before the long computations.
     contenders = [learned(name, folder, model, args.guidance) for name, folder in folders.items()]
     free = training_free(model, asked)
     bench, validation, others = prepare(args, model)
@@ -334,34 +341,38 @@ def evaluate(args: argparse.Namespace) -> list[dict[str, Any]]:
 
 
 def parser() -> argparse.ArgumentParser:
-    """The command's options."""
+    """Return the parser of the command's options."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.ArgumentDefaultsHelpFormatter
     )
     parser.add_argument("--model", default="checkpoints/landscapes", help="folder or hub id")
     parser.add_argument("--nfe", type=int, nargs="+", default=NFE, help="numbers of evaluations")
-    parser.add_argument("--pairs", type=int, default=320, help=f"{SEEDS_PER_PROMPT} seeds to each prompt")
+    parser.add_argument(
+        "--pairs", type=int, default=320, help=f"test pairs, {SEEDS_PER_PROMPT} of each prompt"
+    )
     parser.add_argument(
         "--solvers",
         nargs="*",
         metavar="NAME[@N,N,…]",
-        help="to compare, a training-free one perhaps at some numbers of evaluations alone; by default the "
-        "model's own, consistency, and all training-free ones",
+        help="solvers to compare, a training-free one optionally only at N evaluations; default: the model's "
+        "own (consistency), and all training-free ones",
     )
     parser.add_argument(
-        "--learned", nargs="*", default=[], metavar="NAME=FOLDER", help="others from solver.training.train"
+        "--learned", nargs="*", default=[], metavar="NAME=FOLDER", help="other solvers that were trained"
     )
     parser.add_argument("--guidance", type=float, default=3.0, help="guidance scale")
     parser.add_argument("--prompts", type=Path, help="folder of test.jsonl and validation.jsonl")
-    parser.add_argument("--validation-pairs", type=int, default=64, help="to choose grids by")
+    parser.add_argument("--validation-pairs", type=int, default=64, help="pairs to choose grids by")
     parser.add_argument(
-        "--finer-pairs", type=int, default=80, help=f"with targets of {FINER_STEPS} steps too"
+        "--finer-pairs", type=int, default=80, help=f"pairs with targets of {FINER_STEPS} steps too"
     )
-    parser.add_argument("--work", type=Path, default=Path("build/evaluate"), help="keeps what was computed")
-    parser.add_argument("--batch", type=int, default=16, help="pictures at once")
+    parser.add_argument(
+        "--work", type=Path, default=Path("build/evaluate"), help="folder for intermediate results"
+    )
+    parser.add_argument("--batch", type=int, default=16, help="pictures in a network call")
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu", help=" ")
     parser.add_argument("--json", type=Path, help="write the rows to this file")
-    parser.add_argument("--plots", type=Path, help="draw them into this folder")
+    parser.add_argument("--plots", type=Path, help="draw the plots into this folder")
     return parser
 
 
@@ -379,7 +390,3 @@ def main() -> None:
         draw(rows, args.plots)
     for row in rows:
         print("{solver:>14} {grid:>10} {nfe:>3}  {psnr_db:.2f} dB  {ssim:.4f}".format_map(row))
-
-
-if __name__ == "__main__":
-    main()

@@ -1,8 +1,8 @@
-"""How sure figures over many prompts are: bootstrap intervals, and equivalent numbers of evaluations.
+"""Bootstrap intervals over prompts, and equivalent numbers of evaluations.
 
-Prompts, not pictures, are the sample. Pictures of one prompt are alike, so every interval here resamples
-prompts, each with all its pictures (the cluster bootstrap, Davison & Hinkley 1997, §3.8), and two solvers are
-compared on the same prompts and seeds. Arrays of anything that numpy reads; a seed fixes every result.
+Pictures of one prompt are not independent, so every interval resamples prompts, each with all its pictures
+(cluster bootstrap, Davison & Hinkley 1997, §3.8). Two solvers are compared on the same prompts and seeds.
+Results are deterministic for a seed.
 """
 
 from __future__ import annotations
@@ -30,12 +30,12 @@ class Interval(NamedTuple):
 
 
 class Evaluations(NamedTuple):
-    """A number of evaluations, or a bound where a curve does not reach far enough.
+    """A number of evaluations, or a bound outside of the measured curve.
 
     Attributes:
-        number: how many, not rounded.
-        relation: "=" when it is that many, "≤" when the curve is above the quality already at its first
-            point, which `number` then is, ">" when it is below it at its last.
+        number: of evaluations, not rounded.
+        relation: "=" for an exact number, "≤" if the curve exceeds the quality already at its first point
+            `number`, ">" if it stays below at its last point `number`.
     """
 
     number: float
@@ -64,21 +64,22 @@ def mean_interval(
     resamples: int = RESAMPLES,
     seed: int = 0,
 ) -> Interval:
-    """The mean over pictures and its percentile bootstrap interval over prompts.
+    """Return the mean over pictures and its percentile bootstrap interval over prompts.
 
     Args:
         values: one number per picture, [R].
-        prompts: which prompt each belongs to, any integers, [R].
+        prompts: the prompt of each picture, as integers, [R].
         level: the interval's coverage, in (0, 1).
-        resamples: bootstrap samples. Ends move by about 1 % of the interval's width at 10,000.
+        resamples: bootstrap samples. With 10,000, the Monte Carlo error of the ends is about 1 % of the
+            width.
 
     Raises:
-        ValueError: lengths that differ, nothing given, one prompt only, values that are not finite.
+        ValueError: different lengths, fewer than two prompts, or values that are not finite.
     """
     v = _finite("values", values)
     sums, counts = _per_prompt(v[:, None] if v.ndim == 1 else v, prompts)
     if sums.shape[1] != 1:
-        raise ValueError(f"values must be one number per picture, not of shape {v.shape}.")
+        raise ValueError(f"values must have one number per picture, not the shape {v.shape}.")
     means = _resampled_means(sums, counts, resamples, seed)[:, 0]
     low, high = np.quantile(means, tails(level))
     return Interval(float(v.mean()), float(low), float(high))
@@ -93,10 +94,10 @@ def difference_interval(
     resamples: int = RESAMPLES,
     seed: int = 0,
 ) -> Interval:
-    """The mean of a − b over the same prompts and seeds, and its paired bootstrap interval over prompts.
+    """Return the mean of a − b, and its paired bootstrap interval over prompts.
 
     Args:
-        a, b: one number per picture for two solvers, row by row of the same prompt and noise, [R].
+        a, b: one number per picture for two solvers; equal rows have the same prompt and noise, [R].
         prompts, level, resamples, seed: as in `mean_interval`.
 
     Raises:
@@ -104,32 +105,31 @@ def difference_interval(
     """
     x, y = _finite("a", a), _finite("b", b)
     if x.shape != y.shape:
-        raise ValueError(f"A paired difference needs rows that belong together, not {len(x)} and {len(y)}.")
+        raise ValueError(f"A paired difference needs as many rows in a as in b, not {len(x)} and {len(y)}.")
     return mean_interval(x - y, prompts, level=level, resamples=resamples, seed=seed)
 
 
 def equivalent_evaluations(nfe: ArrayLike, curve: ArrayLike, quality: float) -> Evaluations:
-    """The number of evaluations at which a baseline reaches a quality.
+    """Return the number of evaluations at which a baseline reaches a quality.
 
-    Its curve is read as the best quality within a budget, the running maximum over evaluations: somebody with
-    more of them may always use fewer. This never lets the baseline look worse than it is. Between the
-    measured numbers it is linear in log(evaluations), as PSNR in dB nearly is for solvers that converge with
-    a power of the step size.
+    The curve is replaced by its running maximum, since a larger budget may be left unused; this never makes
+    the baseline look worse. Between the measured points it is linear in log(evaluations), as PSNR in dB
+    approximately is for solvers whose error is a power of the step size.
 
     Args:
         nfe: evaluations, increasing, [M].
         curve: the baseline's quality at each, higher is better (negate a distance), [M].
-        quality: what is to be reached, in the same units.
+        quality: the quality to reach, in the same unit.
 
     Returns:
-        The number, or a bound at either end of what was measured; nothing is extrapolated.
+        The number, or a bound at an end of the measured range; nothing is extrapolated.
 
     Raises:
-        ValueError: lengths that differ, numbers of evaluations that do not increase or are below 1.
+        ValueError: different lengths, or numbers of evaluations that do not increase or are below 1.
     """
     n = _evaluations(nfe)
     q = _finite("quality", quality)
-    return _stated(float(_crossing(n, _finite("curve", curve)[None], q.reshape(1))[0]), n)
+    return _bounded(float(_crossing(n, _finite("curve", curve)[None], q.reshape(1))[0]), n)
 
 
 def equivalent_evaluations_interval(
@@ -142,15 +142,15 @@ def equivalent_evaluations_interval(
     resamples: int = RESAMPLES,
     seed: int = 0,
 ) -> EvaluationsInterval:
-    """`equivalent_evaluations` of mean quality, with a bootstrap interval over prompts.
+    """Return `equivalent_evaluations` of the mean quality, with a bootstrap interval over prompts.
 
-    The baseline's curve and the solver's quality are resampled together, on the same prompts. Where more of
-    the bootstrap samples than a tail holds lie beyond the measured range, that end is a bound.
+    The baseline's curve and the solver's quality are resampled together. An end of the interval is a bound if
+    its quantile of the bootstrap samples lies outside of the measured range.
 
     Args:
         nfe: the baseline's evaluations, increasing, [M].
         curves: its quality for every picture, higher is better, [R, M].
-        qualities: the quality of the solver under test for the same pictures, [R].
+        qualities: the quality of the tested solver for the same pictures, [R].
         prompts, level, resamples, seed: as in `mean_interval`.
 
     Raises:
@@ -158,29 +158,31 @@ def equivalent_evaluations_interval(
     """
     n, c, q = _evaluations(nfe), _finite("curves", curves), _finite("qualities", qualities)
     if c.ndim != 2 or q.shape != c.shape[:1]:
-        raise ValueError(f"Qualities {q.shape} and curves {c.shape} must be of the same pictures.")
+        raise ValueError(f"Qualities {q.shape} and curves {c.shape} must have the same number of pictures.")
     sums, counts = _per_prompt(np.column_stack([c, q]), prompts)
     means = _resampled_means(sums, counts, resamples, seed)
     crossings = _crossing(n, means[:, :-1], means[:, -1])
     ends = tails(level)
-    # Order statistics, the outer ones: there is no interpolating towards an infinite one.
+    # Order statistics, as infinite values cannot be interpolated.
     low = float(np.quantile(crossings, ends[0], method="lower"))
     high = float(np.quantile(crossings, ends[1], method="higher"))
     value = equivalent_evaluations(n, c.mean(axis=0), float(q.mean()))
-    return EvaluationsInterval(value, _stated(low, n), _stated(high, n))
+    return EvaluationsInterval(value, _bounded(low, n), _bounded(high, n))
 
 
 def _evaluations(nfe: ArrayLike) -> Floats:
     n = _finite("nfe", nfe)
     if n.ndim != 1 or len(n) == 0 or n[0] < 1 or (np.diff(n) <= 0).any():
-        raise ValueError(f"Numbers of evaluations must increase from 1 or more, not {n.tolist()}.")
+        raise ValueError(f"Numbers of evaluations must be at least 1 and increase, not {n.tolist()}.")
     return n
 
 
 def _crossing(nfe: Floats, curves: Floats, qualities: Floats) -> Floats:
-    """Where each curve [S, M] first reaches its quality [S]; −∞ before the range, ∞ beyond it."""
+    """Return where each curve [S, M] first reaches its quality [S]; −∞ before the range, ∞ beyond it."""
     if curves.shape[1] != len(nfe):
-        raise ValueError(f"A curve of {curves.shape[1]} points for {len(nfe)} numbers of evaluations.")
+        raise ValueError(
+            f"A curve has {curves.shape[1]} points, but there are {len(nfe)} numbers of evaluations."
+        )
     best = np.maximum.accumulate(curves, axis=1)
     reached = best >= qualities[:, None]
     right = reached.argmax(axis=1)
@@ -193,7 +195,7 @@ def _crossing(nfe: Floats, curves: Floats, qualities: Floats) -> Floats:
     return np.where(reached[:, -1], count, math.inf)
 
 
-def _stated(count: float, nfe: Floats) -> Evaluations:
+def _bounded(count: float, nfe: Floats) -> Evaluations:
     if math.isinf(count):
         return Evaluations(float(nfe[0]), "≤") if count < 0 else Evaluations(float(nfe[-1]), ">")
     return Evaluations(count, "=")
@@ -202,32 +204,33 @@ def _stated(count: float, nfe: Floats) -> Evaluations:
 def _finite(name: str, values: ArrayLike) -> Floats:
     array = np.asarray(values, dtype=np.float64)
     if not np.isfinite(array).all():
-        raise ValueError(f"{name} holds a number that is not finite.")
+        raise ValueError(f"{name} contains a value that is not finite.")
     return array
 
 
 def _per_prompt(values: Floats, prompts: ArrayLike) -> tuple[Floats, Floats]:
-    """Sums over the pictures of each prompt, [P, columns], and how many pictures it has, [P]."""
+    """Return the sums over the pictures of each prompt, [P, columns], and their numbers, [P]."""
     index = np.asarray(prompts)
     if index.shape != values.shape[:1]:
-        raise ValueError(f"{len(values)} values, but prompts of shape {index.shape}; give one per value.")
+        raise ValueError(f"prompts has the shape {index.shape} for {len(values)} values; give one per value.")
     names, inverse = np.unique(index, return_inverse=True)
     if len(names) < 2:
-        raise ValueError("An interval over prompts needs at least two of them.")
+        raise ValueError("An interval over prompts needs at least two prompts.")
     sums = np.zeros((len(names), values.shape[1]))
     np.add.at(sums, inverse, values)
     return sums, np.bincount(inverse).astype(np.float64)
 
 
 def _resampled_means(sums: Floats, counts: Floats, resamples: int, seed: int) -> Floats:
-    """Means over as many prompts drawn with replacement, each with all its pictures, [resamples, columns]."""
+    """Return the means of bootstrap samples of prompts, each with all its pictures, [resamples, columns]."""
     times = times_drawn(len(counts), resamples, seed)
     return (times @ sums) / (times @ counts)[:, None]
 
 
 @lru_cache(maxsize=1)
 def times_drawn(prompts: int, resamples: int, seed: int) -> Floats:
-    """How often each prompt is drawn, [resamples, prompts]; kept, for one test set has many figures."""
+    """Return how often each prompt is drawn, [resamples, prompts]; cached, as a test set has many
+    measures."""
     drawn = np.random.default_rng(seed).integers(prompts, size=(resamples, prompts))
     drawn += prompts * np.arange(resamples)[:, None]
     times = np.bincount(drawn.ravel(), minlength=resamples * prompts).astype(np.float64)
@@ -236,7 +239,7 @@ def times_drawn(prompts: int, resamples: int, seed: int) -> Floats:
 
 
 def tails(level: float) -> tuple[float, float]:
-    """The quantiles between which an interval of this coverage lies. Raises ValueError outside (0, 1)."""
+    """Return the two quantiles that bound an interval of this coverage; raise ValueError outside (0, 1)."""
     if not 0 < level < 1:
-        raise ValueError(f"The level of an interval lies between 0 and 1, not at {level}.")
+        raise ValueError(f"The level of an interval must be between 0 and 1, not {level}.")
     return (1 - level) / 2, (1 + level) / 2

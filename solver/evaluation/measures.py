@@ -1,7 +1,7 @@
-"""What previews are held to beside PSNR: what a reader of scenes sees, sharpness, distributions, decisions.
+"""Measures of previews: scene readers, sharpness, kernel distance, and decisions between previews.
 
-Everything here takes and gives tensors, one number per picture or per prompt;
-`solver.evaluation.intervals` says how sure their means are.
+Functions return tensors with one number per picture or per prompt; `solver.evaluation.intervals` has the
+intervals of their means.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from solver.readers import reader_class
 
 
 def load_judge(model: str | Path, device: str | torch.device = "cpu") -> Any:
-    """The judging scene reader of a model folder, `<model>/readers/judge`, in single precision.
+    """Load a model's judging scene reader, `<model>/readers/judge`, in float32.
 
     Raises:
         FileNotFoundError: the model has no such reader.
@@ -32,7 +32,7 @@ def load_judge(model: str | Path, device: str | torch.device = "cpu") -> Any:
 
 
 def reader_labels(judge: Any, features: Tensor) -> list[dict[str, str]]:
-    """The most likely value of every attribute for each picture, from its features [B, attributes, width]."""
+    """Return each picture's most likely value of every attribute, from features [B, attributes, width]."""
     choices = [head(features[:, i]).argmax(dim=1).tolist() for i, head in enumerate(judge.heads)]
     attributes = judge.config.attributes
     return [
@@ -42,58 +42,54 @@ def reader_labels(judge: Any, features: Tensor) -> list[dict[str, str]]:
 
 
 def reader_distance(features: Tensor, target_features: Tensor) -> Tensor:
-    """A perceptual distance: 1 − cosine of the features of each attribute, averaged over attributes.
+    """Return a perceptual distance: 1 − cosine of the features of each attribute, averaged over attributes.
 
-    The angle needs no scale and no statistics of other pictures; taken per attribute, a boat counts as much
-    as the sky.
+    A cosine needs no scale; averaged per attribute, a boat counts as much as the sky.
 
     Args:
         features, target_features: [B, attributes, width] from `reader_features`, or [B, width] from
-            any other network.
+            another network.
 
     Returns:
-        In [0, 2], 0 (up to rounding) for equal pictures, [B].
+        Distances in [0, 2], 0 (up to rounding) for equal pictures, [B].
     """
     distance = 1 - F.cosine_similarity(features, target_features, dim=-1)
     return distance.flatten(1).mean(dim=1) if distance.ndim > 1 else distance
 
 
 def faithfulness(labels: Sequence[Mapping[str, str]], named: Sequence[Mapping[str, str]]) -> Tensor:
-    """How much of what the prompt names is in the picture.
+    """Return the share of the attributes named in the prompt that the picture shows.
 
     Args:
-        labels: what a reader sees in each of B pictures, attribute -> value, as `reader_labels` gives it.
-        named: what the prompt of each picture names, attribute -> value.
+        labels: attribute → value of each of B pictures, from `reader_labels`.
+        named: attribute → value that each picture's prompt names.
 
     Returns:
-        The share of the named attributes that were read as named, in [0, 1], [B].
+        Shares in [0, 1], [B].
 
     Raises:
-        ValueError: lists of different lengths, a prompt that names nothing or something the reader
-            does not know.
+        ValueError: different lengths, a prompt that names no attribute, or an attribute unknown to the
+            reader.
     """
     if len(labels) != len(named):
-        raise ValueError(f"{len(labels)} pictures were read for {len(named)} prompts.")
+        raise ValueError(f"labels has {len(labels)} pictures, but named has {len(named)} prompts.")
     shares = []
-    for seen, said in zip(labels, named, strict=True):
-        if not said:
-            raise ValueError("A prompt that names no attribute cannot be held against a picture.")
-        if unknown := sorted(said.keys() - seen.keys()):
+    for shown, wanted in zip(labels, named, strict=True):
+        if not wanted:
+            raise ValueError("Faithfulness is undefined for a prompt that names no attribute.")
+        if unknown := sorted(wanted.keys() - shown.keys()):
             raise ValueError(f"The reader does not know {', '.join(unknown)}.")
-        shares.append(sum(seen[name] == value for name, value in said.items()) / len(said))
+        shares.append(sum(shown[name] == value for name, value in wanted.items()) / len(wanted))
     return torch.tensor(shares)
 
 
 def sharpness(pictures: Tensor) -> Tensor:
-    """Fine detail: the root mean square of what lies between blurs of 0.7 and 1.4 pixels.
+    """Return the fine detail: the root mean square of the difference of blurs of √½ and √2 pixels.
 
-    A band, not the highest frequencies as a Laplacian takes them: edges and texture count, single noisy
-    pixels hardly. A square, not an absolute gradient, which adds up to the same along a soft edge as along
-    a hard one: by Parseval every Gaussian blur makes it smaller. Compare a preview with its own final by
-    the ratio, which is below 1 for a blurred one.
-
-    The blurs are binomial, two and eight means of neighbours with standard deviations √½ and √2, where they
-    lie inside the picture.
+    The band of frequencies contains edges and texture, but little of single noisy pixels. Unlike a mean
+    absolute gradient, the mean square falls with every Gaussian blur (Parseval). Compare a preview with its
+    final by the ratio, which is below 1 for a blurred preview. The blurs are two and eight means of
+    neighbours, without padding.
 
     Args:
         pictures: in [0, 1], [B, channels, H, W], at least 9×9.
@@ -102,7 +98,7 @@ def sharpness(pictures: Tensor) -> Tensor:
         At least 0, in units of the pixels, [B].
 
     Raises:
-        ValueError: pictures that are too small.
+        ValueError: pictures smaller than 9×9.
     """
     if min(pictures.shape[-2:]) < 9:
         height, width = pictures.shape[-2:]
@@ -120,7 +116,7 @@ def sharpness(pictures: Tensor) -> Tensor:
 
 
 def _kernel(x: Tensor, y: Tensor) -> Tensor:
-    """k(x, y) = (xᵀy/d + 1)³ of each row [A, d] with each [B, d]."""
+    """Return k(x, y) = (xᵀy/d + 1)³ of all rows [A, d] and [B, d], [A, B]."""
     return (x @ y.T / x.shape[1] + 1) ** 3
 
 
@@ -130,38 +126,37 @@ def kid(
     groups_a: Sequence[int] | Tensor | None = None,
     groups_b: Sequence[int] | Tensor | None = None,
 ) -> float:
-    """Kernel distance of two sets of pictures: squared MMD with k(x, y) = (xᵀy/d + 1)³, without bias.
+    """Return the kernel distance of two sets of pictures: unbiased squared MMD with k(x, y) = (xᵀy/d + 1)³.
 
-    The kernel inception distance (Bińkowski et al. 2018) on any features, and on whole sets instead of
-    subsets: the means of k over pairs within a, within b and across, no picture with itself. It may be
-    negative, and is 0 in the mean for two draws from one distribution.
+    The kernel inception distance (Bińkowski et al. 2018) on any features and on whole sets: means of k within
+    a, within b and across, without pairs of a picture with itself. Its expectation is 0 for two samples of
+    one distribution, so it may be negative.
 
-    That holds for independent pictures. Previews and their own finals are not (nor are pictures of one
-    prompt): k of a preview with its final is large, and the distance comes out too small, below zero if
-    the previews are good. Give the prompt of every picture as its group, and pairs within a group are left
-    out of all three means, which makes the estimate unbiased again (the one-sample U-statistic of Gretton et
-    al. 2012, lemma 6, over prompts).
+    The estimate is unbiased for independent pictures only. A preview and its final, or two pictures of one
+    prompt, are not: their large k makes the distance too small. With the prompt of every picture as its
+    group, pairs within a group are left out of all three means, and the estimate is unbiased again (the
+    one-sample U-statistic of Gretton et al. 2012, lemma 6, over prompts).
 
     Args:
-        features_a, features_b: [A, …] and [B, …]; all but the first dimension are d features.
-        groups_a, groups_b: which prompt each row belongs to, [A] and [B]; without, every row is its own.
+        features_a, features_b: [A, …] and [B, …]; all dimensions but the first are d features.
+        groups_a, groups_b: the prompt of each row, [A] and [B]; None makes every row a group.
 
     Returns:
-        In units of the kernel, so comparable between sets with the same features only.
+        The distance in units of the kernel: comparable only between sets with the same features.
 
     Raises:
-        ValueError: features that do not match, groups for one set only, fewer than two groups in a set.
+        ValueError: features of different widths, groups for one set only, or fewer than two groups in a set.
     """
     a, b = features_a.flatten(1).double(), features_b.flatten(1).double()
     if a.shape[1] != b.shape[1]:
         raise ValueError(f"Sets of {a.shape[1]} and {b.shape[1]} features cannot be compared.")
     if (groups_a is None) != (groups_b is None):
         raise ValueError("Give groups for both sets or for neither.")
-    # Numbers that nobody shares, where none were given.
+    # Without groups, every row gets a number of its own.
     g = torch.arange(len(a)) if groups_a is None else torch.as_tensor(groups_a).cpu()
     h = torch.arange(len(b)) + len(a) if groups_b is None else torch.as_tensor(groups_b).cpu()
     if g.shape != (len(a),) or h.shape != (len(b),):
-        raise ValueError(f"{len(a)} and {len(b)} pictures, but {g.numel()} and {h.numel()} groups.")
+        raise ValueError(f"There are {len(a)} and {len(b)} pictures, but {g.numel()} and {h.numel()} groups.")
     if len(g.unique()) < 2 or len(h.unique()) < 2:
         raise ValueError("A set needs at least two pictures of different prompts.")
 
@@ -175,14 +170,14 @@ def kid(
 def kid_interval(
     features_a: Tensor, features_b: Tensor, prompts: Sequence[int] | Tensor, resamples: int = RESAMPLES
 ) -> Interval:
-    """`kid` of two sets of pictures of the same prompts, and its percentile bootstrap interval over prompts.
+    """Return `kid` of two sets of pictures of the same prompts, and its percentile bootstrap interval.
 
-    A prompt that is drawn twice is still one group, so that its pictures are compared with those of other
-    prompts alone; a sample of one prompt alone has no distance and is left out.
+    A prompt that is drawn twice is still one group: its pictures are compared only with those of other
+    prompts. A bootstrap sample with a single prompt has no distance and is left out.
 
     Args:
         features_a, features_b: [n, …]; row i of both belongs to prompt `prompts[i]`.
-        prompts: [n], any integers.
+        prompts: integers, [n].
 
     Raises:
         ValueError: as `kid`.
@@ -208,26 +203,26 @@ def kid_interval(
 def _check_scores(preview: Tensor, final: Tensor) -> None:
     if preview.shape != final.shape or preview.ndim != 2 or preview.shape[1] < 2:
         shapes = f"{tuple(preview.shape)} and {tuple(final.shape)}"
-        raise ValueError(f"Both need the same shape (prompts, two or more pictures), not {shapes}.")
+        raise ValueError(f"Scores must have the same shape (prompts, two or more pictures), not {shapes}.")
     if not (preview.isfinite().all() and final.isfinite().all()):
-        raise ValueError("A score is not finite.")
+        raise ValueError("Scores must be finite.")
 
 
 def top1_agreement(preview: Tensor, final: Tensor) -> Tensor:
-    """For every prompt, the chance that who picks the best preview has picked a best final.
+    """Return, for every prompt, the probability that the best preview has the best final.
 
-    Among tied best previews one is picked at random, and every tied best final is a right answer: the result
-    is the share of the best previews whose final is a best one. A preview score that never tells pictures
-    apart so gets exactly the rate of guessing, top1_agreement(zeros, final): 1/K where finals have no ties.
+    With ties, it is the share of the best previews whose final is one of the best. A constant preview score
+    so gets the rate of guessing, 1/K for finals without ties.
 
     Args:
-        preview, final: scores, higher is better, [P, K]: K previews of each of P prompts, and their finals.
+        preview, final: scores of K previews of each of P prompts, and of their finals, higher is better, [P,
+            K].
 
     Returns:
-        In [0, 1], [P]; the mean is the share of prompts on which preview and final agree.
+        Probabilities in [0, 1], [P].
 
     Raises:
-        ValueError: shapes that differ, fewer than two pictures, scores that are not finite.
+        ValueError: different shapes, fewer than two pictures, or scores that are not finite.
     """
     _check_scores(preview, final)
     picked = (preview == preview.amax(dim=1, keepdim=True)).double()
@@ -236,9 +231,9 @@ def top1_agreement(preview: Tensor, final: Tensor) -> Tensor:
 
 
 def regret(preview: Tensor, final: Tensor) -> Tensor:
-    """For every prompt, what picking by preview costs: the best final score minus that of the one picked.
+    """Return, for every prompt, the best final score minus the final score of the best preview.
 
-    The expectation over a random pick among tied best previews.
+    With ties, it is the mean over the best previews.
 
     Args:
         preview, final: scores, higher is better, [P, K].
@@ -256,22 +251,23 @@ def regret(preview: Tensor, final: Tensor) -> Tensor:
 
 
 def within_prompt_spearman(estimate: Tensor, truth: Tensor) -> Tensor:
-    """How well an error estimate orders the pictures of one prompt: Spearman's ρ, ties at their mean rank.
+    """Return Spearman's ρ of an error estimate and the true error within each prompt; ties get the mean rank.
 
-    To be read at one number of evaluations: pooled over several, anything that falls with it looks good.
+    Compare at one number of evaluations: pooled over several, everything that falls with their number
+    correlates.
 
     Args:
         estimate, truth: [P, K], K pictures of each of P prompts.
 
     Returns:
-        In [-1, 1], [P]; 0 where either is the same for all pictures, for then it orders nothing.
+        Correlations in [-1, 1], [P]; 0 if either is the same for all pictures.
 
     Raises:
         ValueError: as `top1_agreement`.
     """
     _check_scores(estimate, truth)
 
-    def centred_ranks(x: Tensor) -> Tensor:  # a rank is how many are below and half of how many are equal
+    def centred_ranks(x: Tensor) -> Tensor:  # rank: number of lower values and half the number of equal ones
         above = (x[:, :, None] > x[:, None, :]).double() + (x[:, :, None] == x[:, None, :]).double() / 2
         ranks = above.sum(dim=2)
         return ranks - ranks.mean(dim=1, keepdim=True)

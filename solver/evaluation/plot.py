@@ -1,7 +1,7 @@
-"""Pictures of plans: python -m solver plot tables --out tables.png
+"""Plot plans: python -m solver plot tables --out tables.png
 
-`tables` shows what share each output of the network has in each step, `weights` how the shares of the newest
-outputs change along the grid, and `grids` where the steps lie.
+`tables` shows the share of each network output in each step, `weights` the shares of the newest outputs along
+the grid, and `grids` the positions of the steps.
 """
 
 from __future__ import annotations
@@ -28,9 +28,9 @@ STYLE: Any = {"font.size": 9, "axes.spines.top": False, "axes.spines.right": Fal
 
 
 def shares(plan: Plan) -> np.ndarray:
-    """[N, N] share of output j in step i, rows summing to one; NaN where the step does not use it.
+    """Return the share of output j in step i, [N, N]; rows sum to one, unused outputs are NaN.
 
-    A row that only corrects its step, as every other one of Heun's, sums to zero: its largest share is 1.
+    The rows of correcting steps, such as every second one of Heun's, sum to zero: their largest share is 1.
     """
     table = np.full((plan.nfe, plan.nfe), np.nan)
     for i, row in enumerate(plan.b):
@@ -43,7 +43,7 @@ def shares(plan: Plan) -> np.ndarray:
 
 
 def plot_tables(plans: list[Plan]) -> Any:
-    """One heat map for each plan: steps downwards, outputs to the right."""
+    """Draw a heat map for each plan: steps downwards, outputs to the right."""
     columns = min(len(plans), 3)
     rows = -(-len(plans) // columns)
     size = 0.42 * max(plan.nfe for plan in plans) + 0.5
@@ -76,7 +76,7 @@ def plot_grids(schedule: NoiseSchedule, steps: int) -> Any:
 
 
 def plot_weights(plans: list[Plan]) -> Any:
-    """The share of each of the newest outputs against the timestep, one panel for each plan."""
+    """Draw the shares of the newest outputs against the timestep, one panel for each plan."""
     figure, axes = plt.subplots(
         1, len(plans), figsize=(2.5 * len(plans), 3.1), sharey=True, squeeze=False, layout="constrained"
     )
@@ -107,8 +107,8 @@ def main() -> None:
     parser.add_argument(
         "--scheduler", type=Path, help="a scheduler_config.json (default: Stable Diffusion's)"
     )
-    parser.add_argument("--learned", type=Path, help="a model's folder solver/, for consistency")
-    parser.add_argument("--out", type=Path, required=True, help="the picture to write: .png, .svg, .pdf")
+    parser.add_argument("--learned", type=Path, help="folder of a learned solver, for consistency")
+    parser.add_argument("--out", type=Path, required=True, help="file to write: .png, .svg or .pdf")
     options = parser.parse_args()
 
     config = json.loads(options.scheduler.read_text(encoding="utf-8")) if options.scheduler else SD
@@ -125,7 +125,3 @@ def main() -> None:
             figure = plot_tables(plans) if options.figure == "tables" else plot_weights(plans)
         options.out.parent.mkdir(parents=True, exist_ok=True)
         figure.savefig(options.out, bbox_inches="tight")
-
-
-if __name__ == "__main__":
-    main()

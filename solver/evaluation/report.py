@@ -1,7 +1,7 @@
-"""Pictures and a page from an evaluation: `python -m solver report evaluation.json --out FOLDER`.
+"""Write the plots and the page of an evaluation: `python -m solver report evaluation.json --out FOLDER`.
 
-Curves of quality against evaluations, strips of previews beside finals, what was learned beside the classical
-table, and a README with the figures, every one of them read from the evaluation.
+Draws quality against evaluations, strips of previews beside finals, and the learned table beside a classical
+one; writes a README whose numbers all come from the evaluation.
 """
 
 from __future__ import annotations
@@ -51,7 +51,8 @@ STRIP_SOLVERS = ("ddim", "dpm++2m", "unipc", "consistency")
 
 
 def draw(rows: Sequence[Row], folder: Path) -> None:
-    """`quality.png`: each measure against the number of evaluations, with its interval where it has one."""
+    """Write `quality.png`: each measure against the number of evaluations, with its interval if it has
+    one."""
     panels = {name: title for name, title in PANELS.items() if all(name in row for row in rows)}
     final = rows[-1]
     columns = min(len(panels), 3)
@@ -99,7 +100,7 @@ def draw_strips(
     nfe: int,
     guidance: float,
 ) -> None:
-    """`previews.png`: for each prompt the same noise by each solver in `nfe` evaluations, and the final."""
+    """Write `previews.png`: each prompt's previews of the same noise by all solvers, and the final."""
     learned = LearnedSolver.load(folder)
     grids = {row["solver"]: row["grid"] for row in rows[:-1]}
     names = [name for name in STRIP_SOLVERS if name in grids]
@@ -127,7 +128,8 @@ def draw_strips(
 
 
 def draw_tables(model: LatentDiffusion, folder: Path, nfe: int, guidance: float) -> None:
-    """`tables.png`: what was learned for `nfe` evaluations beside UniPC; `grid.png`: where it evaluates."""
+    """Write `tables.png`, the learned table for `nfe` evaluations beside UniPC's, and `grid.png`, their
+    grids."""
     solver = LearnedSolver.load(folder)
     classic = make_plan("unipc", nfe, model.schedule)
     mine = make_plan("consistency", nfe, model.schedule, learned=solver, guidance=guidance)
@@ -158,7 +160,7 @@ def draw_tables(model: LatentDiffusion, folder: Path, nfe: int, guidance: float)
 
 
 def table(rows: Sequence[Row], nfe: int) -> str:
-    """A Markdown table of all solvers at one number of evaluations, and of the full-step pictures."""
+    """Return a Markdown table of all solvers at one number of evaluations, and of the full-step pictures."""
     shown = {name: column for name, column in COLUMNS.items() if all(name in row for row in rows)}
     lines = ["| solver | grid | " + " | ".join(title for title, _ in shown.values()) + " |"]
     lines.append("|---|---|" + "---|" * len(shown))
@@ -166,12 +168,12 @@ def table(rows: Sequence[Row], nfe: int) -> str:
     for row in [*sorted(some, key=lambda row: row["psnr_db"]), rows[-1]]:
         name = f"**{row['solver']}**" if row["grid"] == LEARNED_GRID else row["solver"]
         name += f", {row['nfe']} steps" if row is rows[-1] else ""
-        values = " | ".join(_stated(row, column, digits) for column, (_, digits) in shown.items())
+        values = " | ".join(_with_interval(row, column, digits) for column, (_, digits) in shown.items())
         lines.append(f"| {name} | {row['grid']} | {values} |")
     return "\n".join(lines)
 
 
-def _stated(row: Row, name: str, digits: int) -> str:
+def _with_interval(row: Row, name: str, digits: int) -> str:
     value = f"{row[name]:.{digits}f}"
     if f"{name}_ci" not in row:
         return value
@@ -180,7 +182,8 @@ def _stated(row: Row, name: str, digits: int) -> str:
 
 
 def leads(rows: Sequence[Row], solver: str = "consistency") -> str:
-    """A Markdown table of a learned solver's lead over the best training-free one, and of what it saves."""
+    """Return a Markdown table of a learned solver's lead over the best training-free one, and of its
+    savings."""
     lines = [
         "| evaluations | lead in PSNR | in SSIM | equivalent evaluations (PSNR), best other | dpm++2m | "
         "(KID), best other | dpm++2m |",
@@ -189,27 +192,25 @@ def leads(rows: Sequence[Row], solver: str = "consistency") -> str:
     for row in rows:
         if row["solver"] != solver or "lead_psnr_db" not in row:
             continue
-        led = [_led(row, "psnr_db", 2, " dB"), _led(row, "ssim", 4, "")]
+        lead = [_lead(row, "psnr_db", 2, " dB"), _lead(row, "ssim", 4, "")]
         names = ("psnr_db", "psnr_db_dpm++2m", "kid", "kid_dpm++2m")
         saved = [str(row.get(f"equivalent_{name}", "")) for name in names]
-        lines.append(f"| {row['nfe']} | " + " | ".join([*led, *saved]) + " |")
+        lines.append(f"| {row['nfe']} | " + " | ".join([*lead, *saved]) + " |")
     return "\n".join(lines)
 
 
 def estimates(rows: Sequence[Row]) -> str:
-    """A sentence on how well previews can be ordered by their distance without knowing the final."""
-    told = [
+    """Return a sentence on how well the change in the last step predicts the distance to the final."""
+    correlations = [
         f"{row['error_estimate_spearman']:.2f} at {row['nfe']} evaluations"
         for row in rows
         if row["grid"] == LEARNED_GRID and "error_estimate_spearman" in row
     ]
+    if not correlations:
+        return ""
     return (
-        ""
-        if not told
-        else (
-            "How far the last step still moves the expected picture orders a prompt's four previews by their "
-            f"distance to their finals with a mean Spearman correlation of {', '.join(told)}."
-        )
+        "How far the last step still moves the expected picture orders a prompt's four previews by their "
+        f"distance to their finals with a mean Spearman correlation of {', '.join(correlations)}."
     )
 
 
@@ -219,30 +220,31 @@ SEPARATED = {
     "KID": ("kid", "kid", 0.0),
     "top-1 agreement": ("top1_agreement", "top1_agreement", 1.0),
 }
-"""Measure → its entry, the entry whose interval tells, and what that has of the full-step pictures."""
+"""Measure → its entry, the entry whose interval decides, and that entry's value for full-step pictures."""
 
 
 def separation(rows: Sequence[Row], solver: str = "ddim", nfe: int = 5) -> str:
-    """Which measures tell a poor preview from the full-step picture; one that does not ranks no solver."""
+    """Return a sentence on which measures tell poor previews from full-step pictures; others rank no
+    solver."""
     poor = next((row for row in rows[:-1] if (row["solver"], row["nfe"]) == (solver, nfe)), None)
     if poor is None:
         return ""
-    told: dict[bool, list[str]] = {True: [], False: []}
+    measures: dict[bool, list[str]] = {True: [], False: []}
     for title, (name, entry, same) in SEPARATED.items():
         if f"{entry}_ci" in poor:
             low, high = poor[f"{entry}_ci"]
-            told[not low <= same <= high].append(f"{title} ({poor[name]:.3f} and {rows[-1][name]:.3f})")
+            measures[not low <= same <= high].append(f"{title} ({poor[name]:.3f} and {rows[-1][name]:.3f})")
     text = f"Of the measures that full-step pictures have too, these tell {nfe} steps of {solver} from them: "
-    text += ", ".join(told[True] or ["none"]) + "."
-    if told[False]:
-        text += f" These do not, and so rank no solver here: {', '.join(told[False])}."
+    text += ", ".join(measures[True] or ["none"]) + "."
+    if measures[False]:
+        text += f" These do not, and so rank no solver here: {', '.join(measures[False])}."
     return text
 
 
 def ablation_table(rows: Sequence[Row]) -> str:
-    """A Markdown table of the ablation: PSNR at each number of evaluations, worst first."""
+    """Return a Markdown table of the ablation: PSNR at each number of evaluations, worst first."""
     counts = sorted({row["nfe"] for row in rows[:-1]})
-    psnr = {(row["solver"], row["nfe"]): _stated(row, "psnr_db", 2) for row in rows[:-1]}
+    psnr = {(row["solver"], row["nfe"]): _with_interval(row, "psnr_db", 2) for row in rows[:-1]}
     means = {row["solver"]: 0.0 for row in rows[:-1]}
     for row in rows[:-1]:
         means[row["solver"]] += row["psnr_db"]
@@ -254,7 +256,7 @@ def ablation_table(rows: Sequence[Row]) -> str:
 
 
 def command(rows: Sequence[Row]) -> str:
-    """The command that made these rows."""
+    """Return the command that made these rows."""
     counts = sorted({row["nfe"] for row in rows[:-1]})
     solvers = []
     for name in sorted({row["solver"] for row in rows[:-1]}):
@@ -272,14 +274,14 @@ def command(rows: Sequence[Row]) -> str:
     return " ".join(["python -m solver evaluate", *given, "--json evaluation.json"])
 
 
-def _led(row: Row, name: str, digits: int, unit: str) -> str:
+def _lead(row: Row, name: str, digits: int, unit: str) -> str:
     low, high = row[f"lead_{name}_ci"]
     value, over = row[f"lead_{name}"], row[f"lead_{name}_over"]
     return f"{value:+.{digits}f}{unit} [{low:+.{digits}f}, {high:+.{digits}f}] over {over}"
 
 
 def how_trained(folder: Path) -> str:
-    """A paragraph from the `training.json` that training left beside the solver; nothing without it."""
+    """Return a paragraph on the training from the solver's `training.json`; "" without this file."""
     file = folder / "training.json"
     if not file.exists():
         return ""
@@ -301,10 +303,14 @@ def how_trained(folder: Path) -> str:
 def write_page(
     rows: Sequence[Row], folder: Path, machine: str, ablation: Sequence[Row] = (), ablated: str = ""
 ) -> None:
-    """`README.md` beside the solver's files.
+    """Write `README.md` beside the solver's files.
 
     Args:
-        ablation: rows of `solver.evaluation.ablate`. ablated: the command that made them.
+        rows: of `solver.evaluation.evaluate`.
+        folder: of the solver.
+        machine: the machine of the evaluation.
+        ablation: rows of `solver.evaluation.ablate`.
+        ablated: the command that made them.
     """
     final = rows[-1]
     counts = sorted({row["nfe"] for row in rows[:-1]})
@@ -353,14 +359,14 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.ArgumentDefaultsHelpFormatter
     )
-    parser.add_argument("rows", type=Path, help="what `solver.evaluation.evaluate --json` wrote")
+    parser.add_argument("rows", type=Path, help="file that `python -m solver evaluate --json` wrote")
     parser.add_argument("--model", default="checkpoints/landscapes", help="folder or hub id")
-    parser.add_argument("--out", type=Path, help="the solver's folder; by default the model's")
-    parser.add_argument("--ablation", type=Path, help="what `solver.evaluation.ablate --json` wrote")
+    parser.add_argument("--out", type=Path, help="folder of the solver; default: the model's")
+    parser.add_argument("--ablation", type=Path, help="file that `python -m solver ablate --json` wrote")
     parser.add_argument("--ablated", default="", help="the command that made it")
-    parser.add_argument("--nfe", type=int, default=6, help="of the strips and tables")
+    parser.add_argument("--nfe", type=int, default=6, help="evaluations in strips and tables")
     parser.add_argument("--guidance", type=float, default=3.0, help=" ")
-    parser.add_argument("--machine", default="two CPU cores", help="where the evaluation ran")
+    parser.add_argument("--machine", default="two CPU cores", help="machine of the evaluation")
     args = parser.parse_args()
     folder = args.out or Path(args.model) / "solver"
     rows = json.loads(args.rows.read_text(encoding="utf-8"))
@@ -371,7 +377,3 @@ def main() -> None:
     draw_tables(model, folder, args.nfe, args.guidance)
     ablation = json.loads(args.ablation.read_text(encoding="utf-8")) if args.ablation else ()
     write_page(rows, folder, args.machine, ablation, args.ablated)
-
-
-if __name__ == "__main__":
-    main()

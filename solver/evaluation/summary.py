@@ -1,4 +1,4 @@
-"""From measurements of pictures to the rows of a comparison, with 95 % intervals over prompts."""
+"""Summarise measurements of pictures as the rows of a comparison, with 95 % intervals over prompts."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ Cells = Mapping[tuple[str, str, int], Mapping[str, Tensor]]
 """(solver, grid, evaluations) → its `solver.evaluation.evaluate.Cell`."""
 
 LEARNED_GRID = "learned"
-# Measure → whether more of it is better. Those with a lead are compared with the best training-free solver.
+# Measure → whether higher is better.
 MEANS = {
     "psnr_db": True,
     "ssim": True,
@@ -34,8 +34,9 @@ MEANS = {
     "finer_ssim": True,
     "finer_reader_distance": False,
 }
+# Measures by which a learned solver is compared with the best training-free one.
 LEADS = ("psnr_db", "ssim", "reader_distance")
-# Measures of a picture by itself, of which the full-step pictures have their own share.
+# Measures without reference to a target, which full-step pictures have too.
 ALONE = ("sharpness", "faithfulness")
 BASELINE = "dpm++2m"
 
@@ -43,26 +44,31 @@ BASELINE = "dpm++2m"
 def summarize(
     cells: Cells, finals: Mapping[str, Tensor], others: Mapping[str, Tensor], target: Target, seeds: int
 ) -> list[dict[str, Any]]:
-    """One row for each solver and number of evaluations; a last one for the full-step pictures themselves.
-
-    Every mean `x` comes with `x_ci`, the ends of its interval. `sharpness` is relative to the final
-    picture. `x_lost` is by how much the full-step pictures have more of a measure, pair by pair. `kid` is
-    the kernel distance of the judging reader's features to full-step pictures of other seeds.
-
-    Decisions among the `seeds` pictures of a prompt: `top1_agreement` is how often the best preview is the
-    best final, and `regret` what it costs otherwise, where best is what shows most of the attributes named
-    and, among those, what is nearest to a drawing that the words might have meant; `goal_agreement` and
-    `faithful_agreement` are the two alone. `error_estimate_spearman` is how well the last step's change
-    orders the pictures of a prompt by their true distance.
-
-    Learned solvers have, where training-free ones are compared too, `lead_x` over the best of these at the
-    same number of evaluations, and `equivalent_x` and `equivalent_x_dpm++2m`: how many evaluations the best
-    training-free solver and dpm++2m need for the same value, in words and as `…_nfe`.
+    """Return one row for each solver and number of evaluations, and a last row for the full-step pictures.
 
     Args:
         cells: measurements of n pairs; pair i has prompt i modulo n / seeds.
-        finals, others: those of the full-step pictures, and of full-step pictures of other seeds.
+        finals: measurements of the full-step pictures.
+        others: measurements of full-step pictures of other seeds.
         target: how the full-step pictures were made.
+        seeds: pictures of each prompt.
+
+    Returns:
+        Rows with these entries, and for each mean `x` the ends of its interval, `x_ci`:
+            psnr_db, ssim, reader_distance: to the full-step picture; `finer_x` to the one of 200 steps.
+            sharpness: relative to the full-step picture.
+            faithfulness: share of the attributes named in the prompt that the picture shows.
+            sharpness_lost, faithfulness_lost: full-step pictures minus previews, pair by pair.
+            kid: kernel distance of the judge's features to full-step pictures of other seeds.
+            top1_agreement: how often a prompt's best preview has the best final. The best shows most of the
+                named attributes; among equals, it is the nearest to the goal, a drawing that fits the prompt.
+            faithful_agreement, goal_agreement: the same by the attributes alone and by the goal alone.
+            regret: loss in the final score by choosing the best preview.
+            error_estimate_spearman: rank correlation of the last step's change with the true distance,
+                within a prompt.
+            lead_x: of a learned solver over the best training-free one at the same number of evaluations.
+            equivalent_x, equivalent_x_dpm++2m: evaluations that the best training-free solver, or dpm++2m,
+                needs for the value of a learned solver, as text; as a number in `…_nfe`.
     """
     n = len(next(iter(cells.values()))["psnr_db"])
     prompts = np.arange(n) % (n // seeds)
@@ -113,19 +119,19 @@ def _enter(row: dict[str, Any], name: str, interval: Interval) -> None:
 
 
 def _grouped(values: Tensor, seeds: int) -> Tensor:
-    """[n] as [prompts, seeds]."""
+    """Reshape [n] to [prompts, seeds]."""
     return values.double().view(seeds, -1).T
 
 
 def _scores(cell: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """What somebody may choose by, higher is better."""
+    """Return scores by which a user may choose a picture, higher is better."""
     scores = {}
     if "faithfulness" in cell:
         scores["faithful"] = cell["faithfulness"].double()
     if "goal_distance" in cell:
         scores["goal"] = -cell["goal_distance"].double()
     if len(scores) == 2:
-        # A distance is below 1, a difference in faithfulness above 1 in 20, so it only ever breaks ties.
+        # A distance is below 1 and a difference in faithfulness above 1/20, so the distance only breaks ties.
         scores["top1"] = scores["faithful"] + scores["goal"] / 50
     return scores
 
@@ -135,13 +141,13 @@ def _training_free(cells: Cells, nfe: int) -> list[tuple[str, str, int]]:
 
 
 def _best(cells: Cells, nfe: int, name: str) -> tuple[str, str, int]:
-    """The training-free solver with the best mean of a measure."""
+    """Return the training-free solver with the best mean of a measure."""
     sign = 1 if MEANS[name] else -1
     return max(_training_free(cells, nfe), key=lambda key: sign * float(cells[key][name].mean()))
 
 
 def _leads(cells: Cells, solver: str, nfe: int, prompts: np.ndarray) -> dict[str, Any]:
-    """By how much a learned solver is better than the best training-free one, measure by measure."""
+    """Return a learned solver's lead over the best training-free one, by measure."""
     cell = cells[solver, LEARNED_GRID, nfe]
     row: dict[str, Any] = {}
     for name in LEADS:
@@ -156,7 +162,7 @@ def _leads(cells: Cells, solver: str, nfe: int, prompts: np.ndarray) -> dict[str
 
 
 def _equivalents(cells: Cells, solver: str, nfe: int, prompts: np.ndarray) -> dict[str, Any]:
-    """How many evaluations training-free solvers need for a learned one's quality."""
+    """Return the evaluations that training-free solvers need for a learned solver's quality, by measure."""
     counts = sorted({key[2] for key in cells if key[1] != LEARNED_GRID})
     if len(counts) < 2:
         return {}
@@ -181,7 +187,7 @@ def _equivalents(cells: Cells, solver: str, nfe: int, prompts: np.ndarray) -> di
 
 
 def _equivalent_kid(rows: list[dict[str, Any]], value: float) -> dict[str, Any]:
-    """The same for the kernel distance, which belongs to a set and so has no interval over prompts."""
+    """Return the same for the kernel distance, without intervals, as it has no value per picture."""
     found: dict[str, Any] = {}
     free = [row for row in rows if row["grid"] != LEARNED_GRID]
     for suffix, rivals in (("", free), (f"_{BASELINE}", [row for row in free if row["solver"] == BASELINE])):

@@ -1,1 +1,1 @@
-"""Training: pairs, rewards, PPO and gradient."""
+"""Training: pairs of noise and full-step picture, rewards, and the two methods, PPO and distillation."""

@@ -1,4 +1,4 @@
-"""Training by gradient through the solver, for differentiable rewards; the paper's baseline Ours-Distill."""
+"""Train a policy by gradient through the solver; the paper's baseline Ours-Distill (arXiv 2512.13592)."""
 
 from __future__ import annotations
 
@@ -12,20 +12,20 @@ from solver.training.task import Task
 def distill(
     policy: Policy, optimizer: torch.optim.Optimizer, task: Task, pairs: Pairs, steps: int
 ) -> dict[str, float]:
-    """One step of gradient ascent on the mean reward of `pairs` with `steps` steps.
+    """Make one step of gradient ascent on the mean reward of `pairs` with `steps` solver steps.
 
-    The gradient runs from the decoded pictures back through every evaluation of the frozen network.
+    The gradient passes from the decoded pictures through every evaluation of the frozen network.
 
     Returns:
-        Figures for the log.
+        Values for the log.
 
     Raises:
-        ValueError: a reward that has no gradient, or a policy that chooses from bins.
+        ValueError: a reward without a gradient, or a policy with bins.
     """
     if not task.reward.differentiable:
-        raise ValueError(f"{task.reward.name} has no gradient to follow; train with PPO.")
+        raise ValueError(f"The reward {task.reward.name} has no gradient; train with --method ppo.")
     if policy.bins:
-        raise ValueError("A choice from bins has no gradient; train with PPO, or with bins=0.")
+        raise ValueError("A policy with bins has no gradient; train with --method ppo or --bins 0.")
     with torch.no_grad():
         target = task.features(pairs.latents)
     grid = task.grid(steps)

@@ -1,9 +1,8 @@
-"""What a solver is trained towards and judged by: prompts, seeds, and the full-step result from each.
+"""Make and load pairs: prompts, seeds and their full-step latents, the targets of training and evaluation.
 
-`python -m solver pairs --prompts FILE --out DIR` makes a set for a model in the diffusers
-layout, on a CPU, on a GPU, or, started by `accelerate launch -m solver.training.pairs …`, on several. It
-can be cut off at any moment and started again. The full-step result is what the app's refinement makes
-of the same noise.
+`python -m solver pairs --prompts FILE --out DIR` makes pairs with a model in the diffusers layout;
+`accelerate launch -m solver pairs …` makes them on several GPUs. An interrupted run continues when it is
+started again with the same options. By default, the full-step latents are those of the app's refinement.
 """
 
 from __future__ import annotations
@@ -32,9 +31,12 @@ SETTINGS_FILE = "pairs.json"
 
 @dataclass(frozen=True)
 class Prompt:
-    """What was asked for, and the attributes of a scene that it names, where somebody wrote them down.
+    """A prompt of a pair.
 
-    image: the file of a picture to be edited, for a model that edits.
+    Attributes:
+        prompt: the text.
+        attributes: attributes of the scene that the text names, if known: name → value.
+        image: file of the picture to edit, for an editing model.
     """
 
     prompt: str
@@ -44,7 +46,7 @@ class Prompt:
 
 @dataclass(frozen=True)
 class Target:
-    """How the full-step results are made; the defaults are the app's refinement."""
+    """Solver, steps and grid of the full-step pictures; the defaults are the app's refinement."""
 
     solver: str = "dpm++2m"
     steps: int = 40
@@ -56,10 +58,15 @@ REFINEMENT = Target()
 
 @dataclass(frozen=True, eq=False)
 class Pairs:
-    """n prompts, seeds, guidance scales [n], and full-step latents [n, C, H, W], float32 on the CPU.
+    """n pairs, on the CPU in float32.
 
-    `model` is the fingerprint of the model that made them, `reference` the latents [n, C, H, W] of the
-    pictures that were edited, where some were.
+    Attributes:
+        prompts, seeds: n each.
+        guidance: guidance scales [n].
+        latents: full-step latents [n, C, H, W].
+        target: how the latents were made.
+        model: fingerprint of the model that made them.
+        reference: latents [n, C, H, W] of the edited pictures, for an editing model.
     """
 
     prompts: Sequence[Prompt]
@@ -74,7 +81,7 @@ class Pairs:
         return len(self.seeds)
 
     def take(self, which: Sequence[int]) -> Pairs:
-        """The pairs of these numbers, in this order, repeated where a number is."""
+        """Return the pairs at these indices, in this order; indices may repeat."""
         index = torch.as_tensor(which)
         return Pairs(
             [self.prompts[i] for i in which],
@@ -88,11 +95,12 @@ class Pairs:
 
 
 def read_prompts(path: Path) -> list[Prompt]:
-    """Prompts from a file: one a line, or (`.jsonl`) objects with "prompt", perhaps "attributes" of it, and
-    perhaps an "image" to be edited, whose path begins at the file.
+    """Read prompts from a text file, one a line, or from JSON lines (`.jsonl`).
+
+    A JSON object has "prompt" and optionally "attributes" and "image", a path relative to the file.
 
     Raises:
-        ValueError: a line that is neither, or no prompts at all; says which line.
+        ValueError: a malformed line, or a file without prompts.
     """
     prompts = []
     for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), start=1):
@@ -107,10 +115,10 @@ def read_prompts(path: Path) -> list[Prompt]:
             prompts.append(Prompt(str(entry["prompt"]), dict(entry.get("attributes", {})), image))
         except (ValueError, KeyError, TypeError):
             raise ValueError(
-                f'{path}, line {number}: expected {{"prompt": "…"}}, perhaps with "attributes" or "image".'
+                f'{path}, line {number}: expected {{"prompt": "…"}}, optionally with "attributes" or "image".'
             ) from None
     if not prompts:
-        raise ValueError(f"{path} holds no prompts; write one on each line.")
+        raise ValueError(f"{path} contains no prompts; write one on each line.")
     return prompts
 
 
@@ -127,21 +135,24 @@ def make_pairs(
     process: int = 0,
     processes: int = 1,
 ) -> None:
-    """Make pairs 0 … count - 1 in the folder `out`, a shard of `batch` at a time, leaving what is there.
+    """Make the missing shards of pairs 0 … count - 1 in the folder `out`.
 
-    Pair i has prompt i modulo their number, seed first_seed + i and the guidance scale i modulo their number.
-    Several processes may share the work: each makes every `processes`-th shard.
+    Args:
+        prompts: pair i has prompt i modulo their number.
+        count: number of pairs.
+        guidance: scales; pair i has scale i modulo their number.
+        first_seed: pair i has the seed first_seed + i.
+        batch: pairs in a shard and in a network call.
+        process, processes: this process makes every `processes`-th shard, from number `process` on.
 
     Raises:
-        ValueError: `out` holds pairs that were made otherwise, numbers out of range, or pictures to be edited
-            that are missing, are none, or do not go with the model.
+        ValueError: `out` contains pairs made with other options, a number is out of range, or an image is
+            missing, unreadable, or given to a model that does not edit.
     """
     if count < 1 or batch < 1:
-        raise ValueError(
-            f"There must be one pair at least, and one at a time: not {count}, {batch} at a time."
-        )
+        raise ValueError(f"--count and --batch must be at least 1, not {count} and {batch}.")
     if not guidance or min(guidance) < 1:
-        raise ValueError(f"Guidance scales are 1 or more, not {list(guidance)}.")
+        raise ValueError(f"Guidance scales must be at least 1, not {list(guidance)}.")
     plan = make_plan(target.solver, target.steps, model.schedule, grid=target.grid)
     settings: dict[str, Any] = {
         "count": count,
@@ -150,12 +161,12 @@ def make_pairs(
         "target": asdict(target),
         "seeds": [first_seed + i for i in range(count)],
         "guidance": [float(guidance[i % len(guidance)]) for i in range(count)],
-        "prompts": [_written(prompts[i % len(prompts)]) for i in range(count)],
+        "prompts": [_as_json(prompts[i % len(prompts)]) for i in range(count)],
     }
     _check_images(model, prompts)
     out.mkdir(parents=True, exist_ok=True)
     if (out / SETTINGS_FILE).exists() and json.loads((out / SETTINGS_FILE).read_text()) != settings:
-        raise ValueError(f"{out} holds pairs that were made otherwise; choose another folder or delete it.")
+        raise ValueError(f"{out} contains pairs made with other options; choose another folder or delete it.")
     _write(out / SETTINGS_FILE, json.dumps(settings))
     shards = range(0, count, batch)[process::processes]
     with tqdm(total=sum(min(batch, count - i) for i in shards), unit="pair", disable=process > 0) as bar:
@@ -163,24 +174,24 @@ def make_pairs(
             which = range(start, min(start + batch, count))
             path = _shard(out, start)
             if not path.exists():
-                asked = [prompts[i % len(prompts)] for i in which]
+                part = [prompts[i % len(prompts)] for i in which]
                 scales = torch.tensor([settings["guidance"][i] for i in which])
-                kept = {}
-                if asked[0].image:
-                    kept["reference"] = encode_images(model, [prompt.image for prompt in asked])
-                denoise = model.denoiser([p.prompt for p in asked], scales, kept.get("reference"))
-                kept["latents"] = sample(plan, denoise, model.noise([settings["seeds"][i] for i in which]))
-                kept = {name: tensor.cpu().contiguous() for name, tensor in kept.items()}
-                save_file(kept, path.with_suffix(".new"))
+                tensors = {}
+                if part[0].image:
+                    tensors["reference"] = encode_images(model, [prompt.image for prompt in part])
+                denoise = model.denoiser([p.prompt for p in part], scales, tensors.get("reference"))
+                tensors["latents"] = sample(plan, denoise, model.noise([settings["seeds"][i] for i in which]))
+                tensors = {name: tensor.cpu().contiguous() for name, tensor in tensors.items()}
+                save_file(tensors, path.with_suffix(".new"))
                 os.replace(path.with_suffix(".new"), path)
             bar.update(len(which))
 
 
 def encode_images(model: LatentDiffusion, files: Sequence[str]) -> Tensor:
-    """The pictures in these files as latents [n, C, H, W]: their middle, scaled to the model's size.
+    """Encode the pictures in these files, cropped at the centre and scaled, as latents [n, C, H, W].
 
     Raises:
-        ValueError: a file that is missing or no picture.
+        ValueError: a file that is missing or not a picture.
     """
     _, height, width = model.latent_shape
     pictures = []
@@ -189,7 +200,7 @@ def encode_images(model: LatentDiffusion, files: Sequence[str]) -> Tensor:
             with Image.open(file) as opened:
                 picture = ImageOps.exif_transpose(opened).convert("RGB")
         except OSError as error:
-            raise ValueError(f"{file} is not a picture that can be read: {error}.") from error
+            raise ValueError(f"Cannot read {file} as a picture: {error}.") from error
         fitted = ImageOps.fit(picture, (width * model.scale, height * model.scale), Image.Resampling.LANCZOS)
         pictures.append(torch.from_numpy(np.array(fitted)).permute(2, 0, 1).float() / 255)
     return model.encode_pictures(torch.stack(pictures))
@@ -199,26 +210,26 @@ def _check_images(model: LatentDiffusion, prompts: Sequence[Prompt]) -> None:
     images = [prompt.image for prompt in prompts if prompt.image]
     if images and not model.edits:
         raise ValueError(
-            f'This model edits no pictures: leave "image" out ({images[0]}), or take another model.'
+            f'This model does not edit pictures: remove "image" ({images[0]}), or choose an editing model.'
         )
     if images and len(images) < len(prompts):
         raise ValueError(
-            f"{len(prompts) - len(images)} of {len(prompts)} prompts have no image: all or none."
+            f"{len(prompts) - len(images)} of {len(prompts)} prompts have no image: give one to all or none."
         )
     if missing := [image for image in images if not Path(image).is_file()]:
-        raise ValueError(f"{len(missing)} of {len(images)} images are missing, such as {missing[0]}.")
+        raise ValueError(f"{len(missing)} of {len(images)} images are missing; the first is {missing[0]}.")
 
 
-def _written(prompt: Prompt) -> dict[str, Any]:
-    """As it is written down, and has been since before there were images."""
+def _as_json(prompt: Prompt) -> dict[str, Any]:
+    # Without an empty image: pairs.json files older than this field must still compare equal.
     return {name: value for name, value in asdict(prompt).items() if name != "image" or value}
 
 
 def load_pairs(folder: Path) -> Pairs:
-    """The pairs that `make_pairs` made.
+    """Load the pairs that `make_pairs` wrote into a folder.
 
     Raises:
-        FileNotFoundError: there are none, or not all of them yet.
+        FileNotFoundError: the folder has no pairs, or shards are missing.
     """
     if not (folder / SETTINGS_FILE).exists():
         raise FileNotFoundError(f"There are no pairs in {folder}; make them with `python -m solver pairs`.")
@@ -226,9 +237,8 @@ def load_pairs(folder: Path) -> Pairs:
     shards = [_shard(folder, start) for start in range(0, settings["count"], settings["batch"])]
     if missing := sum(not shard.exists() for shard in shards):
         raise FileNotFoundError(
-            f"{missing} of {len(shards)} shards are missing in {folder}; run "
-            "`python -m solver pairs` again "
-            "with the same options to make the rest."
+            f"{missing} of {len(shards)} shards are missing in {folder}; run `python -m solver pairs` again "
+            "with the same options to make them."
         )
     loaded = [load_file(shard) for shard in shards]
     return Pairs(
@@ -260,17 +270,19 @@ def main() -> None:
         "--prompts",
         type=Path,
         required=True,
-        help="text file with a prompt on each line, or .jsonl, perhaps with images to edit",
+        help="text file with a prompt on each line, or .jsonl, optionally with images to edit",
     )
     parser.add_argument("--out", type=Path, required=True, help="folder for the pairs")
-    parser.add_argument("--count", type=int, default=256, help="how many (%(default)s)")
+    parser.add_argument("--count", type=int, default=256, help="number of pairs (%(default)s)")
     parser.add_argument("--guidance", type=float, nargs="+", default=[3.0], help="scales taken in turn (3)")
     parser.add_argument("--first-seed", type=int, default=0, help="pair i has this seed + i (%(default)s)")
-    parser.add_argument("--solver", choices=SOLVERS, default=Target.solver, help="(%(default)s)")
-    parser.add_argument("--steps", type=int, default=Target.steps, help="of the full result (%(default)s)")
-    parser.add_argument("--grid", default=Target.grid, help="(%(default)s)")
-    parser.add_argument("--batch", type=int, default=16, help="pairs made at once (%(default)s)")
-    parser.add_argument("--cpu", action="store_true", help="do not use a GPU that is there")
+    parser.add_argument(
+        "--solver", choices=SOLVERS, default=Target.solver, help="of the targets (%(default)s)"
+    )
+    parser.add_argument("--steps", type=int, default=Target.steps, help="of the targets (%(default)s)")
+    parser.add_argument("--grid", default=Target.grid, help="of the targets (%(default)s)")
+    parser.add_argument("--batch", type=int, default=16, help="pairs in a network call (%(default)s)")
+    parser.add_argument("--cpu", action="store_true", help="do not use a GPU")
     args = parser.parse_args()
     state = PartialState(cpu=args.cpu or not torch.cuda.is_available())
     try:
@@ -289,7 +301,3 @@ def main() -> None:
     except (OSError, ValueError) as error:
         parser.error(str(error))
     state.wait_for_everyone()
-
-
-if __name__ == "__main__":
-    main()

@@ -1,10 +1,10 @@
-"""Training by proximal policy optimisation (Schulman et al. 2017), as in the ConsistencySolver paper.
+"""Train a policy by proximal policy optimisation (Schulman et al. 2017), as in arXiv 2512.13592.
 
-A rollout is a preview: the policy draws the decisions of every step, the frozen network is run with the
-solver that they make, and the reward is the likeness of the decoded picture to the full-step one. Nothing has
-to be differentiable. Decisions of a step do not depend on what earlier steps found, so a rollout is one draw
-of a table; the reward at its end is every step's return, and its advantage is what it is better than
-other tables on the same noise, prompt and number of steps.
+A rollout is a preview: the policy samples the decisions of every step, the frozen network runs with the
+resulting solver, and the reward is the similarity of the decoded preview to the full-step picture. It need
+not be differentiable. The decisions of a step do not depend on the state, so a rollout is one sample of a
+table. The reward at its end is the return of every step; its advantage is relative to the other tables on the
+same noise, prompt and number of steps.
 """
 
 from __future__ import annotations
@@ -22,9 +22,17 @@ from solver.training.task import Task
 
 @dataclass(frozen=True)
 class PPOSettings:
-    """group: tables drawn for each pair. epochs, minibatches: passes over the rollouts, and parts of each.
-    clip: ε of eq. 7. entropy: weight of the bonus of eq. 9. target_kl: where an update ends early.
-    rollouts_at_once: network batch."""
+    """Hyperparameters of PPO; equations are those of Schulman et al. 2017.
+
+    Attributes:
+        group: tables sampled for each pair.
+        epochs: passes over the rollouts of an iteration.
+        minibatches: parts of a pass.
+        clip: ε of the clipped objective, eq. 7.
+        entropy: weight of the entropy bonus, eq. 9.
+        target_kl: an iteration ends early when the KL divergence exceeds it.
+        rollouts_at_once: batch of a network call.
+    """
 
     group: int = 16
     epochs: int = 4
@@ -39,7 +47,7 @@ class PPOSettings:
 def rollouts(
     policy: Policy, task: Task, pairs: Pairs, steps: int, settings: PPOSettings
 ) -> tuple[Tensor, Tensor]:
-    """Draw `group` tables for each of P pairs and run them.
+    """Sample `group` tables for each of P pairs, and run them.
 
     Returns:
         Actions [P · group, N, decisions] and rewards [P, group].
@@ -51,25 +59,25 @@ def rollouts(
     for start in range(0, len(all_rollouts), settings.rollouts_at_once):
         which = all_rollouts[start : start + settings.rollouts_at_once]
         part = pairs.take(which)
-        drawn = policy.distribution(grid, part.guidance.to(task.model.device)).sample()
-        latents = task.latents(policy.tables(schedule, grid, policy.offsets(drawn)), part)
-        actions.append(drawn)
+        action = policy.distribution(grid, part.guidance.to(task.model.device)).sample()
+        latents = task.latents(policy.tables(schedule, grid, policy.offsets(action)), part)
+        actions.append(action)
         rewards.append(task.similarity(latents, target[which]))
     return torch.cat(actions), torch.cat(rewards).view(len(pairs), settings.group)
 
 
 def advantages(rewards: Tensor) -> Tensor:
-    """Rewards [P, group] of one number of steps, normalised within each pair, [P · group].
+    """Normalise rewards [P, group] of one number of steps within each pair; returns [P · group].
 
-    Pairs differ in how well any solver does on them, far more than tables do on one pair. A pair on which all
-    tables did equally well teaches nothing and has zeros.
+    Rewards differ far more between pairs than between the tables of a pair. A pair whose tables all have the
+    same reward gets zeros.
     """
     centred = rewards - rewards.mean(dim=1, keepdim=True)
     return (centred / (rewards.std(dim=1, keepdim=True) + 1e-8)).flatten()
 
 
 def step_log_prob(distribution: Normal | Categorical, actions: Tensor, mask: Tensor) -> Tensor:
-    """Log-probability [B, N] of each step's decisions; those without effect are left out."""
+    """Return the log-probability [B, N] of each step's decisions, without those that have no effect."""
     return (distribution.log_prob(actions) * mask).sum(dim=-1)
 
 
@@ -81,10 +89,10 @@ def ppo(
     steps: int,
     settings: PPOSettings,
 ) -> dict[str, float]:
-    """One iteration: rollouts, then several epochs of clipped updates on them.
+    """Run one iteration: rollouts, then several epochs of clipped updates.
 
     Returns:
-        Figures for the log: reward, its spread within pairs, approx_kl (per step), clip_fraction, entropy.
+        Values for the log: reward, its spread within pairs, approx_kl (per step), clip_fraction, entropy.
     """
     actions, rewards = rollouts(policy, task, pairs, steps, settings)
     advantage = advantages(rewards)
@@ -110,13 +118,13 @@ def ppo(
             with torch.no_grad():
                 # Schulman's low-variance estimate, http://joschu.net/blog/kl-approx.html
                 kl = (ratio - 1 - log_ratio).mean()
-                seen = {
+                values = {
                     "approx_kl": kl,
                     "clip_fraction": ((ratio - 1).abs() > settings.clip).float().mean(),
                     "entropy": entropy,
                     "gradient_norm": norm,
                 }
-            for name, value in seen.items():
+            for name, value in values.items():
                 figures.setdefault(name, []).append(value.item())
         if figures["approx_kl"][-1] > settings.target_kl:
             break

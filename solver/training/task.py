@@ -1,4 +1,4 @@
-"""What both ways of training share: rollouts of a policy, their reward, and the measure on held-out pairs."""
+"""Previews of a policy, their reward, and its mean on held-out pairs; shared by both training methods."""
 
 from __future__ import annotations
 
@@ -18,18 +18,20 @@ from solver.training.pairs import Pairs
 from solver.training.rewards import Reward
 
 GRID = "trailing"
-"""The time grid that a policy's decisions start from, which is the targets'."""
+"""The time grid that a policy's decisions start from; the targets use the same."""
 
 
 @dataclass(frozen=True, eq=False)
 class Task:
-    """A model, and what its previews are rewarded for.
+    """A model and a reward for its previews.
 
     Attributes:
+        model: the frozen model.
+        reward: similarity of a preview to its target.
         low_precision: run the network in bfloat16 (autocast), three times as fast on many CPUs. The solver's
-            sums stay in float32, and evaluation does not do this.
-        checkpointed: evaluate the network again on the way back of a gradient, so that memory does not grow
-            with the number of steps; otherwise it is a third faster.
+            sums stay in float32; evaluation always uses float32.
+        checkpointed: recompute activations in the backward pass, so that memory does not grow with the number
+            of steps. Without it, training is a third faster.
     """
 
     model: LatentDiffusion
@@ -38,15 +40,15 @@ class Task:
     checkpointed: bool = True
 
     def grid(self, steps: int) -> TimeGrid:
-        """The grid that decisions for this number of steps start from."""
+        """Return the grid that decisions for this number of steps start from."""
         return time_grid(GRID, self.model.schedule, steps)
 
     def autocast(self) -> torch.autocast:
-        """The precision that networks run in."""
+        """Return a context for the precision of the networks."""
         return torch.autocast(self.model.device.type, torch.bfloat16, enabled=self.low_precision)
 
     def latents(self, tables: Tables, pairs: Pairs) -> Tensor:
-        """What the solvers make of the pairs' noise, [n, C, H, W]."""
+        """Sample latents [n, C, H, W] from the pairs' noise with the solvers of `tables`."""
         network = self.model.denoiser([p.prompt for p in pairs.prompts], pairs.guidance, pairs.reference)
 
         def denoise(x: Tensor, timesteps: Tensor) -> Tensor:
@@ -58,13 +60,13 @@ class Task:
             return sample(tables, denoise, self.model.noise(pairs.seeds))
 
     def features(self, latents: Tensor) -> Tensor:
-        """What the reward compares of the pictures behind latents."""
+        """Decode latents and return the reward's features of the pictures."""
         with self.autocast():
             pictures = self.model.decode(latents.to(self.model.device)).float()
         return self.reward.features(pictures.clamp(0, 1))
 
     def similarity(self, latents: Tensor, target_features: Tensor) -> Tensor:
-        """The reward [n] of pictures, given as latents, against features of their targets."""
+        """Return the reward [n] of latents against the features of their targets."""
         return self.reward.similarity(self.features(latents), target_features)
 
 
@@ -72,7 +74,7 @@ class Task:
 def validate(
     policy: Policy, task: Task, pairs: Pairs, steps: Sequence[int], batch: int = 16
 ) -> dict[int, float]:
-    """The mean reward of the deterministic policy for each number of steps."""
+    """Return the mean reward of the deterministic policy for each number of steps."""
     rewards: dict[int, list[Tensor]] = {N: [] for N in steps}
     for start in range(0, len(pairs), batch):
         part = pairs.take(range(start, min(start + batch, len(pairs))))

@@ -1,10 +1,10 @@
 """Train a ConsistencySolver: `python -m solver train --pairs DIR --validation DIR --out DIR`.
 
-The policy's rows start as a classical solver's and learn to make previews that agree with the full-step
-pictures: by PPO with any reward, or by gradient (`--method distill`) with a differentiable one. It can be
-cut off at any moment and resumes where it was. What it leaves in `--out` is a `ConsistencySolverScheduler`:
-the weights that did best on the validation pairs, and their config. How it was trained is in `training.json`,
-figures along the way in `log.jsonl` and TensorBoard.
+The policy's rows start as a classical solver's and are trained for previews that agree with the full-step
+pictures: by PPO with any reward, or by gradient (`--method distill`) with a differentiable one. An
+interrupted run continues from its last validation. `--out` receives a `ConsistencySolverScheduler` with the
+weights that did best on the validation pairs, the options in `training.json`, and the log in `log.jsonl` and
+TensorBoard.
 """
 
 from __future__ import annotations
@@ -54,23 +54,33 @@ def train(
     seed: int = 0,
     settings: PPOSettings = DEFAULT_PPO,
 ) -> float:
-    """Train `policy` and leave in it the weights that did best on `validation`.
+    """Train `policy`, and load into it the weights that did best on `validation`.
 
-    Every iteration draws one number of steps and `batch` pairs, from (seed, iteration) alone. The learning
-    rate falls as a half cosine. The state is saved at every validation.
+    Every iteration draws one number of steps and `batch` pairs; (seed, iteration) determine them. The
+    learning rate follows a half cosine to 0. The state is saved at every validation.
 
     Args:
-        steps: numbers of steps, drawn with equal chances; one that is listed twice is drawn twice as often.
+        pairs, validation: pairs to train on, and to choose weights by.
+        out: folder for the state and the log.
+        method: one of METHODS.
+        steps: numbers of steps to draw from; a number listed twice is drawn twice as often.
+        iterations: of the whole training, including those of an interrupted run.
+        batch: pairs in an iteration.
+        validate_every: iterations between validations.
+        settings: of PPO.
 
     Returns:
-        Their mean validation reward over all numbers of steps.
+        The best mean validation reward over all numbers of steps.
 
     Raises:
-        ValueError: pairs of another model, or what the method cannot do (see `distill`).
+        ValueError: pairs of another model, or a reward or policy that the method cannot train (see
+            `distill`).
     """
-    for name, some in (("training", pairs), ("validation", validation)):
-        if some.model != task.model.fingerprint:
-            raise ValueError(f"The {name} pairs were made by another model; make them anew.")
+    for name, given in (("training", pairs), ("validation", validation)):
+        if given.model != task.model.fingerprint:
+            raise ValueError(
+                f"The {name} pairs were made by another model; make them again with `python -m solver pairs`."
+            )
     out.mkdir(parents=True, exist_ok=True)
     state_file, log_file = out / "state.pt", out / "log.jsonl"
     optimizer = torch.optim.Adam(policy.parameters(), lr=learning_rate)
@@ -137,21 +147,19 @@ def _save(path: Path, state: dict[str, Any]) -> None:
 
 
 def parser() -> argparse.ArgumentParser:
-    """The command's options."""
+    """Return the parser of the command's options."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.ArgumentDefaultsHelpFormatter
     )
     parser.add_argument("--method", choices=METHODS, default="ppo", help=" ")
     parser.add_argument("--model", default="checkpoints/landscapes", help="folder or hub id")
-    parser.add_argument("--pairs", type=Path, required=True, help="from solver.training.pairs, to train on")
-    parser.add_argument(
-        "--validation", type=Path, required=True, help="from solver.training.pairs, to choose weights by"
-    )
+    parser.add_argument("--pairs", type=Path, required=True, help="folder of pairs to train on")
+    parser.add_argument("--validation", type=Path, required=True, help="folder of pairs to choose weights by")
     parser.add_argument(
         "--out", type=Path, required=True, help="folder for the solver, the state and the log"
     )
-    parser.add_argument("--reward", default="psnr", help="a name or weighted sum of rewards")
-    parser.add_argument("--readers", type=Path, help="folder of scene readers, by default the model's")
+    parser.add_argument("--reward", default="psnr", help="a reward or a weighted sum of rewards")
+    parser.add_argument("--readers", type=Path, help="folder of scene readers; default: the model's")
     parser.add_argument(
         "--steps", type=int, nargs="+", default=[4, 5, 6, 8], help="one is drawn in each iteration"
     )
@@ -159,17 +167,17 @@ def parser() -> argparse.ArgumentParser:
     parser.add_argument("--batch", type=int, default=8, help="pairs in an iteration")
     parser.add_argument("--learning-rate", type=float, help=f"{LEARNING_RATES}")
     parser.add_argument("--validate-every", type=int, default=20, help="iterations")
-    parser.add_argument("--init", type=Path, help="go on from this folder's policy, whose settings apply")
+    parser.add_argument("--init", type=Path, help="folder of a policy to start from; its settings apply")
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu", help=" ")
     parser.add_argument(
         "--keep-activations",
         action="store_true",
-        help="faster gradients, for memory that grows with the steps",
+        help="faster gradients; memory grows with the number of steps",
     )
     parser.add_argument("--float32", action="store_true", help="run the network in float32, not bfloat16")
     parser.add_argument("--seed", type=int, default=0, help=" ")
     policy = parser.add_argument_group("policy")
-    policy.add_argument("--order", type=int, default=4, help=f"1 to {MAX_ORDER}; N or more is all outputs")
+    policy.add_argument("--order", type=int, default=4, help=f"1 to {MAX_ORDER}; N or more uses all outputs")
     policy.add_argument("--start", choices=STARTS, default="unipc", help="the classical solver it starts as")
     policy.add_argument("--learns", nargs="*", choices=DECISIONS, default=["rows", "grid", "times"], help=" ")
     policy.add_argument("--free", action="store_true", help="rows need not sum to one")
@@ -177,18 +185,20 @@ def parser() -> argparse.ArgumentParser:
         "--sees",
         choices=[*SEES, PaperPolicy.sees],
         default="run",
-        help="all inputs, t and t_next alone, or the paper's policy, which sees these bare",
+        help="inputs: all (run), t and t_next (step), or the paper's policy on t and t_next (paper)",
     )
-    policy.add_argument("--bins", type=int, default=0, help="values that a decision chooses from; 0: any")
+    policy.add_argument(
+        "--bins", type=int, default=0, help="values that a decision chooses from; 0 for continuous decisions"
+    )
     policy.add_argument("--hidden", type=int, default=128, help="width of the hidden layers")
     algorithm = parser.add_argument_group("PPO")
     for name, what in (
         ("group", "rollouts for each pair"),
         ("epochs", "passes over the rollouts"),
         ("minibatches", "parts of a pass"),
-        ("clip", "of the ratio"),
-        ("entropy", "weight of the bonus"),
-        ("rollouts_at_once", "as many as memory allows"),
+        ("clip", "ε of the clipped objective"),
+        ("entropy", "weight of the entropy bonus"),
+        ("rollouts_at_once", "batch of a network call"),
     ):
         default = getattr(PPOSettings(), name)
         algorithm.add_argument(f"--{name.replace('_', '-')}", type=type(default), default=default, help=what)
@@ -208,7 +218,7 @@ def main() -> None:
 
 
 def new_policy(args: argparse.Namespace, pairs: Pairs, num_train_timesteps: int) -> Policy:
-    """Make the untrained policy that the options ask for. Raises ValueError if they exclude each other."""
+    """Make an untrained policy from the options; raise ValueError for options that contradict each other."""
     trained_for: dict[str, Any] = {
         "steps": (min(args.steps), max(args.steps)),
         "guidance": (float(pairs.guidance.min()), float(pairs.guidance.max())),
@@ -219,14 +229,14 @@ def new_policy(args: argparse.Namespace, pairs: Pairs, num_train_timesteps: int)
         return Policy(args.order, args.start, tuple(args.learns), **policy, **trained_for)
     if args.start != "euler" or args.learns != ["rows"] or args.free:
         raise ValueError(
-            "The paper's policy starts as euler and learns the rows alone: give --start euler --learns "
-            "rows, and not --free."
+            "The paper's policy starts as euler and learns only the rows: give --start euler --learns rows, "
+            "and remove --free."
         )
     return PaperPolicy(args.order, args.bins, args.hidden, **trained_for)
 
 
 def run(args: argparse.Namespace) -> dict[str, Any]:
-    """What the command does."""
+    """Train as the options say, save the scheduler, and return what `training.json` records."""
     pairs, validation = load_pairs(args.pairs), load_pairs(args.validation)
     model = load_diffusion(args.model, args.device)
     reward = make_reward(
@@ -267,7 +277,3 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
     }
     (args.out / TRAINING_FILE).write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
     return result | {"out": str(args.out)}
-
-
-if __name__ == "__main__":
-    main()

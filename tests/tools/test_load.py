@@ -57,7 +57,7 @@ def test_arrivals_are_bursty_and_picks_uniform() -> None:
 def test_a_file_that_is_no_trace_is_refused(tmp_path: Path, text: str) -> None:
     path = tmp_path / "trace.jsonl"
     path.write_text(text)
-    with pytest.raises(ValueError, match="is no trace"):
+    with pytest.raises(ValueError, match="is not a trace"):
         trace.load(path)
 
 

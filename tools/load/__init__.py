@@ -1,11 +1,13 @@
-"""How the worker bears many people: one trace of visits, the ladder of policies, a real and a virtual clock.
+"""Load tests of the worker: replay a trace of visits under several scheduling policies.
 
-    trace.py      who comes when, and what they do: fixed, and shipped as trace.jsonl
-    visitors.py   what one visitor does, on whichever clock
-    virtual.py    the scheduling decisions alone, with tick costs in place of ticks
-    real.py       the worker itself
+    trace.py      the visits, a fixed trace in trace.jsonl
+    visitors.py   the requests of one visitor, on either clock
+    virtual.py    the virtual clock: scheduling decisions with measured tick costs, without computing
+    real.py       the real clock: the worker itself
+    runs.py       one run on either clock
+    soak.py       a long run with cancels and failures
     figures.py    the rows of the report
-    plots.py      and its pictures
+    plots.py      its plots
 
 The command is `python -m tools.load`.
 """

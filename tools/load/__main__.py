@@ -1,9 +1,9 @@
-"""How long people wait, by policy and load: python -m tools.load [--quick] [--json FILE] [--plots DIR]
+"""Measure waiting times by policy and load: python -m tools.load [--quick] [--json FILE] [--plots DIR]
 
-Replays one fixed trace of visits (tools/load/trace.jsonl) against each policy of the ladder, with the same
-model, the same seeds and the same tick costs, on the worker as it runs in the app. Loads are told as the
-share of time that fifo would be busy. With --virtual only the decisions are made, and ticks cost what
-calibration says: hours of load in seconds. The whole real ladder takes about 40 minutes, --quick at most ten.
+Replays one fixed trace of visits (tools/load/trace.jsonl) on the app's worker under each policy, with the
+same model, seeds and tick costs. A load is the share of time that the policy fifo would be busy. --virtual
+makes only the scheduling decisions, with calibrated tick costs: hours of load take seconds. The real runs of
+all policies take about 40 minutes, with --quick at most ten.
 """
 
 import argparse
@@ -50,7 +50,7 @@ TABLE = (
 def real_rows(
     model: ImageModel, costs: Costs, options: argparse.Namespace, visits: Sequence[Visit]
 ) -> Iterator[LoadRow]:
-    """Each policy at each load on the worker, and beside it the same visits on the virtual clock."""
+    """Yield rows of each policy at each load on the worker, and of the same visits on the virtual clock."""
     span_s = QUICK_SPAN_S if options.quick else SPAN_S
     saturated_s = QUICK_SATURATED_S if options.quick else SATURATED_S
     steps, pace = {}, 1.0
@@ -60,16 +60,16 @@ def real_rows(
     cells = [(busy, policy) for busy in options.busy for policy in options.policies]
     for busy, policy in tqdm(cells, desc="replayed", unit="run"):
         rate = visits_per_second(visits, busy, costs, pace)
-        coming = [visit for visit in visits if visit.at / rate <= span_s]
-        outcome = replay(policy, model, costs, coming, rate)
+        arriving = [visit for visit in visits if visit.at / rate <= span_s]
+        outcome = replay(policy, model, costs, arriving, rate)
         made = {kind: outcome.made[kind] for kind in ("preview", "refine", "speculative", "wasted")}
         yield make_row(policy, "real", busy, span_s, outcome.record, made, costs, pace, steps[policy])
-        imagined = replay_virtually(policy, outcome.meter, coming, rate)
-        yield make_row(policy, "virtual", busy, span_s, imagined.record, imagined.made, costs, pace, None)
+        virtual = replay_virtually(policy, outcome.meter, arriving, rate)
+        yield make_row(policy, "virtual", busy, span_s, virtual.record, virtual.made, costs, pace, None)
 
 
 def virtual_rows(costs: Costs, options: argparse.Namespace, visits: Sequence[Visit]) -> Iterator[LoadRow]:
-    """Each policy at each load on the virtual clock."""
+    """Yield rows of each policy at each load on the virtual clock."""
     for busy in options.busy:
         rate = visits_per_second(visits, busy, costs, 1.0)
         for policy in options.policies:
@@ -80,7 +80,7 @@ def virtual_rows(costs: Costs, options: argparse.Namespace, visits: Sequence[Vis
 
 
 def show(row: LoadRow) -> str:
-    """One line of the table."""
+    """Format a line of the table."""
     values = ((getattr(row, name), form) for name, form in TABLE)
     return " ".join(
         form.format(value) if value is not None else " " * (len(form.format(0)) - 1) + "–"
@@ -89,7 +89,7 @@ def show(row: LoadRow) -> str:
 
 
 def prepare(options: argparse.Namespace) -> tuple[ImageModel, Costs]:
-    """The model, and what its calls cost here. Raises ModelError."""
+    """Load the model and measure the costs of its calls; raise ModelError if it cannot be loaded."""
     model = open_model(Choice(options.model, options.device))
     worker = Worker(model)
     worker.close()
@@ -103,10 +103,8 @@ def parse_options() -> argparse.Namespace:
     parser.add_argument("--model", default="landscapes", help="as for app.py (%(default)s)")
     parser.add_argument("--device", default="auto", choices=DEVICES, help="where to compute (%(default)s)")
     parser.add_argument("--quick", action="store_true", help="short runs; ten minutes on two CPU cores")
-    parser.add_argument("--virtual", action="store_true", help="on the virtual clock alone")
-    parser.add_argument(
-        "--visits", type=int, metavar="N", help="with --virtual: a new trace of so many visits"
-    )
+    parser.add_argument("--virtual", action="store_true", help="only on the virtual clock")
+    parser.add_argument("--visits", type=int, metavar="N", help="with --virtual: a new trace of N visits")
     parser.add_argument(
         "--busy", type=float, nargs="+", default=BUSY, metavar="SHARE", help="loads (%(default)s)"
     )
@@ -115,10 +113,10 @@ def parse_options() -> argparse.Namespace:
         help=f"of {', '.join(POLICIES)} (all)",
     )  # fmt: skip
     parser.add_argument(
-        "--soak", type=float, metavar="MINUTES", help="instead: many users, cancels and failures at once"
+        "--soak", type=float, metavar="MINUTES", help="run many users with cancels and failures instead"
     )
-    parser.add_argument("--json", type=Path, metavar="FILE", help="write the rows there, too")
-    parser.add_argument("--plots", type=Path, metavar="DIR", help="draw them there")
+    parser.add_argument("--json", type=Path, metavar="FILE", help="write the rows to this file too")
+    parser.add_argument("--plots", type=Path, metavar="DIR", help="draw the plots into this folder")
     options = parser.parse_args()
     if min(options.busy) <= 0:
         parser.error("--busy takes shares above 0, such as 0.8")
@@ -132,8 +130,8 @@ def parse_options() -> argparse.Namespace:
 def main() -> None:
     options = parse_options()
     try:
-        # As in the app, in a thread that ends: one that has computed keeps OpenMP threads of its own, and
-        # more of them than cores slow the worker's down (2 rows of the embedded model by half on two cores).
+        # In a thread that ends, as in the app: a thread that has computed keeps its own OpenMP threads, and
+        # with more of them than cores the worker is slower (2 rows of the embedded model by half on 2 cores).
         with ThreadPoolExecutor(1) as pool:
             model, costs = pool.submit(prepare, options).result()
     except ModelError as error:
@@ -142,23 +140,23 @@ def main() -> None:
         print(json.dumps(asdict(soak(model, costs, 60 * options.soak)), indent=1))
         return
     print(f"{model.facts.name} on {model.device}, {torch.get_num_threads()} threads. A call takes")
-    for rows, seconds in zip(costs.rows, costs.seconds, strict=True):
-        print(f"{rows:5} rows {1000 * seconds:8.1f} ms{'  (the knee)' if rows == costs.knee else ''}")
+    for size, seconds in zip(costs.rows, costs.seconds, strict=True):
+        print(f"{size:5} rows {1000 * seconds:8.1f} ms{'  (the knee)' if size == costs.knee else ''}")
     visits = trace.make_trace(options.visits, trace.SEED) if options.visits else trace.load()
-    told: list[LoadRow] = []
+    rows: list[LoadRow] = []
     print(" ".join(name for name, _ in TABLE))
     run = (
         virtual_rows(costs, options, visits) if options.virtual else real_rows(model, costs, options, visits)
     )
     for row in run:
         tqdm.write(show(row))
-        told.append(row)
+        rows.append(row)
     if options.json:
-        options.json.write_text(json.dumps([asdict(row) for row in told], indent=1) + "\n", encoding="utf-8")
+        options.json.write_text(json.dumps([asdict(row) for row in rows], indent=1) + "\n", encoding="utf-8")
     if options.plots:
         from tools.load.plots import draw_rows
 
-        draw_rows([row for row in told if row.clock == told[0].clock], options.plots / "load.png")
+        draw_rows([row for row in rows if row.clock == rows[0].clock], options.plots / "load.png")
 
 
 if __name__ == "__main__":

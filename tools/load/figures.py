@@ -1,4 +1,4 @@
-"""The rows of the report: what one policy did under one load."""
+"""Rows of the report: the measurements of one policy under one load."""
 
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence

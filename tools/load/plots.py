@@ -1,4 +1,4 @@
-"""The report's pictures: waiting times and goodput of each policy at each load."""
+"""Plots of the report: waiting times and goodput of each policy at each load."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -19,7 +19,7 @@ COLOURS = ("#9a9a9a", "#c9a227", "#c9672a", "#6a9fb5", "#2f6f9f", "#1b4332")
 
 
 def draw_rows(rows: Sequence[LoadRow], path: Path) -> None:
-    """One panel a measure, one group a load, one bar a policy; times on a logarithmic axis."""
+    """Draw a panel for each measure, with a group of bars for each load; times on a logarithmic axis."""
     loads = sorted({row.fifo_busy for row in rows})
     policies = [policy for policy in POLICIES if any(row.policy == policy for row in rows)]
     figure = Figure(figsize=(12, 7), layout="constrained")

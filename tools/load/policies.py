@@ -1,4 +1,4 @@
-"""The ladder of scheduling policies, from what everybody does to what the app does."""
+"""The compared scheduling policies, from first come, first served to the app's."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -9,13 +9,13 @@ from app.worker.scheduling import SchedulingPolicy, Ticket, fill
 
 @dataclass(frozen=True)
 class Rung(SchedulingPolicy):
-    """The app's rules with some of them switched off.
+    """The app's policy without some of its rules.
 
     Attributes:
         every_step: pictures join and leave at every step; otherwise a batch, once begun, runs to its end.
         mixed: a batch may hold several requests; otherwise one.
         by_kind: previews before refinements before speculation; otherwise in order of arrival.
-        speculates: whether likely picks are refined in what would be idle time.
+        speculates: likely picks are refined in idle time.
     """
 
     every_step: bool = True
@@ -43,7 +43,7 @@ class Rung(SchedulingPolicy):
         return fill(fitting, min(max_rows or costs.knee, costs.knee))
 
     def _goes_with(self, t: Ticket, first: Ticket) -> bool:
-        """Whether `t` may be in a batch that `first` opens; without later joins, all must end together."""
+        # Without `every_step`, all pictures of a batch must also end together.
         return (
             t.shape == first.shape
             and (self.mixed or t.request == first.request)
@@ -52,7 +52,7 @@ class Rung(SchedulingPolicy):
         )
 
 
-# By the names that reports use.
+# Name in the report → policy.
 POLICIES: dict[str, SchedulingPolicy] = {
     "fifo": Rung(every_step=False, mixed=False, by_kind=False),
     "batch": Rung(every_step=False, by_kind=False),

@@ -1,4 +1,4 @@
-"""The real clock: the worker itself, and time as it passes."""
+"""The real clock: the app's worker in real time."""
 
 import heapq
 import time
@@ -74,14 +74,14 @@ class RealClock:
         return FULL_STEPS if picture.ended else self._steps.get(picture, 0)
 
     def run(self, until: float = float("inf")) -> None:
-        """Let time pass until nothing is left to happen, or until a time, when the rest is cancelled."""
+        """Run until no timers and pictures are left, or until a time; then cancel the rest."""
         while self.now < until and (self._timers or self._ended):
             self._wait(min(self._timers[0][0] if self._timers else until, until))
         for handle in self._ended:
             handle.cancel()
 
     def _wait(self, end: float) -> None:
-        """Handle what comes until then, and the timer of then."""
+        # Handles the first timer if it is due, or else the first event before `end`.
         if self._timers and self._timers[0][0] <= self.now:
             heapq.heappop(self._timers)[2]()
             return

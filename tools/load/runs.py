@@ -16,21 +16,21 @@ from tools.load.virtual import VirtualClock
 from tools.load.visitors import Clock, Regular, RequestLog, Visitor
 
 REGULARS = 8
-# A real run ends so many seconds after the last arrival, whatever is still unfinished.
+# Seconds from the last arrival to the end of a real run; what is unfinished then is cancelled.
 PATIENT_S = 90.0
 
 
 class Running(Clock, Protocol):
-    """A clock that can be let run."""
+    """A clock with a loop."""
 
     def run(self, until: float = float("inf")) -> None:
-        """Let time pass until nothing is left to happen, or until a time."""
+        """Run until no timers and pictures are left, or until a time."""
         ...
 
 
 @dataclass
 class Meter:
-    """Told of a worker's calls: how long they take in a run, where `costs` say what they take alone."""
+    """Measures the duration of a worker's calls in a run; `costs` are their durations on an idle machine."""
 
     costs: Costs
     taken: dict[int, list[float]] = field(default_factory=dict)
@@ -40,19 +40,25 @@ class Meter:
 
     @property
     def calls(self) -> dict[int, float]:
-        """Seconds of a call by its rows, in the mean."""
+        """Mean seconds of a call, by its rows."""
         return {rows: sum(times) / len(times) for rows, times in self.taken.items()}
 
     @property
     def pace(self) -> float:
-        """1 where calls take what they cost; more when they take longer."""
+        """Measured seconds of all calls ÷ their costs."""
         expected = sum(len(times) * self.costs.tick(rows) for rows, times in self.taken.items())
         return sum(map(sum, self.taken.values())) / expected if expected else 1.0
 
 
 @dataclass(frozen=True)
 class Outcome:
-    """What a run left behind. made: as `Worker.made`. meter: what it measured, on a real clock."""
+    """The results of a run.
+
+    Attributes:
+        record: all requests.
+        made: steps, as in `Worker.made`.
+        meter: durations of calls, on a real clock.
+    """
 
     record: RequestLog
     made: Mapping[str, int]
@@ -60,14 +66,14 @@ class Outcome:
 
 
 def replay_virtually(policy: str, meter: Meter, visits: Sequence[Visit], rate: float) -> Outcome:
-    """The visits, `rate` of them a second, on the virtual clock; calls take what they took in a run."""
+    """Replay `rate` visits per second on the virtual clock; calls take as long as `meter` measured."""
     clock = VirtualClock(POLICIES[policy], meter.costs, meter.pace, meter.calls)
     record = _replay(clock, visits, rate, POLICIES[policy].speculates)
     return Outcome(record, clock.made, meter)
 
 
 def replay(policy: str, model: ImageModel, costs: Costs, visits: Sequence[Visit], rate: float) -> Outcome:
-    """The visits, `rate` of them a second, on a worker of its own."""
+    """Replay `rate` visits per second on a new worker."""
     worker, meter = _metered(policy, model, costs)
     record = _replay(
         RealClock(worker), visits, rate, POLICIES[policy].speculates, visits[-1].at / rate + PATIENT_S
@@ -77,14 +83,14 @@ def replay(policy: str, model: ImageModel, costs: Costs, visits: Sequence[Visit]
 
 
 def saturate_virtually(policy: str, costs: Costs, pace: float, seconds: float) -> float:
-    """Steps of pictures per second when there is always something to do, on the virtual clock."""
+    """Return the steps of pictures per second at full load, on the virtual clock."""
     clock = VirtualClock(POLICIES[policy], costs, pace)
     _saturate(clock, seconds)
     return sum(clock.made[kind] for kind in KINDS) / seconds
 
 
 def saturate(policy: str, model: ImageModel, costs: Costs, seconds: float) -> tuple[float, float]:
-    """Steps of pictures per second when there is always something to do, and the pace (`Meter`)."""
+    """Return the steps of pictures per second at full load, and the pace, see `Meter`."""
     worker, meter = _metered(policy, model, costs)
     _saturate(RealClock(worker), seconds)
     made = sum(worker.made[kind] for kind in KINDS)

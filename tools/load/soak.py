@@ -1,4 +1,4 @@
-"""The soak: many users for a long time, who cancel, leave, ask nonsense, and meet failing steps."""
+"""Soak test: many users over a long time, with cancels, lost tabs, invalid requests and failing steps."""
 
 import random
 import threading
@@ -20,20 +20,23 @@ from app.worker.costs import Costs
 from solver.diffusion import LatentDiffusion
 
 USERS = 50
-FAILING = 1 / 300  # of the calls
+FAILING = 1 / 300  # share of the calls
 CANCELLING, LEAVING, NONSENSE, PICKING = 0.1, 0.05, 0.05, 0.5
 THINKING_S = 1.0
 SAMPLE_S = 2.0
-# Memory is compared from here on: before, buffers and caches fill.
+# Memory is compared after this share of the time; before, buffers and caches fill.
 SETTLED = 0.2
 
 
 @dataclass(frozen=True)
 class Soaked:
-    """What came of it. outcomes: requests by how they ended. lost: those that never did.
+    """The results of a soak test.
 
-    memory_growth: of the process from after SETTLED of the time to the end, as a share, by the medians of the
-    first and the last tenth of the samples between.
+    Attributes:
+        outcomes: number of pictures by outcome, and of refused and invalid (nonsense) requests.
+        lost: pictures that never ended.
+        memory_growth: of the process after SETTLED of the time, as a share: median of the last tenth of the
+            samples ÷ median of the first tenth − 1.
     """
 
     minutes: float
@@ -59,7 +62,7 @@ class _Tally:
 
 
 class _Failing:
-    """A model's network whose calls fail now and then, as a device may."""
+    """A network whose calls fail at random, as a device may."""
 
     def __init__(self, diffusion: LatentDiffusion) -> None:
         self.failed = 0
@@ -76,7 +79,7 @@ class _Failing:
 
 
 def soak(model: ImageModel, costs: Costs, seconds: float) -> Soaked:
-    """Run the users for so long, and say what came of it."""
+    """Run the users for this time."""
     failing: Any = _Failing(model.diffusion)
     worker = Worker(replace(model, diffusion=failing), costs=costs)
     tally, stop = _Tally(), threading.Event()
@@ -109,7 +112,7 @@ def soak(model: ImageModel, costs: Costs, seconds: float) -> Soaked:
 
 
 def _use(worker: Worker, number: int, tally: _Tally, stop: threading.Event) -> None:
-    """One user: grids, picks, and whatever goes wrong."""
+    """Act as one user until `stop` is set."""
     rng = random.Random(number)
     owner = f"user {number}"
     while not stop.is_set():
@@ -166,7 +169,7 @@ def _submit(
 
 
 def _follow(worker: Worker, rng: random.Random, owner: str, tally: _Tally, handles: list[Handle]) -> bool:
-    """Listen to the end, unless one gives up before; whether all was done."""
+    """Read the events to the end, or cancel or leave at random; return whether all pictures were done."""
     fate = rng.random()
     done = bool(handles)
     for _, event in merge(handles):

@@ -1,4 +1,4 @@
-"""A trace of visits: who arrives when and does what. `python -m tools.load.trace` writes trace.jsonl."""
+"""Traces of visits: arrival times and actions. `python -m tools.load.trace` writes trace.jsonl."""
 
 import json
 from collections.abc import Sequence
@@ -104,9 +104,11 @@ def load(path: Path = SHIPPED) -> list[Visit]:
         lines = path.read_text(encoding="utf-8").splitlines()
         visits = [Visit(**({"pick": None} | json.loads(line))) for line in lines]
     except (OSError, ValueError, TypeError) as error:
-        raise ValueError(f"{path} is no trace ({error}). `python -m tools.load.trace` writes one.") from error
+        raise ValueError(
+            f"{path} is not a trace ({error}); `python -m tools.load.trace` writes one."
+        ) from error
     if not visits or any(a.at > b.at for a, b in pairwise(visits)):
-        raise ValueError(f"{path} is no trace: its visits must be in order of arrival, and at least one.")
+        raise ValueError(f"{path} is not a trace: it needs at least one visit, in order of arrival.")
     return visits
 
 

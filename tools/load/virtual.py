@@ -1,7 +1,5 @@
-"""The virtual clock: the worker's decisions, with the costs of ticks in place of ticks.
-
-Hours of load take seconds, since nothing is computed but `app.worker.scheduling`.
-"""
+"""The virtual clock: the worker's scheduling decisions with the costs of ticks, without computing
+pictures."""
 
 import heapq
 from collections.abc import Callable, Mapping, Sequence
@@ -29,10 +27,13 @@ class _Making:
 
 
 class VirtualClock:
-    """A `Clock` on which ticks take the time that `costs` say, times `pace`.
+    """A `Clock` on which a tick takes its cost times `pace`.
 
-    calls: what calls with so many rows took in a real run, which goes first. Decisions are by `costs`.
-    made: steps by kind, and those of guesses given up as "wasted", as `Worker.made`.
+    Args:
+        calls: measured seconds of a call by its rows, used in place of the costs; decisions use `costs`.
+
+    Attributes:
+        made: steps by kind; steps of cancelled guesses as "wasted", as in `Worker.made`.
     """
 
     def __init__(
@@ -86,7 +87,7 @@ class VirtualClock:
         return making.guessed
 
     def run(self, until: float = float("inf")) -> None:
-        """Let time pass until nothing is left to happen, or until a time."""
+        """Run until no timers and pictures are left, or until a time."""
         while self.now < until:
             self._drop_cancelled()
             tickets = [
@@ -104,7 +105,7 @@ class VirtualClock:
                 return
 
     def _has_room(self, numbers: Sequence[int]) -> bool:
-        """As `Worker.submit_all` admits requests."""
+        # The rules of `Worker.submit_all`.
         if len(self._making) > MAX_PICTURES:
             return False
         tickets = [making.ticket for making in self._making.values()]
@@ -120,7 +121,7 @@ class VirtualClock:
             making.ended(number, "cancelled")
 
     def _seconds(self, batch: Sequence[Ticket], watched: bool) -> float:
-        """What a tick takes: its call, the prompts that begin, and the pictures that are done or shown."""
+        """Return the seconds of a tick: its call, new prompts, and decoded pictures and sketches."""
         rows = sum(t.rows for t in batch)
         call = self._calls.get(rows, self._pace * self._costs.tick(rows))
         beginning = len({t.request for t in batch if t.steps_left == t.steps})
@@ -129,7 +130,7 @@ class VirtualClock:
         return call + beginning * self._costs.encode_s + (finished + shown) * self._costs.decode_s
 
     def _sketches(self, batch: Sequence[Ticket], call: float) -> int:
-        """How many pictures on the way are shown with a call: as many as their share of the time pays for."""
+        """Return the number of sketches made with a call, limited to SKETCH_SHARE of the time."""
         shown = 0
         for t in batch:
             making = self._making[t.number]

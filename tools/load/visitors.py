@@ -1,4 +1,4 @@
-"""Visitors on either clock: they request a grid, look at it, and may pick, cancel or leave."""
+"""Simulated visitors: they request a grid, look at it, and may pick, cancel or leave."""
 
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
@@ -15,7 +15,7 @@ Ending = Literal["done", "cancelled", "failed"]
 
 
 class Clock(Protocol):
-    """Where time passes and pictures are made: `RealClock` and `VirtualClock`."""
+    """The time and the maker of pictures in a run: `RealClock` or `VirtualClock`."""
 
     @property
     def now(self) -> float:
@@ -28,13 +28,13 @@ class Clock(Protocol):
         ...
 
     def call_at(self, time: float, action: Callable[[], None]) -> None:
-        """Call `action` at a time, or at once if that has passed."""
+        """Call `action` at a time; at once if it has passed."""
         ...
 
     def submit(
         self, kind: Kind, owner: str, seeds: Sequence[int], ended: Callable[[Picture, Ending], None]
     ) -> list[Picture] | None:
-        """Request pictures together; None if they are refused. `ended` is called at each one's end."""
+        """Request pictures together; return None if they are refused. `ended` is called for each picture."""
         ...
 
     def cancel(self, picture: Picture) -> None:
@@ -42,13 +42,18 @@ class Clock(Protocol):
         ...
 
     def promote(self, picture: Picture) -> int:
-        """Make a speculative refinement a wanted one; returns the steps it has made."""
+        """Turn a speculative job into a refinement; return the steps it has made."""
         ...
 
 
 @dataclass
 class TimedRequest:
-    """The fate of a grid or a refinement; times in seconds, `ended` None until it ends."""
+    """A grid or a refinement.
+
+    Attributes:
+        asked, ended: times in seconds; `ended` is None until it ends.
+        guessed_steps: steps made before it was picked.
+    """
 
     kind: Kind
     asked: float
@@ -58,25 +63,29 @@ class TimedRequest:
 
     @property
     def seconds(self) -> float:
-        """From the request to the last picture; infinite if that never came."""
+        """Seconds from the request to the last picture; infinite if it is not done."""
         return self.ended - self.asked if self.ended is not None and self.outcome == "done" else float("inf")
 
 
 @dataclass
 class RequestLog:
-    """Everything that happened in one run."""
+    """All requests of one run.
+
+    Attributes:
+        cancel_ticks: ticks from each cancel to its effect.
+    """
 
     requests: list[TimedRequest] = field(default_factory=list)
     cancel_ticks: list[int] = field(default_factory=list)
 
     def ask(self, kind: Kind, now: float) -> TimedRequest:
-        """Note a new request."""
+        """Record a new request."""
         self.requests.append(TimedRequest(kind, now))
         return self.requests[-1]
 
 
 class Visitor:
-    """One visit. `speculate` refines the likely picks ahead, as the page does."""
+    """One visit; with `speculate`, all previews are refined speculatively, as on the page."""
 
     def __init__(self, visit: Visit, clock: Clock, record: RequestLog, speculate: bool) -> None:
         self._visit = visit
@@ -94,7 +103,7 @@ class Visitor:
         self._gone = False
 
     def arrive(self) -> None:
-        """Ask for the grid."""
+        """Request the grid."""
         clock, visit = self._clock, self._visit
         self._grid = self._record.ask("preview", clock.now)
         pictures = clock.submit("preview", self._owner, self._seeds, self._ended)
@@ -123,7 +132,6 @@ class Visitor:
             request.outcome, request.ended = ending, self._clock.now
 
     def _look(self) -> None:
-        """All previews are there."""
         if self._gone:
             return
         if self._speculate:
@@ -132,7 +140,7 @@ class Visitor:
         if self._visit.pick is not None:
             self._clock.call_at(self._clock.now + self._visit.think_s, self._pick)
         else:
-            # Whoever does not pick asks for the next grid in the end, and with it the guesses are gone.
+            # A visitor who picks nothing requests the next grid, which cancels the guesses.
             self._clock.call_at(self._clock.now + self._visit.think_s, self._drop_guesses)
 
     def _pick(self) -> None:
@@ -181,7 +189,7 @@ class Visitor:
 
 
 class Regular:
-    """A visitor who never rests: a grid, the refinement of a preview, the next grid, until the run ends."""
+    """A visitor without pauses: a grid, the refinement of a preview, the next grid, until the run ends."""
 
     def __init__(self, number: int, clock: Clock) -> None:
         self._owner = f"regular {number}"
@@ -190,7 +198,7 @@ class Regular:
         self._left = 0
 
     def arrive(self, picture: Picture = None, ending: Ending = "done") -> None:
-        """Ask for the next grid, if the last refinement was not cancelled."""
+        """Request the next grid, unless the last refinement was cancelled."""
         if ending == "cancelled":
             return
         self._seed += 1000

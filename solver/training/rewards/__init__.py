@@ -1,10 +1,10 @@
-"""What a preview is rewarded for: its similarity to the full-step picture of the same noise.
+"""Rewards: similarities of a preview to the full-step picture of the same noise.
 
     reward = make_reward("psnr + 20*clip")
     target = reward.features(full_step)                        # once for many previews
     values = reward.similarity(reward.features(previews), target)
 
-`REWARDS` lists the terms that a reward can be made of.
+`REWARDS` lists the names that a sum may contain.
 """
 
 from solver.training.rewards.make import REWARDS, Kind, Term, make_reward, parse

@@ -1,4 +1,4 @@
-"""Which rewards there are, and how one is made from a line of text."""
+"""The table of rewards, and `make_reward`, which makes a reward from its text."""
 
 from __future__ import annotations
 
@@ -32,12 +32,12 @@ class Kind:
     """One row of the table of rewards.
 
     Attributes:
-        measures: what it measures, and in which unit.
-        make: how it is made.
+        measures: what it measures, with the unit.
+        make: makes its part.
         differentiable: whether a gradient reaches the pictures.
-        weights: where its network is unless another is named: a repository of the hub, a folder within that
-            of the scene readers, an address; empty for a reward without a network.
-        column: the column of the paper's tables (arXiv 2512.13592) that measures the same, if there is one.
+        weights: default source of its network: a hub repository, a folder within `readers`, or an address;
+            empty for a reward without a network.
+        column: column of the paper's tables (arXiv 2512.13592) with the same measure, or empty.
     """
 
     measures: str
@@ -48,22 +48,22 @@ class Kind:
 
 
 def pixels(similarity: Callable[[torch.Tensor, torch.Tensor], torch.Tensor]) -> Make:
-    """A reward that compares the pictures themselves."""
+    """Return a maker of a reward that compares pixels."""
     return lambda weights, readers, device: Part(lambda pictures: pictures.float(), similarity)
 
 
 REWARDS: dict[str, Kind] = {
     "psnr": Kind("pixels, dB", pixels(measures.peak_signal_to_noise), column="PSNR"),
     "ssim": Kind("structure in small windows, at most 1", pixels(measures.structure)),
-    # No cosine: features are positive, so that even pictures of different scenes have one of 0.8, poor
-    # previews of 0.98 and good ones of 0.999. In dB these are 0, 10 and 25, and weigh as much as dB of PSNR.
+    # Not a cosine: the features are positive, so pictures of different scenes have a cosine of 0.8, poor
+    # previews 0.98 and good ones 0.999. In dB these are 0, 10 and 25, comparable with dB of PSNR.
     "reader": Kind(
-        "what the embedded model's scene reader sees, dB of its features' variance",
+        "features of the embedded model's scene reader, dB of their variance",
         scene_reader(reader_features, measures.signal_to_noise),
         weights="reward",
     ),
     "labels": Kind(
-        "share of the scene's attributes that the reader reads alike, 0 … 1",
+        "share of the scene's attributes with the same value according to the reader, 0 … 1",
         scene_reader(scene_labels, measures.agreement),
         differentiable=False,
         weights="reward",
@@ -80,7 +80,7 @@ REWARDS: dict[str, Kind] = {
         weights="facebook/dinov2-base",
         column="DINO",
     ),
-    # On the scale of PSNR between the highest and the lowest depth it would be some 11 dB more.
+    # Relative to the range of depths, as in PSNR, it would be about 11 dB more.
     "depth": Kind(
         "geometry: Depth-Anything's depths, dB of the target's variance",
         pretrained("DepthAnythingForDepthEstimation", depth, measures.signal_to_noise),
@@ -88,7 +88,7 @@ REWARDS: dict[str, Kind] = {
         column="Depth",
     ),
     "segmentation": Kind(
-        "layout: share of places where SegFormer sees the same class, 0 … 1",
+        "layout: share of positions with the same SegFormer class, 0 … 1",
         pretrained("SegformerForSemanticSegmentation", classes, measures.agreement),
         differentiable=False,
         weights="nvidia/segformer-b0-finetuned-ade-512-512",
@@ -110,7 +110,7 @@ REWARDS: dict[str, Kind] = {
 
 @dataclass(frozen=True)
 class Term:
-    """One term of a weighted sum: factor · reward `name`, with weights of its own or (empty) the table's."""
+    """One term of a weighted sum: factor · reward `name`; empty `weights` are the table's."""
 
     factor: float
     name: str
@@ -121,13 +121,13 @@ TERM = re.compile(r"(?P<sign>[+-]?)\s*(?:(?P<factor>[^*:]+)\*\s*)?(?P<name>[^*:\
 
 
 def parse(spec: str) -> list[Term]:
-    """The terms of a reward: `psnr`, `clip:FOLDER or hub/repository`, `psnr + 20*reader - 0.5*lpips`.
+    """Parse a reward such as `psnr`, `clip:FOLDER or hub/repository` or `psnr + 20*reader - 0.5*lpips`.
 
-    A term is [NUMBER*]NAME[:WEIGHTS]. A sign between terms stands between spaces, as names of weights hold
-    signs too.
+    A term is [NUMBER*]NAME[:WEIGHTS]. A sign between terms needs a space on either side, because WEIGHTS may
+    contain signs.
 
     Raises:
-        RewardError: a term that is none, or of no known name; names it and says what there is.
+        RewardError: a malformed term or an unknown name.
     """
     first, *rest = re.split(r"\s([+-])\s", spec.strip())
     signed = [("+", first), *zip(rest[::2], rest[1::2], strict=True)]
@@ -142,32 +142,32 @@ def _term(sign: str, text: str) -> Term:
         factor = math.nan
     if match is None or not math.isfinite(factor):
         raise RewardError(
-            f"{text!r} is no term of a reward. Write NAME, NAME:WEIGHTS or NUMBER*NAME, and between terms a "
-            f"+ or - with a space on either side; names are {', '.join(REWARDS)}."
+            f"Cannot read {text!r} as a term of a reward. Write NAME, NAME:WEIGHTS or NUMBER*NAME, and "
+            f"between terms + or - with spaces around it. Names: {', '.join(REWARDS)}."
         )
     if match["name"] not in REWARDS:
-        raise RewardError(f"There is no reward {match['name']!r}; there are {', '.join(REWARDS)}.")
+        raise RewardError(f"There is no reward {match['name']!r}. Choose from {', '.join(REWARDS)}.")
     minus = (sign == "-") != (match["sign"] == "-")
     return Term(-factor if minus else factor, match["name"], (match["weights"] or "").strip())
 
 
 def make_reward(spec: str, *, readers: Path | None = None, device: str | torch.device = "cpu") -> Reward:
-    """The reward that a line of text names; see `parse` for the text and `REWARDS` for the names.
+    """Make a reward from its text; see `parse` for the syntax and `REWARDS` for the names.
 
     Args:
-        spec: one reward or a weighted sum of several.
-        readers: the folder that holds the scene reader `reward`, for `reader` and `labels`.
-        device: where networks run, and where pictures are to be given.
+        spec: a reward or a weighted sum of rewards.
+        readers: folder that contains the scene reader `reward`, for `reader` and `labels`.
+        device: of the networks and of the pictures passed to the reward.
 
     Raises:
-        RewardError: text that names no reward, or a package or weights that are missing; says what to do.
+        RewardError: malformed text, an unknown name, or a missing package or network.
     """
     terms = parse(spec)
     parts = []
     for term in terms:
         kind = REWARDS[term.name]
         if term.weights and not kind.weights:
-            raise RewardError(f"{term.name} has no network, so it takes no weights ({term.weights!r}).")
+            raise RewardError(f"The reward {term.name} has no network: remove “:{term.weights}”.")
         parts.append(kind.make(term.weights or kind.weights, readers, torch.device(device)))
     features, similarity = combine(parts, [term.factor for term in terms])
     differentiable = all(REWARDS[term.name].differentiable for term in terms)

@@ -1,4 +1,4 @@
-"""Rewards that look through a network: the embedded model's scene reader, and pretrained ones of the hub."""
+"""Rewards on the features of a network: the embedded model's scene reader, or a pretrained network."""
 
 from __future__ import annotations
 
@@ -17,31 +17,31 @@ from solver.training.rewards.reward import Part, RewardError
 
 Similarity = Callable[[Tensor, Tensor], Tensor]
 OPTIONAL = "requirements-rewards.txt"
-"""The packages that only some rewards need, pinned."""
+"""Pinned packages that only some rewards need."""
 
 
 def load(cls: Any, source: str | Path, advice: str, **options: Any) -> Any:
-    """A network by its class's `from_pretrained`, complete, and with no weight that learns.
+    """Load a frozen network with `cls.from_pretrained`.
 
     Raises:
-        RewardError: nothing to load there, or another network's weights; ends with `advice`.
+        RewardError: the source is missing, unreadable or of another network; the message ends with `advice`.
     """
     try:
         network, report = cls.from_pretrained(source, output_loading_info=True, **options)
-    # What a missing, foreign or damaged file raises depends on the library and on where the damage is.
+    # A missing, damaged or foreign file raises errors of many types.
     except Exception as error:
         reason = next(iter(str(error).splitlines()), type(error).__name__)
         raise RewardError(f"Cannot load {source} ({reason.rstrip('.')}). {advice}") from error
     missing = sorted(report["missing_keys"])
     if missing:
         raise RewardError(
-            f"{source} is no {cls.__name__}: it lacks {len(missing)} weights, {missing[0]} first. {advice}"
+            f"{source} is not a {cls.__name__}: it lacks {len(missing)} weights ({missing[0]}, …). {advice}"
         )
     return network.eval().requires_grad_(False)
 
 
 def scene_labels(reader: Any, pictures: Tensor) -> Tensor:
-    """The number of each attribute's most likely value, float [B, attributes]."""
+    """Return the index of each attribute's most likely value, float [B, attributes]."""
     with torch.no_grad():
         return torch.stack(
             [logits.argmax(dim=1) for logits in reader(2 * pictures.float() - 1)], dim=1
@@ -51,14 +51,14 @@ def scene_labels(reader: Any, pictures: Tensor) -> Tensor:
 def scene_reader(
     read: Callable[[Any, Tensor], Tensor], similarity: Similarity
 ) -> Callable[[str, Path | None, torch.device], Part]:
-    """A reward through the scene reader that is kept for rewards, in a folder relative to `readers`."""
+    """Return a maker of a reward on the scene reader in a folder of `readers`."""
 
     def make(weights: str, readers: Path | None, device: torch.device) -> Part:
         folder = (readers or Path()) / weights
         if not folder.is_dir():
             raise RewardError(
-                f"There is no scene reader in {folder}. It comes with the embedded model: give `readers`, "
-                "the folder that holds `reward`, or the reader's own folder as NAME:FOLDER."
+                f"There is no scene reader in {folder}. It belongs to the embedded model: give its folder of "
+                "readers with --readers, or the reader's own folder as NAME:FOLDER."
             )
         reader = load(reader_class("reward"), folder, "Download it again.", torch_dtype=torch.float32).to(
             device
@@ -69,22 +69,22 @@ def scene_reader(
 
 
 def image_embedding(network: Any, x: Tensor) -> Tensor:
-    """The picture's place in the space that it shares with texts, [B, width]."""
+    """Return CLIP's embedding of pictures, [B, width]."""
     return network.get_image_features(pixel_values=x).pooler_output
 
 
 def pooled(network: Any, x: Tensor) -> Tensor:
-    """The summary of the whole picture, [B, width]."""
+    """Return pooled features, [B, width]."""
     return network(pixel_values=x).pooler_output
 
 
 def depth(network: Any, x: Tensor) -> Tensor:
-    """Depth at every place, in the network's own unit, [B, height, width]."""
+    """Return the predicted depth, in the network's own unit, [B, height, width]."""
     return network(pixel_values=x).predicted_depth
 
 
 def classes(network: Any, x: Tensor) -> Tensor:
-    """The number of the likeliest class at every place of the network's grid, float [B, height, width]."""
+    """Return the index of the likeliest class at every position, float [B, height, width]."""
     with torch.no_grad():
         return network(pixel_values=x).logits.argmax(dim=1).float()
 
@@ -92,11 +92,12 @@ def classes(network: Any, x: Tensor) -> Tensor:
 def pretrained(
     cls: str, read: Callable[[Any, Tensor], Tensor], similarity: Similarity, package: str = ""
 ) -> Callable[[str, Path | None, torch.device], Part]:
-    """A reward through a network of transformers, prepared for as its own image processor would.
+    """Return a maker of a reward on a network of transformers, with its image processor's preparation.
 
     Args:
-        cls: the name of its class in transformers.
-        package: what that class needs beside transformers.
+        cls: name of its class in transformers.
+        read: from the network and its input to features.
+        package: another package that the class needs.
     """
 
     def make(weights: str, readers: Path | None, device: torch.device) -> Part:
@@ -104,9 +105,9 @@ def pretrained(
             require(package)
         import transformers
 
-        advice = f"It takes a folder with a {cls} and its image processor, as transformers saves them"
+        advice = f"Give a folder with a {cls} and its image processor, saved by transformers"
         if re.fullmatch(r"[\w.-]+/[\w.-]+", weights):
-            advice += f", or `hf download {weights}` where there is a network"
+            advice += f", or run `hf download {weights}` with internet access"
         network = load(getattr(transformers, cls), weights, f"{advice}.", dtype=torch.float32).to(device)
         try:
             processor = transformers.AutoImageProcessor.from_pretrained(weights, backend="pil")

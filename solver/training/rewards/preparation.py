@@ -1,4 +1,4 @@
-"""What a pretrained network's image processor does to pictures, in torch, so that a gradient passes."""
+"""Differentiable image processors: resize, crop and normalise pictures for a pretrained network, in torch."""
 
 from __future__ import annotations
 
@@ -13,21 +13,21 @@ from torch import Tensor
 from solver.training.rewards.reward import RewardError
 
 FILTERS: dict[int | str, str] = {2: "bilinear", 3: "bicubic", "bilinear": "bilinear", "bicubic": "bicubic"}
-"""Pillow's number, or timm's name, of a resampling filter → torch's name."""
+"""Resampling filter as Pillow's number or timm's name → torch's name."""
 
 
 @dataclass(frozen=True)
 class Preparation:
-    """Resize, cut out the middle, normalise: float pictures [B, 3, H, W] in [0, 1] → network input.
+    """Resize, crop at the centre and normalise: float pictures [B, 3, H, W] in [0, 1] → network input.
 
     Attributes:
-        size: height and width to resize to; or the length of the shorter edge; or None, to leave it.
-        resample: torch's interpolation mode, antialiased as Pillow's filters are.
-        crop: height and width of the middle that is kept, no larger than `size`; or None, for all.
+        size: height and width to resize to, or the length of the shorter edge, or None to keep the size.
+        resample: torch's interpolation mode, antialiased like Pillow's filters.
+        crop: height and width of the central crop, no larger than `size`, or None.
         mean, std: per channel, of values in [0, 1].
-        keep_aspect: scale both edges alike, by whichever edge's scale to `size` is nearer to 1.
+        keep_aspect: scale both edges alike, by the scale to `size` that is nearer to 1.
         multiple: edges are rounded to multiples of this.
-        corner: from half of what the crop leaves over to the crop's first row or column.
+        corner: rounds half of the cropped length to the crop's first row or column.
     """
 
     size: tuple[int, int] | int | None
@@ -40,7 +40,7 @@ class Preparation:
     corner: Callable[[float], int] = math.floor
 
     def resized(self, height: int, width: int) -> tuple[int, int]:
-        """Height and width that pictures of this height and width are resized to."""
+        """Return the height and width that pictures are resized to."""
         if self.size is None:
             return height, width
         if isinstance(self.size, int):
@@ -56,10 +56,10 @@ class Preparation:
         return rows, columns
 
     def __call__(self, pictures: Tensor) -> Tensor:
-        """Network input [B, 3, H', W'] of pictures."""
+        """Return the network's input [B, 3, H', W']."""
         x = pictures.float()
         height, width = self.resized(*x.shape[-2:])
-        # Pillow resizes along rows first, and clips what overshoots each time.
+        # Pillow resizes along rows first, and clips to [0, 1] after each direction.
         for size in ((x.shape[-2], width), (height, width)):
             if size != x.shape[-2:]:
                 x = F.interpolate(x, size, mode=self.resample, antialias=True).clamp(0, 1)
@@ -72,10 +72,10 @@ class Preparation:
 
 
 def read_preparation(processor: Any) -> Preparation:
-    """The preparation that an image processor of transformers, or its wrapper of timm's, describes.
+    """Read the preparation from an image processor of transformers or its wrapper of timm's.
 
     Raises:
-        RewardError: a processor that does something else, or leaves out what it usually does.
+        RewardError: the processor has steps that are not implemented here, or lacks one.
     """
     config = getattr(processor, "data_config", None)
     return _of_transformers(processor) if config is None else _of_timm(config)
@@ -96,7 +96,7 @@ def _of_transformers(processor: Any) -> Preparation:
         and not get("do_pad")
     )
     if not known:
-        raise RewardError(f"This image processor prepares pictures in a way not known here: {processor}")
+        raise RewardError(f"This image processor is not supported; choose other weights: {processor}")
     edges = size.get("shortest_edge") or (size["height"], size["width"]) if size else None
     return Preparation(
         size=edges,
@@ -110,10 +110,10 @@ def _of_transformers(processor: Any) -> Preparation:
 
 
 def _of_timm(config: dict[str, Any]) -> Preparation:
-    """timm resizes the shorter edge to more than the network sees, by its `crop_pct`."""
+    # timm resizes the shorter edge to the network's size / crop_pct, then crops.
     _, height, width = config["input_size"]
     if config.get("crop_mode", "center") != "center" or height != width:
-        raise RewardError(f"This timm model prepares pictures in a way not known here: {config}")
+        raise RewardError(f"This timm model's preparation is not supported; choose other weights: {config}")
     return Preparation(
         size=math.floor(height / config["crop_pct"]),
         resample=_filter(config["interpolation"]),
@@ -127,6 +127,6 @@ def _of_timm(config: dict[str, Any]) -> Preparation:
 def _filter(name: int | str) -> str:
     if name not in FILTERS:
         raise RewardError(
-            f"Pictures cannot be resized with the filter {name!r}; known are bilinear and bicubic."
+            f"The resampling filter {name!r} is not supported; choose weights with bilinear or bicubic."
         )
     return FILTERS[name]

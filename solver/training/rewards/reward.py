@@ -1,4 +1,4 @@
-"""A reward as features and a similarity of features, and sums of rewards."""
+"""Rewards as features and a similarity of features, and weighted sums of rewards."""
 
 from __future__ import annotations
 
@@ -11,15 +11,15 @@ import torch
 from torch import Tensor
 
 AXES = 3
-"""Features have at most this many axes beside the batch."""
+"""Maximum number of axes of features, without the batch."""
 
 
 class RewardError(ValueError):
-    """A reward that cannot be made, and what to do about it."""
+    """A reward that cannot be made; the message says what to do."""
 
 
 class Part(NamedTuple):
-    """One measure of similarity; `Reward` says what the two functions take and give."""
+    """The two functions of a similarity; see `Reward` for their arguments."""
 
     features: Callable[[Tensor], Tensor]
     similarity: Callable[[Tensor, Tensor], Tensor]
@@ -27,18 +27,16 @@ class Part(NamedTuple):
 
 @dataclass(frozen=True)
 class Reward:
-    """How similar pictures are to their targets, in two steps, so that a target's features need computing
-    only once.
+    """Similarity of pictures to their targets, in two steps: a target's features are computed only once.
 
-    Features are one float32 tensor [B, …] per batch, a sum's too: index, repeat, concatenate and store them
-    as any tensor. What the numbers mean is the reward's own affair.
+    Features are one float32 tensor [B, …] per batch, which may be indexed, repeated, concatenated and stored.
 
     Attributes:
-        name: the specification it was made from.
+        name: the text it was made from.
         differentiable: whether a gradient reaches the pictures through every term.
         features: float pictures [B, 3, H, W] in [0, 1], on the reward's device → features [B, …].
-        similarity: features of pictures, features of their targets → float32 [B], higher is better. Of one
-            target and many pictures, or the other way round, the one is compared with all.
+        similarity: features of pictures, features of their targets → float32 [B], higher is better. Either
+            may have a batch of 1, which is compared with all of the other.
     """
 
     name: str
@@ -47,19 +45,19 @@ class Reward:
     similarity: Callable[[Tensor, Tensor], Tensor]
 
     def __call__(self, pictures: Tensor, targets: Tensor) -> Tensor:
-        """Similarity [B] of pictures to targets, both [B, 3, H, W] in [0, 1]."""
+        """Return the similarity [B] of pictures to targets, both [B, 3, H, W] in [0, 1]."""
         return self.similarity(self.features(pictures), self.features(targets))
 
 
 def pack(tensors: Sequence[Tensor]) -> Tensor:
-    """Features [B, …] side by side in one [B, F], each row led by the features' shapes."""
+    """Concatenate features [B, …] into one [B, F]; each row begins with their shapes."""
     shapes = [(*t.shape[1:], *[0] * (AXES + 1 - t.dim())) for t in tensors]
     head = tensors[0].new_tensor(shapes, dtype=torch.float32).flatten().expand(len(tensors[0]), -1)
     return torch.cat([head, *(t.float().flatten(1) for t in tensors)], dim=1)
 
 
 def unpack(packed: Tensor, count: int) -> list[Tensor]:
-    """The `count` features that `pack` put side by side."""
+    """Split the result of `pack` into its `count` features."""
     head, body = packed.tensor_split([AXES * count], dim=1)
     shapes = [[int(n) for n in shape if n] for shape in head[0].view(count, AXES).tolist()]
     columns = body.split([math.prod(shape) for shape in shapes], dim=1)
@@ -67,7 +65,7 @@ def unpack(packed: Tensor, count: int) -> list[Tensor]:
 
 
 def combine(parts: Sequence[Part], factors: Sequence[float]) -> Part:
-    """The sum of factors · similarities. Every part's features are computed once."""
+    """Return the sum of factors · similarities; every part's features are computed once."""
     if len(parts) == 1 and factors[0] == 1:
         return parts[0]
 

@@ -207,7 +207,7 @@ def test_command_compares_and_resumes_and_draws(
         (("--finer-pairs", "0"), "--finer-pairs 2"),
     ],
 )
-def test_numbers_of_pairs_are_refused_in_words(
+def test_impossible_numbers_of_pairs_are_refused(
     option: Any,
     message: str,
     tmp_path: Path,

@@ -78,7 +78,7 @@ def test_intervals_refuse_what_has_none() -> None:
             intervals.mean_interval(values, prompts, resamples=10)
     with pytest.raises(ValueError, match="between 0 and 1"):
         intervals.mean_interval([1.0, 2], [0, 1], level=95)
-    with pytest.raises(ValueError, match="belong together"):
+    with pytest.raises(ValueError, match="as many rows in a as in b"):
         intervals.difference_interval([1.0, 2], [1.0], [0, 1])
 
 
@@ -135,9 +135,9 @@ def test_an_end_of_the_interval_beyond_the_range_is_said_as_a_bound() -> None:
     below = intervals.equivalent_evaluations_interval(NFE, curves, near - 30, prompts, resamples=500)
     assert str(below) == "≤ 4 [≤ 4, ≤ 4]"
     for bad in ([4, 4, 5, 6, 7, 8], [0, 1, 2, 3, 4, 5]):
-        with pytest.raises(ValueError, match="must increase"):
+        with pytest.raises(ValueError, match="at least 1 and increase"):
             intervals.equivalent_evaluations(bad, curves[0], 30.0)
     with pytest.raises(ValueError, match="3 numbers of evaluations"):
         intervals.equivalent_evaluations(NFE[:3], curves[0], 30.0)
-    with pytest.raises(ValueError, match="same pictures"):
+    with pytest.raises(ValueError, match="same number of pictures"):
         intervals.equivalent_evaluations_interval(NFE, curves, near[:9], prompts)

@@ -83,7 +83,7 @@ def test_faithfulness_is_the_share_of_named_attributes() -> None:
         measures.faithfulness(seen[:1], [{"colour": "red"}])
     with pytest.raises(ValueError, match="names no attribute"):
         measures.faithfulness(seen[:1], [{}])
-    with pytest.raises(ValueError, match="2 pictures were read for 1 prompts"):
+    with pytest.raises(ValueError, match="labels has 2 pictures, but named has 1 prompts"):
         measures.faithfulness(seen, named[:1])
 
 
@@ -218,7 +218,7 @@ def test_decisions_at_their_ends() -> None:
     assert measures.top1_agreement(-final, final).eq(0).all() and measures.regret(-final, final).gt(0).all()
     with pytest.raises(ValueError, match="same shape"):
         measures.regret(final, final[:, :3])
-    with pytest.raises(ValueError, match="not finite"):
+    with pytest.raises(ValueError, match="must be finite"):
         measures.top1_agreement(final.log(), final)
 
 

@@ -209,12 +209,12 @@ def test_parsing(text: str, terms: list[tuple[float, str, str]]) -> None:
 @pytest.mark.parametrize(
     ("text", "term"),
     [
-        ("psnr+20*ssim", "'psnr+20*ssim' is no term"),
-        ("psnr + two*ssim", "'two*ssim' is no term"),
-        ("nan*psnr", "'nan*psnr' is no term"),
-        ("psnr +", "'psnr +' is no term"),
-        ("", "'' is no term"),
-        ("clip:", "'clip:' is no term"),
+        ("psnr+20*ssim", "'psnr+20*ssim' as a term"),
+        ("psnr + two*ssim", "'two*ssim' as a term"),
+        ("nan*psnr", "'nan*psnr' as a term"),
+        ("psnr +", "'psnr +' as a term"),
+        ("", "'' as a term"),
+        ("clip:", "'clip:' as a term"),
         ("psnr + beauty", "no reward 'beauty'"),
         ("psnr:file", "psnr has no network"),
     ],
@@ -229,13 +229,13 @@ def test_missing_weights(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, spec: 
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
     with pytest.raises(RewardError, match=r"Cannot load nobody/nothing .*`hf download nobody/nothing`"):
         make_reward("clip:nobody/nothing")
-    with pytest.raises(RewardError, match=r"Cannot load .*It takes a folder with a Dinov2Model"):
+    with pytest.raises(RewardError, match=r"Cannot load .*Give a folder with a Dinov2Model"):
         make_reward(f"dino:{tmp_path}")
-    with pytest.raises(RewardError, match="It takes a folder with a Segformer"):
+    with pytest.raises(RewardError, match="Give a folder with a Segformer"):
         make_reward(f"psnr + segmentation:{tmp_path / 'nowhere'}")
-    with pytest.raises(RewardError, match="is no Dinov2Model: it lacks"):
+    with pytest.raises(RewardError, match="is not a Dinov2Model: it lacks"):
         make_reward(spec("depth").replace("depth", "dino", 1))
-    with pytest.raises(RewardError, match=r"no scene reader in reward.*give `readers`"):
+    with pytest.raises(RewardError, match=r"no scene reader in reward.*--readers"):
         make_reward("labels")
 
 

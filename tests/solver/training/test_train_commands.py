@@ -83,10 +83,10 @@ def test_training_goes_on_from_a_policy(
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        (("--reward", "labels", "--method", "distill"), "labels has no gradient to follow; train with PPO"),
+        (("--reward", "labels", "--method", "distill"), "labels has no gradient; train with --method ppo"),
         (("--reward", "beauty"), "beauty"),
         (("--order", "33"), "order of a policy is 1 to 32"),
-        (("--sees", "paper"), "The paper's policy starts as euler and learns the rows alone"),
+        (("--sees", "paper"), "The paper's policy starts as euler and learns only the rows"),
         (("--sees", "paper", "--start", "euler", "--learns", "rows"), "order 2 or more and 3 bins or more"),
         (("--pairs", "nowhere"), "There are no pairs in nowhere"),
         (("--model", "nowhere"), "nowhere"),

@@ -192,9 +192,9 @@ def test_rollouts_reward_the_tables_they_report() -> None:
 def test_what_has_no_gradient_is_refused() -> None:
     blind, policy = Task(MODEL, Reward("labels", False, PSNR.features, psnr)), Policy(2)
     optimizer = torch.optim.Adam(policy.parameters())
-    with pytest.raises(ValueError, match="labels has no gradient to follow; train with PPO"):
+    with pytest.raises(ValueError, match="labels has no gradient; train with --method ppo"):
         distill(policy, optimizer, blind, PAIRS, 4)
-    with pytest.raises(ValueError, match="choice from bins has no gradient"):
+    with pytest.raises(ValueError, match="policy with bins has no gradient"):
         distill(Policy(2, bins=5), optimizer, TASK, PAIRS, 4)
 
 
