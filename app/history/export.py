@@ -6,15 +6,17 @@ import zipfile
 from collections.abc import Iterator
 from dataclasses import asdict
 from datetime import UTC, datetime
-from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
+from app.disk import cannot_keep
 from app.history.shelf import Entry, Shelf, Shot
 from app.jobs.job import RequestError
 
 
-def export_zip(shelf: Shelf) -> Path:
-    """Write a zip file into the shelf's folder; the caller deletes it. Raises RequestError for no entries.
+def export_zip(shelf: Shelf) -> IO[bytes]:
+    """Write a zip file and return it opened at its beginning; it has no name, and goes when it is closed.
+
+    Raises RequestError for no entries and for a full disk.
 
     Its `session.json` lists the grids, the newest first, each with:
         time: in ISO 8601.
@@ -24,13 +26,18 @@ def export_zip(shelf: Shelf) -> Path:
     entries = shelf.entries
     if not entries:
         raise RequestError("There is nothing to export yet.")
-    with (
-        tempfile.NamedTemporaryFile(dir=shelf.folder, suffix=".zip", delete=False) as file,
-        zipfile.ZipFile(file, "w") as zipped,
-    ):
-        grids = [_add(entry, shelf, zipped) for entry in entries]
-        zipped.writestr("session.json", json.dumps(grids, indent=1, ensure_ascii=False))
-    return Path(file.name)
+    file: IO[bytes] | None = None
+    try:
+        file = tempfile.TemporaryFile(dir=shelf.folder)  # noqa: SIM115, the caller closes it
+        with zipfile.ZipFile(file, "w") as zipped:
+            grids = [_add(entry, shelf, zipped) for entry in entries]
+            zipped.writestr("session.json", json.dumps(grids, indent=1, ensure_ascii=False))
+    except OSError as error:
+        if file:
+            file.close()
+        raise RequestError(cannot_keep(error, shelf.folder, shelf.size)) from error
+    file.seek(0)
+    return file
 
 
 def _add(entry: Entry, shelf: Shelf, zipped: zipfile.ZipFile) -> dict[str, Any]:

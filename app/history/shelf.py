@@ -16,23 +16,29 @@ import secrets
 import shutil
 import threading
 import time
-from collections.abc import Callable, Iterable, Mapping
-from dataclasses import asdict, dataclass, field
+from collections.abc import Callable, Iterable
+from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
 from weakref import WeakValueDictionary
 
 from PIL import Image
 
 from app.disk import cannot_keep
+from app.history.entry import NAME, Entry, Shot, read_entries
 from app.jobs.job import RequestError, Start
+
+__all__ = ["Bounds", "Entry", "History", "Shelf", "Shot"]
 
 log = logging.getLogger(__name__)
 
-# In hex: browsers name themselves by 256 random bits, shelves and pictures have 128.
+# In hex: browsers name themselves by 256 random bits.
 _BROWSER = re.compile(r"[0-9a-f]{64}")
-_NAME = re.compile(r"[0-9a-f]{32}")
+_NAME = re.compile(NAME)
 _MARK = re.compile(r"[0-9a-f]{10}")
+# The file's copy if something in it is damaged; further ones are numbered.
+DAMAGED = "history.json.damaged"
+# What a process that was killed left: drafts, and exports of earlier versions.
+LEFTOVERS = ("*/*.new", "*/tmp*.zip")
 # Pixels along an edge of the small pictures in lists.
 THUMBNAIL_EDGE = 256
 # So many pictures to start from are kept that nothing was made from.
@@ -54,60 +60,29 @@ class Bounds:
     all_bytes: int = 5 * 2**30
 
 
-@dataclass
-class Shot:
-    """One picture of an entry.
-
-    Attributes:
-        job: how it was made, see `app.page.session.values_of`.
-        picture: its name on the shelf.
-        kept: whether it stays through rerolls.
-        decoder: see `app.jobs.job.Record`.
-    """
-
-    job: dict[str, Any]
-    picture: str
-    revision: str = ""
-    kept: bool = False
-    likeness: dict[str, str] | None = None
-    seconds: float = 0.0
-    decoder: str = ""
-
-
-@dataclass
-class Entry:
-    """One grid and its finals.
-
-    Attributes:
-        time: of the grid, in seconds since 1970.
-        deleted: when it was deleted; 0 if it was not.
-        start: the picture that all of them start from: "picture", its name on the shelf, and "strength".
-    """
-
-    id: str
-    time: float
-    previews: list[Shot] = field(default_factory=list)
-    finals: list[Shot] = field(default_factory=list)
-    deleted: float = 0.0
-    start: dict[str, Any] | None = None
-
-    @property
-    def pictures(self) -> list[str]:
-        started = [self.start["picture"]] if self.start else []
-        return [shot.picture for shot in [*self.previews, *self.finals]] + started
-
-
 class Shelf:
-    """What one browser has made, for any thread. `grew` is told the bytes of each new picture."""
+    """What one browser has made, for any thread.
+
+    Args:
+        grew: called with the bytes of each new picture.
+
+    Attributes:
+        notice: what to tell the user of damaged entries, once.
+
+    Raises:
+        RequestError: the history is there and can't be read.
+    """
 
     def __init__(self, folder: Path, bounds: Bounds, grew: Callable[[int], None]) -> None:
         self.folder = folder
         self._bounds = bounds
         self._grew = grew
         self._lock = threading.RLock()
-        self._entries = _read(folder / "history.json")
+        self.notice = ""
         self._starts: list[str] = []
         self._dropped: set[str] = set()  # pictures to delete once the file on disk no longer names them
+        self._entries: list[Entry] = []
+        self._read()
         self._clean()
 
     @property
@@ -116,9 +91,9 @@ class Shelf:
 
     @property
     def entries(self) -> list[Entry]:
-        """All entries that are not deleted, the newest first."""
+        """All entries that are not deleted, the newest first, whatever the clock said."""
         with self._lock:
-            return sorted((e for e in self._entries if not e.deleted), key=lambda e: -e.time)
+            return [entry for entry in reversed(self._entries) if not entry.deleted]
 
     def find(self, entry_id: object) -> Entry:
         """Return the entry of that id, deleted or not. Raises RequestError if there is none."""
@@ -184,22 +159,38 @@ class Shelf:
         Raises RequestError if it can't be written; then the file is as before.
         """
         with self._lock:
-            self._entries = [e for e in self._entries if e.id != entry.id] + [entry]
-            self._trim()
+            places = [place for place, known in enumerate(self._entries) if known.id == entry.id]
+            for place in places or [len(self._entries)]:
+                self._entries[place : place + 1] = [entry]
+            self._trim(entry)
             self._save()
 
     def delete(self, entry_id: object, undo: bool = False) -> None:
-        """Delete an entry or, within UNDO_S, bring it back. Raises RequestError if there is none."""
+        """Delete an entry or, within UNDO_S, bring it back.
+
+        Raises RequestError, and changes nothing, if there is none or if that can't be saved.
+        """
         with self._lock:
-            self.find(entry_id).deleted = 0.0 if undo else time.time()
-            self._save()
+            entry = self.find(entry_id)
+            before, entry.deleted = entry.deleted, 0.0 if undo else time.time()
+            try:
+                self._save()
+            except RequestError:
+                entry.deleted = before
+                raise
 
     def clear(self) -> None:
-        """Delete everything, with all pictures."""
+        """Delete everything, with all pictures.
+
+        Raises RequestError, and changes nothing, if the disk can't be written to.
+        """
         with self._lock:
+            try:
+                (self.folder / "history.json").unlink(missing_ok=True)  # first, since it names the pictures
+            except OSError as error:
+                raise RequestError(cannot_keep(error, self.folder, 0)) from error
             self._entries, self._starts = [], []
             self._dropped.clear()
-            (self.folder / "history.json").unlink(missing_ok=True)  # first, since it names the pictures
             shutil.rmtree(self.folder, ignore_errors=True)
 
     @property
@@ -207,17 +198,16 @@ class Shelf:
         """Bytes of all pictures that entries name."""
         return sum(self._bytes(entry) for entry in self._entries)
 
-    def _trim(self) -> None:
-        """Delete the oldest: first entries without finals, then previews that were not picked."""
+    def _trim(self, spared: Entry) -> None:
+        """Delete the oldest, but not `spared`: first entries without finals, then previews not picked."""
         now = time.time()
         for entry in [e for e in self._entries if e.deleted and now - e.deleted > UNDO_S]:
             self._remove(entry)
-        oldest = sorted(self._entries, key=lambda e: (bool(e.finals), e.time))
-        while len(self._entries) > self._bounds.entries:
+        oldest = sorted((e for e in self._entries if e is not spared), key=lambda e: bool(e.finals))
+        while oldest and len(self._entries) > self._bounds.entries:
             self._remove(oldest.pop(0))
-        newest = max(oldest, key=lambda e: e.time, default=None)
         for entry in oldest:
-            if self.size <= self._bounds.shelf_bytes or entry is newest:
+            if self.size <= self._bounds.shelf_bytes:
                 return
             refined = {shot.job["seed"] for shot in entry.finals}
             self._dropped.update(entry.pictures)
@@ -231,7 +221,7 @@ class Shelf:
 
     def _clean(self) -> None:
         """Delete old pictures that no entry names."""
-        if _aside(self.folder / "history.json").exists():  # which may name them
+        if any(self.folder.glob(f"{DAMAGED}*")):  # which may name them
             return
         files = [path for path in self.folder.glob("*") if path.suffix in (".png", ".jpg")]
         old = time.time() - LEFT_OVER_S
@@ -250,6 +240,31 @@ class Shelf:
 
     def _files(self, name: str) -> tuple[Path, Path]:
         return self.folder / f"{name}.png", self.folder / f"{name}.jpg"
+
+    def _read(self) -> None:
+        """Read what was saved. A file with anything that is damaged is kept beside the new one."""
+        path = self.folder / "history.json"
+        try:
+            self._entries, whole = read_entries(path.read_bytes())
+            if not whole:
+                aside = _keep_copy(path)
+        except FileNotFoundError:
+            return
+        except OSError as error:
+            log.exception("The history %s can't be read, or a copy of a damaged one can't be kept", path)
+            raise RequestError(
+                "Your history can't be read at present, but nothing of it is lost. The operator has to help."
+            ) from error
+        if whole:
+            return
+        count = len(self._entries)
+        log.warning("A history is damaged; %d of its entries are whole, and it is kept as %s", count, aside)
+        self.notice = (
+            "A part of your history is damaged and can't be shown; the operator can still find it. "
+            f"{count or 'No'} other entries are as they were."
+        )
+        with contextlib.suppress(RequestError):  # a full disk; the next change saves it
+            self._save()
 
     def _save(self) -> None:
         draft = self.folder / "history.json.new"
@@ -276,6 +291,8 @@ class History:
         self._shelves: WeakValueDictionary[str, Shelf] = WeakValueDictionary()  # one of each, while in use
         self._trimming = threading.Lock()
         self._grown = 0
+        for left in (path for pattern in LEFTOVERS for path in folder.glob(pattern)):
+            left.unlink(missing_ok=True)
         self.trim()
 
     def shelf(self, browser: object, login: str = "") -> Shelf:
@@ -309,7 +326,8 @@ class History:
                     return
                 total -= sizes[name]
                 log.info("The history is full; one browser's is deleted")
-                self._at(name).clear()
+                with contextlib.suppress(RequestError):  # the disk; it is in the log
+                    self._at(name).clear()
 
     def _grew(self, count: int) -> None:
         """Count new bytes; now and then trim all shelves, in a thread, so that nobody waits."""
@@ -328,22 +346,14 @@ class History:
             return shelf
 
 
-def _read(path: Path) -> list[Entry]:
-    """Read what was saved. A damaged file is put aside, not overwritten."""
+def _keep_copy(path: Path) -> Path:
+    """Keep a file under another name, too, and return that; it takes no room where there are hard links."""
+    number = len(list(path.parent.glob(f"{DAMAGED}*")))
+    aside = path.with_name(f"{DAMAGED}-{number + 1}" if number else DAMAGED)
     try:
-        return [_entry(each) for each in json.loads(path.read_text(encoding="utf-8"))]
+        os.link(path, aside)
     except FileNotFoundError:
-        return []
-    except (OSError, ValueError, TypeError, KeyError):
-        log.exception("A history can't be read and is put aside as %s", _aside(path).name)
-        path.replace(_aside(path))
-        return []
-
-
-def _aside(path: Path) -> Path:
-    return path.with_name(f"{path.name}.damaged")
-
-
-def _entry(values: Mapping[str, Any]) -> Entry:
-    shots = {kind: [Shot(**shot) for shot in values[kind]] for kind in ("previews", "finals")}
-    return Entry(values["id"], values["time"], **shots, deleted=values["deleted"], start=values.get("start"))
+        raise
+    except OSError:
+        shutil.copy2(path, aside)
+    return aside

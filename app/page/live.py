@@ -7,10 +7,9 @@ connects again and gets everything. Pictures are found by names that nobody can 
 import asyncio
 import contextlib
 import json
-from collections.abc import AsyncIterator, Callable
-from typing import Any
+from collections.abc import AsyncIterator, Callable, Iterator
+from typing import IO, Any
 
-from starlette.background import BackgroundTask
 from starlette.requests import Request
 from starlette.responses import FileResponse, JSONResponse, Response, StreamingResponse
 from starlette.routing import BaseRoute, Route
@@ -31,12 +30,14 @@ REFRESH_S = 0.1
 HEARTBEAT_S = 2.0
 # A request that only names a tab is no longer than this.
 MAX_REQUEST_BYTES = 2000
+CHUNK_BYTES = 2**18
 # For files that never change, are for one person, and must not be taken for anything else.
 _PRIVATE = {
     "Cache-Control": "private, max-age=31536000, immutable",
     "X-Content-Type-Options": "nosniff",
     "Referrer-Policy": "no-referrer",
 }
+_ZIP = {"Content-Disposition": 'attachment; filename="diffusion-preview.zip"'}
 _UNCACHED = {"Cache-Control": "no-store", "X-Accel-Buffering": "no"}
 
 
@@ -92,11 +93,10 @@ def file_routes(sessions: Sessions) -> list[BaseRoute]:
     async def export(request: Request) -> Response:
         try:
             session, _ = await session_of(request, sessions)
-            path = await asyncio.to_thread(export_zip, session.shelf)
+            file = await asyncio.to_thread(export_zip, session.shelf)
         except RequestError as error:
             return refusal(error)
-        done = BackgroundTask(path.unlink)
-        return FileResponse(path, filename="diffusion-preview.zip", headers=_UNCACHED, background=done)
+        return StreamingResponse(_read_and_close(file), 200, _UNCACHED | _ZIP, "application/zip")
 
     async def restore(request: Request) -> Response:
         try:
@@ -161,6 +161,12 @@ async def _stream(
                 await asyncio.wait_for(new.wait(), HEARTBEAT_S)
     finally:
         sessions.detach(session, listener)
+
+
+def _read_and_close(file: IO[bytes]) -> Iterator[bytes]:
+    with file:
+        while chunk := file.read(CHUNK_BYTES):
+            yield chunk
 
 
 async def _read_body(request: Request, limit: int) -> bytes:

@@ -10,7 +10,7 @@ import threading
 import time
 from collections import OrderedDict
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, dataclass, field, fields, replace
 from typing import Any
 
 from app.history.shelf import Entry, History, Shelf, Shot
@@ -217,6 +217,9 @@ class Sessions:
                 alone = not any(name == shelf.name and s.listeners for (name, _), s in self._tabs.items())
                 session = Session(shelf, login=login, secret=tab)
                 self._tabs[shelf.name, tab] = session
+                if shelf.notice:
+                    session.tell(shelf.notice)
+                    shelf.notice = ""
                 if alone and shelf.entries:
                     with contextlib.suppress(RequestError):  # what it started from may be lost
                         show_entry(session, shelf.entries[0])
@@ -276,6 +279,8 @@ def show_entry(session: Session, entry: Entry) -> None:
         )
         for shot in entry.previews
     ]
+    if not tiles:
+        raise RequestError("The previews of this picture are gone. The picture itself is in the export.")
     grid, stage = Grid(tiles, note=note_of(tiles), id=entry.id), None
     if entry.finals:
         shot = entry.finals[-1]
@@ -324,16 +329,18 @@ def values_of(job: Job) -> dict[str, Any]:
 
 
 def job_of(shot: Shot, kind: Any, session: Session, start: Start | None) -> Job:
-    """Return the job that `values_of` wrote down."""
-    values = {name: value for name, value in shot.job.items() if name not in _NOT_KEPT}
+    """Return the job that `values_of` wrote down. Raises RequestError if this version has no such job."""
+    values = {field.name: shot.job[field.name] for field in fields(Job) if field.name in shot.job}
     variation = values.pop("variation", None)
-    return Job(
-        kind=kind,
-        owner=session.owner,
-        variation=Variation(**variation) if variation else None,
-        start=start,
-        **values,
-    )
+    try:
+        return Job(
+            **values | {"kind": kind, "owner": session.owner, "start": start},
+            variation=Variation(**variation) if variation else None,
+        )
+    except TypeError as error:
+        raise RequestError(
+            "Another version of this app made this picture, and it can't be made again."
+        ) from error
 
 
 def start_of(session: Session, entry: Entry) -> Start | None:

@@ -1,19 +1,32 @@
 """What is kept of a browser's pictures, and for how long."""
 
+import errno
+import hashlib
 import json
 import os
+import shutil
+import tempfile
 import threading
 import time
+import zipfile
+from collections.abc import Callable
 from contextlib import suppress
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from PIL import Image
 
+from app.history.export import export_zip
 from app.history.shelf import LEFT_OVER_S, UNDO_S, Bounds, Entry, History, Shelf, Shot
 from app.jobs.job import RequestError
 from app.jobs.png import Parameters, write
+from app.page.session import Sessions, show_entry
+from app.page.views import history_view
 
 BROWSER = "0123456789abcdef" * 4
 
@@ -22,10 +35,18 @@ def picture(level: int = 0) -> bytes:
     return write(Image.effect_noise((64, 64), 50 + level).convert("RGB"), Parameters("lake"))
 
 
+def job(seed: int) -> dict[str, Any]:
+    return {"seed": seed, "prompt": "lake", "steps": 4, "solver": "ddim"}
+
+
+def history_file(folder: Path) -> Path:
+    return folder / hashlib.sha256(BROWSER.encode()).hexdigest()[:32] / "history.json"
+
+
 def entry(shelf: Shelf, when: float, finals: int = 0, previews: int = 4) -> Entry:
     """An entry with pictures; its finals are of its first previews."""
-    shots = [Shot({"seed": seed, "prompt": "lake"}, shelf.put(picture())) for seed in range(previews)]
-    done = [Shot({"seed": seed, "prompt": "lake"}, shelf.put(picture())) for seed in range(finals)]
+    shots = [Shot(job(seed), shelf.put(picture())) for seed in range(previews)]
+    done = [Shot(job(seed), shelf.put(picture())) for seed in range(finals)]
     made = Entry(f"entry {when}", when, shots, done)
     shelf.record(made)
     return made
@@ -89,7 +110,7 @@ def test_a_kept_preview_outlives_the_entry_that_it_came_from(tmp_path: Path) -> 
     shelf = History(tmp_path, Bounds(entries=1)).shelf(BROWSER)
     first = entry(shelf, 1)
     shared = first.previews[0]
-    shelf.record(Entry("next", 2, [shared, Shot({"seed": 9, "prompt": "lake"}, shelf.put(picture()))]))
+    shelf.record(Entry("next", 2, [shared, Shot(job(9), shelf.put(picture()))]))
     assert shelf.path(shared.picture).is_file()
     with pytest.raises(RequestError):
         shelf.path(first.previews[1].picture)
@@ -189,14 +210,235 @@ def test_what_a_crash_left_over_is_deleted_later(tmp_path: Path) -> None:
     assert History(tmp_path).shelf(BROWSER).path(made.pictures[0]), "a damaged history may be mended"
 
 
-def test_a_damaged_history_is_put_aside(tmp_path: Path) -> None:
+def test_a_damaged_history_is_kept_beside_the_new_one(tmp_path: Path) -> None:
+    file = history_file(tmp_path)
+    file.parent.mkdir()
+    damages = ["", "{", "[1]", '[{"id": 1}]', json.dumps({"a": 1})]
+    for damage in damages:
+        file.write_text(damage)
+        shelf = History(tmp_path).shelf(BROWSER)
+        assert shelf.entries == [] and "damaged" in shelf.notice
+        assert not History(tmp_path).shelf(BROWSER).notice, "it is said once"
+    assert sorted(path.read_text() for path in file.parent.glob("*.damaged*")) == sorted(damages)
+
+
+# ---- files of other versions, and damaged ones
+
+NAMES = ("id", "time", "previews", "finals", "deleted", "start", "job", "picture", "seed", "variation")
+JSON = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text(),
+    lambda inner: (
+        st.lists(inner, max_size=4) | st.dictionaries(st.sampled_from(NAMES) | st.text(), inner, max_size=6)
+    ),
+    max_leaves=12,
+)
+DEEP = "[" * 100_000 + "]" * 100_000
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A history with two entries, one with a start and a variation."""
+    folder = tmp_path_factory.mktemp("whole")
+    shelf = History(folder).shelf(BROWSER)
+    first, _ = entry(shelf, 1, finals=1, previews=2), entry(shelf, 2, previews=1)
+    first.start = {"picture": shelf.put(picture()), "strength": 0.5}
+    first.previews[1].job["variation"] = {"seed": 7, "amount": 0.25}
+    shelf.record(first)
+    return folder
+
+
+def opened(whole: Path, text: str) -> list[Entry]:
+    """Everything that a tab, the history and the export do with that history if it had this text."""
+    with tempfile.TemporaryDirectory() as folder:
+        shutil.copytree(whole, folder, dirs_exist_ok=True)
+        history_file(Path(folder)).write_text(text)
+        session = Sessions(History(Path(folder))).of(BROWSER, "0" * 32)
+        json.dumps(history_view(session.shelf), allow_nan=False).encode()
+        entries = session.shelf.entries
+        if entries:
+            export_zip(session.shelf).close()
+            session.shelf.record(entries[0])
+        return entries
+
+
+@settings(max_examples=150, deadline=None)
+@given(value=JSON)
+def test_anything_in_place_of_the_file_is_no_error(whole: Path, value: Any) -> None:
+    opened(whole, json.dumps(value))
+
+
+@settings(max_examples=150, deadline=None)
+@given(value=JSON, place=st.integers(0, 2))
+def test_anything_in_place_of_an_entry_costs_no_other(whole: Path, value: Any, place: int) -> None:
+    values = json.loads(history_file(whole).read_text())
+    values.insert(place, value)
+    assert [each.id for each in opened(whole, json.dumps(values))] == ["entry 2", "entry 1"]
+
+
+@settings(max_examples=150, deadline=None)
+@given(value=JSON, choose=st.data())
+def test_anything_in_place_of_a_part_of_an_entry_costs_no_other(
+    whole: Path, value: Any, choose: st.DataObject
+) -> None:
+    values = json.loads(history_file(whole).read_text())
+    part: Any = values[0]
+    while True:
+        key = choose.draw(st.sampled_from(list(part) if isinstance(part, dict) else range(len(part))))
+        if not isinstance(part[key], dict | list) or not part[key] or choose.draw(st.booleans()):
+            break
+        part = part[key]
+    part[key] = value
+    assert "entry 2" in [each.id for each in opened(whole, json.dumps(values))]
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [
+        pytest.param(lambda text: text.replace("[{", f"[{DEEP}, {{", 1), id="deep nesting"),
+        pytest.param(lambda text: text.replace('"id": "entry 1"', f'"id": {DEEP}'), id="deep in an entry"),
+        pytest.param(lambda text: text.replace('"time": 1', '"time": "yesterday"'), id="text as time"),
+        pytest.param(lambda text: text.replace('"time": 1', '"time": NaN'), id="no number"),
+        pytest.param(lambda text: text.replace('"time": 1', '"when": 1'), id="a renamed field"),
+        pytest.param(lambda text: text.replace('"time": 1', f'"time": {"9" * 5000}'), id="a long number"),
+        pytest.param(lambda text: text.replace('"entry 1"', '"entry 2"'), id="twice the same id"),
+        pytest.param(lambda text: text.replace('"lake"', '"\\ud800"', 1), id="half a letter"),
+        pytest.param(lambda text: text[: text.index('"entry 2"')] + "null}, " + text[1:], id="spliced"),
+        pytest.param(lambda text: text + "]", id="a bracket too many"),
+        pytest.param(lambda text: text[:-1], id="the last bracket is missing"),
+    ],
+)
+def test_what_is_whole_stays_and_the_rest_is_kept_aside(
+    whole: Path, tmp_path: Path, damage: Callable[[str], str]
+) -> None:
+    shutil.copytree(whole, tmp_path, dirs_exist_ok=True)
+    file = history_file(tmp_path)
+    damaged = damage(file.read_text())
+    file.write_text(damaged)
+    shelf = History(tmp_path).shelf(BROWSER)
+    assert "entry 2" in [each.id for each in shelf.entries]
+    assert "damaged" in shelf.notice
+    assert file.with_name("history.json.damaged").read_text() == damaged
+    again = History(tmp_path).shelf(BROWSER)
+    assert again.entries == shelf.entries and not again.notice
+
+
+def test_fields_of_another_version_are_passed_over(whole: Path, tmp_path: Path) -> None:
+    shutil.copytree(whole, tmp_path, dirs_exist_ok=True)
+    before = History(tmp_path).shelf(BROWSER)
+    file = before.folder / "history.json"
+    values = json.loads(file.read_text())
+    for place in (values[0], values[0]["previews"][0], values[0]["previews"][0]["job"], values[0]["start"]):
+        place["mood"] = {"of": ["tomorrow"]}
+    del values[1]["deleted"], values[1]["previews"][0]["decoder"]
+    file.write_text(json.dumps(values))
+    shelf = History(tmp_path).shelf(BROWSER)
+    assert shelf.entries == before.entries
+    assert not list(shelf.folder.glob("*.damaged*")) and not shelf.notice
+
+
+def test_an_unknown_solver_leaves_the_pictures(whole: Path, tmp_path: Path) -> None:
+    shutil.copytree(whole, tmp_path, dirs_exist_ok=True)
+    file = history_file(tmp_path)
+    file.write_text(file.read_text().replace('"ddim"', '"of tomorrow"'))
+    session = Sessions(History(tmp_path)).of(BROWSER, "0" * 32)
+    assert len(history_view(session.shelf)) == 2
+    with pytest.raises(RequestError):
+        show_entry(session, session.shelf.entries[0])
+
+
+def test_a_history_that_can_t_be_read_is_not_overwritten(tmp_path: Path) -> None:
+    file = history_file(tmp_path)
+    (file / "inside").mkdir(parents=True)
+    with pytest.raises(RequestError, match="nothing of it is lost"):
+        History(tmp_path).shelf(BROWSER)
+    assert (file / "inside").is_dir()
+
+
+# ---- the clock
+
+
+@pytest.mark.parametrize("finals", [0, 1], ids=["all plain", "all others refined"])
+@pytest.mark.parametrize("bounds", [Bounds(entries=3), Bounds(shelf_bytes=30_000)], ids=["entries", "bytes"])
+def test_the_newest_stays_though_the_clock_was_set_back(tmp_path: Path, bounds: Bounds, finals: int) -> None:
+    shelf = History(tmp_path, bounds).shelf(BROWSER)
+    for when in (5000, 5001, 5002):
+        entry(shelf, when, finals=finals)
+    newest = entry(shelf, 5002 - 3600)
+    assert shelf.entries[0] == newest, "and comes first"
+    assert History(tmp_path, bounds).shelf(BROWSER).entries == shelf.entries
+    assert all(shelf.path(name) for name in newest.pictures)
+
+
+def test_an_entry_that_changes_stays_in_its_place(tmp_path: Path) -> None:
+    shelf = History(tmp_path).shelf(BROWSER)
+    first, second = entry(shelf, 1), entry(shelf, 2)
+    shelf.record(replace(first, finals=first.previews[:1]))
+    assert [each.id for each in shelf.entries] == [second.id, first.id]
+
+
+# ---- a full disk
+
+
+def test_drafts_and_exports_that_a_kill_left_go_at_the_start(tmp_path: Path) -> None:
+    shelf = History(tmp_path).shelf(BROWSER)
+    made = entry(shelf, 1)
+    left = [shelf.folder / name for name in ("tmpabc123.zip", "history.json.new")]
+    for path in left:
+        path.write_bytes(b"half")
+    assert History(tmp_path).shelf(BROWSER).entries == [made]
+    assert not any(path.exists() for path in left)
+    assert all(shelf.path(name) for name in made.pictures)
+
+
+def full(*_: Any, **__: Any) -> Any:
+    raise OSError(errno.ENOSPC, "No space left on device")
+
+
+@pytest.mark.parametrize("call", ["tempfile.TemporaryFile", "zipfile.ZipFile.write"])
+def test_an_export_on_a_full_disk_is_told_and_leaves_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, call: str
+) -> None:
     shelf = History(tmp_path).shelf(BROWSER)
     entry(shelf, 1)
-    file = shelf.folder / "history.json"
-    for damage in ("", "{", "[1]", '[{"id": 1}]', json.dumps({"a": 1})):
-        file.write_text(damage)
-        assert History(tmp_path).shelf(BROWSER).entries == []
-        assert (shelf.folder / "history.json.damaged").read_text() == damage
+    before = sorted(shelf.folder.iterdir())
+    monkeypatch.setattr(call, full)
+    with pytest.raises(RequestError, match="the disk is full"):
+        export_zip(shelf)
+    assert sorted(shelf.folder.iterdir()) == before
+
+
+def test_an_export_has_no_name_on_the_disk(tmp_path: Path) -> None:
+    shelf = History(tmp_path).shelf(BROWSER)
+    made = entry(shelf, 1)
+    before = sorted(shelf.folder.iterdir())
+    with export_zip(shelf) as file, zipfile.ZipFile(file) as zipped:
+        assert len(zipped.namelist()) == 1 + len(made.pictures)
+        assert sorted(shelf.folder.iterdir()) == before
+
+
+@pytest.mark.parametrize("undo", [False, True])
+def test_memory_and_disk_agree_on_what_can_t_be_deleted(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, undo: bool
+) -> None:
+    shelf = History(tmp_path).shelf(BROWSER)
+    made = entry(shelf, 1)
+    if undo:
+        shelf.delete(made.id)
+    before = shelf.entries
+    monkeypatch.setattr("app.history.shelf.os.replace", full)
+    with pytest.raises(RequestError, match="could not be saved"):
+        shelf.delete(made.id, undo)
+    assert shelf.entries == before == History(tmp_path).shelf(BROWSER).entries
+
+
+def test_a_history_that_can_t_be_cleared_stays(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    shelf = History(tmp_path).shelf(BROWSER)
+    made = entry(shelf, 1)
+    with monkeypatch.context() as patch:
+        patch.setattr("pathlib.Path.unlink", full)
+        with pytest.raises(RequestError, match="could not be saved"):
+            shelf.clear()
+    assert shelf.entries == [made] == History(tmp_path).shelf(BROWSER).entries
 
 
 def on_a_full_disk(path: Path) -> None:
@@ -223,7 +465,7 @@ def test_a_full_disk_is_told_and_nothing_that_was_kept_is_lost(
     assert f"{len(made)} bytes can't be written to {shelf.folder}, where " in caplog.text
     on_a_full_disk(shelf.folder / "history.json.new")
     with pytest.raises(RequestError, match="the disk is full"):
-        shelf.record(Entry("new", 2, [Shot({"seed": 1, "prompt": "lake"}, shelf.put(picture()))]))
+        shelf.record(Entry("new", 2, [Shot(job(1), shelf.put(picture()))]))
     assert History(tmp_path).shelf(BROWSER).entries == [kept]
     shelf.record(kept)  # there is room again
     assert {each.id for each in History(tmp_path).shelf(BROWSER).entries} == {kept.id, "new"}
