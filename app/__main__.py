@@ -4,6 +4,7 @@ import os
 import socket
 import sys
 from functools import partial
+from importlib.util import find_spec
 from pathlib import Path
 
 from app.catalogue import is_local
@@ -55,6 +56,8 @@ def check(settings: Settings) -> dict[str, auth.PasswordHash]:
             check_address(host, port)
         except (OSError, OverflowError) as error:
             raise ValueError(f"can't listen on {host}:{port} ({error}). Choose another {flags}.") from error
+    if settings.mcp and not find_spec("mcp"):
+        raise ValueError("--mcp needs packages that are missing: pip install -r requirements-mcp.txt")
     if settings.study:
         from app.study.plan import read_study  # imports torch
 

@@ -11,14 +11,12 @@ from typing import Any
 import gradio as gr
 from gradio.context import LocalContext
 from gradio.route_utils import get_root_url
-from gradio.routes import INTERNAL_ROUTES
 from gradio.utils import get_upload_folder
 from gradio_client.utils import encode_file_path, is_file_obj_with_meta, traverse
 from starlette.requests import Request
 from starlette.types import Scope
 
 __all__ = [
-    "INTERNAL_ROUTES",
     "Blocks",
     "encode_file_path",
     "get_upload_folder",
@@ -31,9 +29,15 @@ EVENT = re.compile(r"/gradio_api/(queue/join|(call(/v2)?|run|api)/[^/]+)/?")
 UNQUEUED_EVENT = re.compile(r"/gradio_api/(run|api)/")
 EVENT_BY_NAME = "/gradio_api/call/v2/"
 ANSWER = re.compile(r"/gradio_api/(queue/data|call/(v2/)?[^/]+/[^/]+)/?")
-# Gradio fetches from other servers at the first, calls what no component of ours has at the second, and makes
-# icons of any size at the third: size 0 is an error, and a large one takes all memory.
-UNUSED = re.compile(r"/((gradio_api/)?(proxy=.*|component_server/?)|pwa_icon(/.*)?)", re.DOTALL)
+# Gradio's addresses that the page and its clients need. All others are closed: they serve what the app does
+# not have (recordings, streams, custom components), fetch from other servers, give the login's token to
+# scripts, or make an icon of any size, which takes all memory for a large one.
+OPEN = re.compile(
+    r"/(|config|openapi\.json|login|logout|theme\.css|robots\.txt|favicon\.ico|manifest\.json|pwa_icon/(192|512)"
+    r"|(assets|static|svelte)/.+"
+    r"|gradio_api/(info|openapi\.json|app_id|login_check|startup-events|theme\.css|upload|upload_progress|file=.+"
+    r"|queue/(join|data|status)|(call(/v2)?|run|api)/[^/]+(/[^/]+)?|cancel|reset|heartbeat/[^/]+|mcp(/.*)?))/?"
+)
 # Options of `launch`. After the server has answered once, Gradio also opens the page and gives up after three
 # seconds, which a busy machine may need. No public option avoids that.
 LAUNCH: Mapping[str, Any] = {"_frontend": False}
@@ -71,6 +75,11 @@ def current_request() -> Any:
     Backends are called deep below the event's function, and learn from it whose limit counts.
     """
     return LocalContext.request.get(None)
+
+
+def path_of(scope: Scope) -> str:
+    """Return the path of a request below the app's root path."""
+    return str(scope.get("path", "")).removeprefix(scope.get("root_path", ""))
 
 
 def page_of(scope: Scope) -> Any:

@@ -41,7 +41,7 @@ class Page(Blocks):
         routes: addresses of its own beside Gradio's.
         styles: its style sheets.
         head_html: goes into the page's head, see `app.server.head`.
-        login_labels: replace texts of the login page, see `app.server.middleware`.
+        login_labels: replace texts of the login page, see `app.server.login`.
         sessions: the tabs that show it.
     """
 

@@ -34,7 +34,6 @@ CHUNK_BYTES = 2**18
 # For files that never change, are for one person, and must not be taken for anything else.
 _PRIVATE = {
     "Cache-Control": "private, max-age=31536000, immutable",
-    "X-Content-Type-Options": "nosniff",
     "Referrer-Policy": "no-referrer",
 }
 _ZIP = {"Content-Disposition": 'attachment; filename="diffusion-preview.zip"'}

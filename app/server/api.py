@@ -148,8 +148,11 @@ def _uploaded(picture: Any) -> bytes:
 
 
 def _owner(request: gr.Request | None) -> str:
-    """Name the client that asks; no browser's shelf has such a name."""
-    return f"program-{request.session_hash}" if request else ""
+    """Name the client that asks; no browser's shelf has such a name.
+
+    A client without a session gets a name for this request only: others could guess a shared one.
+    """
+    return f"program-{(request and request.session_hash) or secrets.token_hex(16)}"
 
 
 def _make(backend: Backend, jobs: Sequence[Job], pictures: Path) -> tuple[list, list]:

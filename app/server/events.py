@@ -15,12 +15,12 @@ from app.page.gradio_internals import (
     EVENT,
     EVENT_BY_NAME,
     UNQUEUED_EVENT,
-    UNUSED,
     asks_for_login,
     find_event,
     is_answer_lost,
     login_of,
     page_of,
+    path_of,
 )
 
 TAB = re.compile(r"[\w-]{1,64}", re.ASCII)
@@ -33,12 +33,7 @@ class EventCheck:
         self._app = app
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        path = scope.get("path", "").removeprefix(scope.get("root_path", ""))
-        method = scope.get("method")
-        # Gradio answers 500 for the name of a page that there is not; the app has one page, without a name.
-        names_page = path in ("", "/") and method and Request(scope).query_params.get("page")
-        if method and (UNUSED.fullmatch(path) or names_page):
-            return await refusal("There is nothing at this address.", 404)(scope, receive, send)
+        path, method = path_of(scope), scope.get("method")
         if method == "GET" and ANSWER.fullmatch(path):
             tab = Request(scope).query_params.get("session_hash")
             if is_answer_lost(page_of(scope), path, tab):
@@ -52,10 +47,6 @@ class EventCheck:
         problem = problem_of(body, page_of(scope), path)
         if problem:
             return await refusal(problem, 422)(scope, receive, send)
-        messages = [{"type": "http.request", "body": body, "more_body": False}]
-
-        async def replay() -> Message:
-            return messages.pop() if messages else await receive()
 
         async def answer(message: Message) -> None:
             # Here Gradio answers any error of an event with 500, also a message for the user.
@@ -63,7 +54,19 @@ class EventCheck:
                 message = {**message, "status": 422}
             await send(message)
 
-        await self._app(scope, replay, answer)
+        await self._app(scope, replay(body, receive), answer)
+
+
+def replay(body: bytes, then: Receive | None = None) -> Receive:
+    """Return a `receive` that gives a body which was read already, and then what `then` gives."""
+    messages: list[Message] = [{"type": "http.request", "body": body, "more_body": False}]
+
+    async def receive() -> Message:
+        if messages:
+            return messages.pop()
+        return await then() if then else {"type": "http.disconnect"}
+
+    return receive
 
 
 def is_allowed(scope: Scope) -> bool:

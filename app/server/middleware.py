@@ -1,47 +1,54 @@
-"""What every request passes: ids and the log, the login, the limit of body sizes, the check of events."""
+"""What every request passes: log, origins, open addresses, login, limit of body sizes, check of events."""
 
 import logging
 import re
 import secrets
 import time
-from collections.abc import Mapping
-from html import escape
+from collections.abc import Sequence
 
 from fastapi.exceptions import RequestValidationError
 from starlette.middleware import Middleware
 from starlette.requests import ClientDisconnect, Request
-from starlette.responses import HTMLResponse, Response
+from starlette.responses import Response
+from starlette.routing import BaseRoute, Match
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from app.jobs.uploads import MAX_BYTES
-from app.page.gradio_internals import INTERNAL_ROUTES, page_of
-from app.page.scripts import STATIC
-from app.server.events import EventCheck, is_allowed, refusal
+from app.page.gradio_internals import OPEN, path_of
+from app.server.events import EventCheck, refusal
+from app.server.head import Head
+from app.server.login import LoginGuard, LoginWall
+from app.server.origins import Origins
 
 log = logging.getLogger("app.web")
 
-# A picture of MAX_BYTES in Base64, and what goes with it.
-MAX_BODY_BYTES = MAX_BYTES * 4 // 3 + 2**20
+# The largest body: what scripts and programs send is parsed as a whole, by Python, for everybody's time.
+MAX_BODY_BYTES = 2**16
+# The largest body of the addresses that take a file: a picture of MAX_BYTES in Base64, and what goes with it.
+MAX_FILE_BODY_BYTES = MAX_BYTES * 4 // 3 + 2**20
+TAKES_FILE = {"/gradio_api/upload", "/restore", "/start"}
 # A proxy's id of a request is kept if it looks like one.
 REQUEST_ID = re.compile(r"[\w.-]{1,64}", re.ASCII)
-LOGIN_LABELS: Mapping[str, str] = {
-    "language": "en",
-    "title": "Diffusion Preview",
-    "welcome": "Log in to make pictures here.",
-    "name": "Name",
-    "password": "Password",
-    "log_in": "Log in",
-    "wrong": "The name or the password is wrong.",
-    "silent": "The server did not answer. Please try again.",
-}
-# First parts of the paths that need no login: the login itself, and what Gradio checks by itself.
-WITHOUT_LOGIN = {"", "healthz", "readyz", "metrics", "card.png", *INTERNAL_ROUTES}
-HEADERS = ((b"x-content-type-options", b"nosniff"), (b"referrer-policy", b"same-origin"))
 
 
-def middleware() -> list[Middleware]:
-    """Return what each request passes, outermost first."""
-    return [Middleware(AccessLog), Middleware(LoginWall), Middleware(BodyLimit), Middleware(EventCheck)]
+def middleware(own: Sequence[BaseRoute], head: str = "", framed_by: Sequence[str] = ()) -> list[Middleware]:
+    """Return what each request passes, outermost first.
+
+    Args:
+        own: the app's own routes, which are open beside those of OPEN.
+        head: tags for the page's head.
+        framed_by: see `Origins`.
+    """
+    return [
+        Middleware(AccessLog),
+        Middleware(Origins, framed_by=framed_by),
+        Middleware(Head, head=head),
+        Middleware(OpenAddresses, own=own),
+        Middleware(BodyLimit),
+        Middleware(LoginGuard),
+        Middleware(LoginWall),
+        Middleware(EventCheck),
+    ]
 
 
 async def refuse_values(request: Request, error: Exception) -> Response:
@@ -71,8 +78,8 @@ class AccessLog:
             nonlocal status
             if message["type"] == "http.response.start":
                 status = message["status"]
-                own = [(b"x-request-id", request_id.encode()), *HEADERS]
-                message = {**message, "headers": [*message.get("headers", []), *own]}
+                own = (b"x-request-id", request_id.encode())
+                message = {**message, "headers": [*message.get("headers", []), own]}
             await send(message)
 
         try:
@@ -84,31 +91,27 @@ class AccessLog:
             log.info(scope["method"], extra=entry)
 
 
-class LoginWall:
-    """Where the app asks for a login, serve others the login page, and nothing that is not needed for it."""
+class OpenAddresses:
+    """Answer 404 at all addresses but the app's own and those of OPEN."""
 
-    def __init__(self, app: ASGIApp) -> None:
-        self._app = app
+    def __init__(self, app: ASGIApp, own: Sequence[BaseRoute]) -> None:
+        self._app, self._own = app, own
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] == "http" and not is_allowed(scope):
-            first = scope["path"].removeprefix(scope.get("root_path", "")).strip("/").split("/")[0]
-            if not first and scope["method"] in ("GET", "HEAD"):
-                return await _login_page(page_of(scope).login_labels)(scope, receive, send)
-            if first not in WITHOUT_LOGIN:
-                return await refusal("Please log in.", 401)(scope, receive, send)
+        if scope["type"] == "http":
+            path = path_of(scope)
+            # For the name of an unknown page Gradio answers 500; the app has one page, without a name.
+            names_page = path in ("", "/") and Request(scope).query_params.get("page")
+            if names_page or not (OPEN.fullmatch(path) or self._is_own(scope)):
+                return await refusal("There is nothing at this address.", 404)(scope, receive, send)
         await self._app(scope, receive, send)
 
-
-def _login_page(labels: Mapping[str, str]) -> Response:
-    """Return the login page; `labels` replace those of LOGIN_LABELS."""
-    html, texts = (STATIC / "login.html").read_text(encoding="utf-8"), {**LOGIN_LABELS, **labels}
-    html = re.sub(r"\{\{(\w+)\}\}", lambda place: escape(texts[place[1]]), html)
-    return HTMLResponse(html, headers={"Cache-Control": "no-store"})
+    def _is_own(self, scope: Scope) -> bool:
+        return any(route.matches(scope)[0] is not Match.NONE for route in self._own)
 
 
 class BodyLimit:
-    """Refuse a body of more than MAX_BODY_BYTES as soon as so much has arrived."""
+    """Refuse a body that is larger than its address takes, as soon as so much has arrived."""
 
     def __init__(self, app: ASGIApp) -> None:
         self._app = app
@@ -116,18 +119,19 @@ class BodyLimit:
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
             return await self._app(scope, receive, send)
+        largest = MAX_FILE_BODY_BYTES if path_of(scope).rstrip("/") in TAKES_FILE else MAX_BODY_BYTES
         declared = dict(scope["headers"]).get(b"content-length", b"0")
-        if declared.isdigit() and int(declared[:20]) > MAX_BODY_BYTES:
-            return await _too_large()(scope, receive, send)
+        if declared.isdigit() and int(declared[:20]) > largest:
+            return await _too_large(largest)(scope, receive, send)
         arrived, answering, refused = 0, False, False
 
         async def count() -> Message:
             nonlocal arrived, refused
             message = await receive()
             arrived += len(message.get("body", b""))
-            if arrived > MAX_BODY_BYTES and not answering:
+            if arrived > largest and not answering:
                 refused = True
-                await _too_large()(scope, receive, send)
+                await _too_large(largest)(scope, receive, send)
             return {"type": "http.disconnect"} if refused else message
 
         async def answer(message: Message) -> None:
@@ -143,5 +147,6 @@ class BodyLimit:
                 raise
 
 
-def _too_large() -> Response:
-    return refusal(f"The request is too large; the limit is {MAX_BODY_BYTES / 2**20:.0f} MB.", 413)
+def _too_large(largest: int) -> Response:
+    limit = f"{largest / 2**20:.0f} MB" if largest >= 2**20 else f"{largest // 2**10} kB"
+    return refusal(f"The request is too large; the limit is {limit}.", 413)

@@ -2,16 +2,16 @@
 
 import hmac
 import logging
+import os
 import signal
 import threading
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import FrameType
 from typing import Any
 
 from fastapi.exceptions import RequestValidationError
-from starlette.middleware import Middleware
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
@@ -24,7 +24,6 @@ from app.page.scripts import STATIC
 from app.page.theme import make_theme
 from app.server.api import add_endpoints, tool_answer
 from app.server.auth import Logins, PasswordHash
-from app.server.head import Head
 from app.server.limits import Limits
 from app.server.metered import MeteredBackend
 from app.server.metrics import Metrics
@@ -34,6 +33,8 @@ from app.worker import Worker
 
 log = logging.getLogger("app.service")
 
+# A Space is shown in a frame there.
+HUGGING_FACE = ["https://huggingface.co"]
 # Events in Gradio's queue, where each stays for a moment only.
 MAX_QUEUED_EVENTS = 1000
 # The last messages need a moment to reach the browsers.
@@ -66,17 +67,22 @@ def build_app(backend: Backend, data: Path, **options: Any) -> Page:
     return page
 
 
-def launch_page(page: Page, host: str, port: int, **options: Any) -> str:
+def launch_page(page: Page, host: str, port: int, framed_by: Sequence[str] = (), **options: Any) -> str:
     """Serve a page in the background and return its URL; options go on to Gradio's `launch`.
 
-    Raises OSError if the port is taken, or if nothing listens after five seconds on a busy machine.
+    Args:
+        framed_by: origins that may show the page in a frame, see `app.server.origins`.
+
+    Raises:
+        OSError: the port is taken, or nothing listens after five seconds on a busy machine.
     """
     # On a ZeroGPU Space, Gradio's default is to run one event at a time.
     page.queue(default_concurrency_limit=None, max_size=MAX_QUEUED_EVENTS)
     drop_messages_for_lost_tabs(page)
     app = dict(options.pop("app_kwargs", {}))
     app["routes"] = [*page.routes, *app.get("routes", ())]
-    app["middleware"] = [Middleware(Head, head=page.head_html), *app.get("middleware", ())]
+    app["middleware"] = middleware(app["routes"], page.head_html, framed_by)
+    app["exception_handlers"] = {RequestValidationError: refuse_values}
     _, url, _ = page.launch(
         server_name=host,
         server_port=port,
@@ -105,14 +111,11 @@ def launch_options(
     """Return the options of `launch_page` that follow from the settings."""
     return {
         "root_path": settings.root_path.rstrip("/"),
+        "framed_by": settings.framed_by.split() or (HUGGING_FACE if "SPACE_ID" in os.environ else []),
         "auth": Logins(users).check if users else None,
         "mcp_server": settings.mcp,
         "max_file_size": MAX_BYTES,
-        "app_kwargs": {
-            "routes": service_routes(backend, settings.metrics_token),
-            "middleware": middleware(),
-            "exception_handlers": {RequestValidationError: refuse_values},
-        },
+        "app_kwargs": {"routes": service_routes(backend, settings.metrics_token)},
     }
 
 

@@ -6,6 +6,7 @@ table in docs/deployment.md are generated from these fields.
 
 import argparse
 import os
+import re
 import tomllib
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -19,6 +20,7 @@ PREFIX = "DIFFUSION_PREVIEW_"
 HIDDEN = "(hidden)"
 # Variables of a Hugging Face Space; those with our own prefix override them.
 ALSO = {"host": "GRADIO_SERVER_NAME", "port": "GRADIO_SERVER_PORT"}
+ORIGIN = re.compile(r"https?://[\w.*:\[\]-]+")
 
 
 class SettingsError(ValueError):
@@ -40,7 +42,7 @@ class Settings(BaseSettings):
     port: int = Field(default=7860, title="N", ge=1, le=65535)
     """port to listen on"""
     root_path: str = Field(default="", title="/PATH")
-    """path of the page behind a reverse proxy"""
+    """path of the page behind a reverse proxy, or its whole public address: https://example.org/preview"""
     data: Path = Field(default=Path("data"), title="FOLDER")
     """folder for everything that the app writes"""
     grace: float = Field(default=20.0, title="SECONDS", ge=0, le=600)
@@ -74,6 +76,9 @@ class Settings(BaseSettings):
 
     auth: Path | None = Field(default=None, title="FILE")
     """require a login; `python -m app.server.auth FILE add NAME` makes the file"""
+    framed_by: str = Field(default="", title="ORIGINS")
+    """sites that may show the page in a frame, such as https://example.org; default: none, on a Space
+    https://huggingface.co"""
     rate: int | None = Field(default=None, title="STEPS", ge=100)
     """denoiser steps that one person may request per minute; default: no limit"""
     mcp: bool = False
@@ -165,6 +170,11 @@ def _conflicts(settings: Settings) -> list[str]:
         ),
         "--log is for the ordinary page; a study has --study-log.": settings.study and settings.log,
         "--mcp does not go with --study: a study is for people.": settings.study and settings.mcp,
+        "--mcp does not go with --auth: agents cannot log in. Run a second app for them, on an address that "
+        "only they can reach.": settings.mcp and settings.auth,
+        "--framed-by takes origins such as https://example.org, with spaces between.": not all(
+            ORIGIN.fullmatch(origin) for origin in settings.framed_by.split()
+        ),
         f"--root-path must begin with a slash, as in /preview, not {root!r}.": (
             root and not root.startswith(("/", "http://", "https://"))
         ),

@@ -378,9 +378,8 @@ def test_other_single_files_are_refused(tmp_path: Path) -> None:
     assert "not a checkpoint of a known model" in refused(str(path))
     flux = ("double_blocks.0.img_attn.norm.key_norm.scale", "guidance_in.in_layer.bias")
     save_file({name: torch.zeros(128) for name in flux} | {"img_in.weight": torch.zeros(3072, 64)}, path)
-    assert (
-        "a denoiser, but no text encoder. Use a checkpoint of the whole model, or --model flux"
-        in refused(str(path))
+    assert "a denoiser, but no text encoder. Use a checkpoint of the whole model, or --model flux" in refused(
+        str(path)
     )
     save_file(
         {name: torch.zeros(shape) for name, shape in SINGLE["sd15"].items() if "first" not in name}, path

@@ -109,13 +109,9 @@ def test_events_are_found_by_number_and_by_name() -> None:
         (internals.UNQUEUED_EVENT, "POST", "run/press"),
         (internals.UNQUEUED_EVENT, "POST", "api/press"),
         (internals.ANSWER, "GET", "queue/data"),
-        (internals.UNUSED, "GET", "proxy=http://192.0.2.1/a"),
-        (internals.UNUSED, "POST", "component_server"),
     ],
 )
-def test_gradio_has_the_addresses_that_are_checked_or_closed(
-    pattern: re.Pattern[str], method: str, path: str
-) -> None:
+def test_gradio_has_the_addresses_that_are_checked(pattern: re.Pattern[str], method: str, path: str) -> None:
     client = client_of(page_with(lambda: None))
     body: Any = {"json": {}} if method == "POST" else {}
     assert pattern.match(f"/gradio_api/{path}")
@@ -123,8 +119,31 @@ def test_gradio_has_the_addresses_that_are_checked_or_closed(
     assert client.request(method, "/gradio_api/nothing", **body).status_code == 404
 
 
-def test_gradio_says_what_it_guards_itself() -> None:
-    assert {"login", "config", "gradio_api", "theme.css"} <= set(internals.INTERNAL_ROUTES)
+def test_of_gradios_addresses_those_are_open_that_are_needed() -> None:
+    documented = gr.routes.App.create_app(gr.Blocks()).openapi()["paths"]
+    open_paths = {path for path in (re.sub(r"{[^}]*}", "7", path) for path in documented) if is_open(path)}
+    assert {path.rstrip("/") for path in open_paths} == {
+        *("", "/config", "/login", "/logout", "/theme.css", "/robots.txt", "/favicon.ico"),
+        *("/manifest.json", "/assets/7", "/static/7", "/svelte/7"),
+        *(
+            f"/gradio_api/{path}"
+            for path in (
+                *("info", "openapi.json", "app_id", "login_check", "startup-events", "theme.css", "upload"),
+                *("upload_progress", "file=7", "queue/join", "queue/data", "queue/status", "cancel", "reset"),
+                *("call/7", "call/7/7", "call/v2/7", "call/v2/7/7", "run/7", "api/7", "heartbeat/7"),
+            )
+        ),
+    }
+
+
+def is_open(path: str) -> bool:
+    return internals.OPEN.fullmatch(path) is not None
+
+
+def test_icons_are_open_in_the_two_sizes_of_the_manifest() -> None:
+    assert is_open("/pwa_icon/192")
+    assert is_open("/pwa_icon/512")
+    assert not any(map(is_open, ("/pwa_icon", "/pwa_icon/0", "/pwa_icon/40000", "/a\n")))
 
 
 def test_messages_for_a_tab_that_is_gone_are_dropped() -> None:

@@ -12,11 +12,6 @@ from app.server.auth import AuthError, Logins, PasswordHash
 PASSWORD = "four corners and a lake"
 
 
-@pytest.fixture(autouse=True)
-def quick(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(auth, "PAUSE_S", 0.0)
-
-
 @pytest.fixture
 def file(tmp_path: Path) -> Path:
     return tmp_path / "logins"

@@ -2,11 +2,8 @@
 
 import gradio as gr
 import pytest
-from starlette.applications import Starlette
-from starlette.testclient import TestClient
 
-from app.page.gradio_internals import UNUSED
-from app.server.events import EventCheck, problem_of
+from app.server.events import problem_of
 
 
 @pytest.mark.parametrize(
@@ -53,20 +50,3 @@ def test_events_with_too_few_values_are_refused_in_words() -> None:
     unknown = wrong(b'{"prompt": "a lake", "sede": 1}', "call/v2/preview")
     assert unknown == "There is no argument 'sede'. There are: prompt, seed."
     assert "no such endpoint" in wrong(b"{}", "call/v2/other")
-
-
-def test_what_the_page_does_not_need_is_closed() -> None:
-    for path in ("/gradio_api/proxy=http://example.org/a", "/proxy=a\nb", "/gradio_api/component_server"):
-        assert UNUSED.fullmatch(path)
-    for path in ("/pwa_icon", "/pwa_icon/9999999"):
-        assert UNUSED.fullmatch(path)
-    for path in ("/", "/gradio_api/queue/join", "/gradio_api/file=a", "/live", "/config"):
-        assert not UNUSED.fullmatch(path)
-
-
-def test_the_name_of_another_page_is_refused() -> None:
-    client = TestClient(EventCheck(Starlette()))
-    for address in ("/?page=other", "/pwa_icon?size=0"):
-        answer = client.get(address)
-        assert (answer.status_code, answer.json()["detail"]) == (404, "There is nothing at this address.")
-    assert client.get("/?page=").text == client.get("/?prompt=a").text == "Not Found"  # Starlette's own

@@ -24,8 +24,11 @@ def served(metered: MeteredBackend, token: str | None = None) -> TestClient:
     async def echo(request: Request) -> PlainTextResponse:
         return PlainTextResponse(str(len(await request.body())))
 
-    routes = [*service_routes(metered, token), Route("/echo/{secret}", echo, methods=["POST"])]
-    return TestClient(Starlette(routes=routes, middleware=middleware.middleware()))
+    echoes = [Route(path, echo, methods=["POST"]) for path in ("/echo/{secret}", "/restore")]
+    routes = [*service_routes(metered, token), *echoes]
+    app = Starlette(routes=routes, middleware=middleware.middleware(routes))
+    app.root_path = ""  # type: ignore[attr-defined]
+    return TestClient(app)
 
 
 def test_health_and_readiness(metered: MeteredBackend, worker: Worker) -> None:
@@ -66,11 +69,42 @@ def test_each_request_has_an_id_and_its_path_is_not_logged(metered: MeteredBacke
     assert "hidden" not in log.getvalue()
 
 
-def test_bodies_have_a_largest_size(metered: MeteredBackend, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(middleware, "MAX_BODY_BYTES", 1000)
+@pytest.mark.parametrize(
+    ("path", "largest", "words"),
+    [("/echo/a", middleware.MAX_BODY_BYTES, "64 kB"), ("/restore", middleware.MAX_FILE_BODY_BYTES, "28 MB")],
+)
+def test_bodies_have_a_largest_size(metered: MeteredBackend, path: str, largest: int, words: str) -> None:
     client = served(metered)
-    assert client.post("/echo/a", content=bytes(1000)).text == "1000"
-    assert client.post("/echo/a", content=bytes(1001)).status_code == 413
-    in_parts = client.post("/echo/a", content=(bytes(400) for _ in range(3)))
-    assert in_parts.status_code == 413
-    assert "the limit is" in in_parts.json()["detail"]
+    assert client.post(path, content=bytes(largest)).text == str(largest)
+    declared = client.post(path, content=bytes(largest + 1))
+    in_parts = client.post(path, content=(bytes(largest // 2) for _ in range(3)))
+    assert declared.status_code == in_parts.status_code == 413
+    assert f"the limit is {words}" in in_parts.json()["detail"]
+
+
+def test_only_open_addresses_answer(metered: MeteredBackend) -> None:
+    client = served(metered)
+    for path in (
+        *(
+            "/pwa_icon/40000",
+            "/pwa_icon/0",
+            "/gradio_api/token",
+            "/gradio_api/process_recording",
+            "/?page=other",
+        ),
+        *("/gradio_api/custom_component/a/client/b/c", "/gradio_api/vibe-edit", "/gradio_api/stream/a"),
+        *(
+            "/gradio_api/deep_link",
+            "/proxy=http://example.org",
+            "/gradio_api/proxy=a%0Ab",
+            "/monitoring",
+            "/etc",
+        ),
+    ):
+        answer = client.get(path)
+        assert (answer.status_code, answer.json()) == (
+            404,
+            {"detail": "There is nothing at this address."},
+        ), path
+    assert client.get("/config").text == "Not Found"  # open, and Starlette's own answer
+    assert client.get("/echo/a").status_code == 405
