@@ -41,6 +41,8 @@ WITHOUT_LOGIN = {
     "robots.txt",
 }
 WITHOUT_LOGIN |= {"theme.css", "manifest.json", "pwa_icon"}
+# Gradio asks for this address when it launches.
+GRADIOS_START = "gradio_api/startup-events"
 # Wrong passwords in a minute: of an address for one name, and of an address for all names.
 WRONG_FOR_NAME, WRONG_FROM_ADDRESS = 10, 60
 # Passwords that are checked at the same time, which takes a tenth of a second each, and that may wait.
@@ -55,10 +57,11 @@ class LoginWall:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] == "http" and not is_allowed(scope):
-            first = path_of(scope).strip("/").partition("/")[0]
+            path = path_of(scope).strip("/")
+            first = path.partition("/")[0]
             if not first and scope["method"] in ("GET", "HEAD"):
                 return await _login_page(page_of(scope).login_labels)(scope, receive, send)
-            if first not in WITHOUT_LOGIN:
+            if first not in WITHOUT_LOGIN and path != GRADIOS_START:
                 return await refusal("Please log in.", 401)(scope, receive, send)
         await self._app(scope, receive, send)
 
