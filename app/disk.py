@@ -13,7 +13,7 @@ _FULL = (errno.ENOSPC, errno.EDQUOT)
 
 
 def is_full(error: BaseException | None) -> bool:
-    """Whether an error, or its cause, says that a disk or a quota on it is full."""
+    """Return whether an error, or its cause, means a full disk or an exceeded quota."""
     while error:
         if getattr(error, "errno", None) in _FULL or "No space left on device" in str(error):
             return True
@@ -29,11 +29,11 @@ def free_bytes(folder: Path) -> int:
 
 
 def cannot_keep(error: OSError, folder: Path, size: int) -> str:
-    """Return a message for the user whose `size` bytes can't be written to a folder; log the details."""
+    """Return a message for a user whose `size` bytes can't be written to a folder; log the details."""
     free = free_bytes(folder)
     log.error("%d bytes can't be written to %s, where %d are free: %s", size, folder, free, error)
-    why = "the disk is full" if is_full(error) else f"its disk can't be written to ({error.strerror})"
+    reason = "the disk is full" if is_full(error) else f"its disk can't be written to ({error.strerror})"
     return (
-        f"This could not be saved: {why} on the machine that runs this page. What you saved before is still "
-        "there. The operator has to make room."
+        f"This could not be saved: {reason} on the machine that runs this page. What you saved before is "
+        "still there. The operator has to make room."
     )

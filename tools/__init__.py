@@ -1,1 +1,1 @@
-"""Commands for those who work on the project; nothing else imports them."""
+"""Commands for contributors; no other package imports them."""

@@ -17,9 +17,9 @@ from typing import Any
 ROOT = Path(__file__).resolve().parents[1]
 
 
-def judge(told: Mapping[str, Any]) -> tuple[int, list[str]]:
+def judge(result: Mapping[str, Any]) -> tuple[int, list[str]]:
     """Return the exit code and the lines to print for pip-audit's JSON."""
-    packages: Sequence[Mapping[str, Any]] = told.get("dependencies", [])
+    packages: Sequence[Mapping[str, Any]] = result.get("dependencies", [])
     unknown = [each["name"] for each in packages if "skip_reason" in each]
     lines = []
     for each in packages:
@@ -30,11 +30,13 @@ def judge(told: Mapping[str, Any]) -> tuple[int, list[str]]:
         return 1, lines
     if len(unknown) == len(packages):
         return 3, [
-            "The database of vulnerabilities can't be reached, or has none of these packages. "
+            "The database of vulnerabilities can't be reached, or contains none of these packages. "
             "Nothing was looked up."
         ]
     if unknown:
-        return 3, [f"These could not be looked up: {', '.join(unknown)}. The others are fine."]
+        return 3, [
+            f"These could not be looked up: {', '.join(unknown)}. The others have no known vulnerabilities."
+        ]
     return 0, [f"These {len(packages)} packages have no known vulnerabilities."]
 
 
@@ -48,7 +50,7 @@ def main() -> int:
     command = [arguments.program, *options, "--requirement", str(arguments.requirements)]
     try:
         done = subprocess.run(command, capture_output=True, text=True, timeout=300)
-        told = json.loads(done.stdout)
+        result = json.loads(done.stdout)
     except FileNotFoundError:
         print(f"There is no {arguments.program}. Install it: pip install pip-audit", file=sys.stderr)
         return 2
@@ -61,8 +63,8 @@ def main() -> int:
             f"pip-audit could not ask the database ({reason[:200]}). Nothing was looked up.", file=sys.stderr
         )
         return 3
-    code, lines = judge(told)
-    print(json.dumps(told) if arguments.json else "\n".join(lines))
+    code, lines = judge(result)
+    print(json.dumps(result) if arguments.json else "\n".join(lines))
     return code
 
 

@@ -64,7 +64,7 @@ def git(*arguments: str) -> str:
         done = subprocess.run(["git", *arguments], cwd=ROOT, capture_output=True, text=True, check=True)
     except (OSError, subprocess.CalledProcessError) as error:
         raise DeployError(
-            "This is no checkout of the repository, or git is missing. Only files that git tracks are sent."
+            "This is not a git checkout, or git is missing. Only files that git tracks are sent."
         ) from error
     return done.stdout
 
@@ -98,7 +98,7 @@ def card(readme: bytes, sdk: str) -> bytes:
     return "\n".join(["---", *lines, f"sdk: {sdk}", f"app_port: {PORT}", "---", rest]).encode()
 
 
-def upload(space: str, sdk: str, hardware: str | None, private: bool, what: Sequence[Item]) -> str:
+def upload(space: str, sdk: str, hardware: str | None, private: bool, files: Sequence[Item]) -> str:
     """Create the Space if necessary, send the files in one commit, and return its address.
 
     Raises DeployError if the hub refuses or can't be reached.
@@ -122,8 +122,8 @@ def upload(space: str, sdk: str, hardware: str | None, private: bool, what: Sequ
                     f"The Space {space} exists and contains something else. Choose another name."
                 )
         url = api.create_repo(space, repo_type="space", space_sdk=sdk, private=private, exist_ok=True)
-        gone = sorted(there - {each.path for each in what} - {".gitattributes"})
-        operations: list[Any] = [CommitOperationAdd(each.path, each.content) for each in what]
+        gone = sorted(there - {each.path for each in files} - {".gitattributes"})
+        operations: list[Any] = [CommitOperationAdd(each.path, each.content) for each in files]
         operations += [CommitOperationDelete(path) for path in gone]
         api.create_commit(
             space,
@@ -141,7 +141,7 @@ def upload(space: str, sdk: str, hardware: str | None, private: bool, what: Sequ
 
 
 def explain(error: Exception, space: str) -> str:
-    """Say what went wrong with the hub, and what to do about it."""
+    """Return a message on an error of the hub, and what to do."""
     from huggingface_hub.errors import HfHubHTTPError, HFValidationError, OfflineModeIsEnabled
 
     user = space.partition("/")[0]
@@ -155,7 +155,7 @@ def explain(error: Exception, space: str) -> str:
             402: "The hub asks for payment: a subscription for free hardware, or credits for the other.",
             403: f"This token may not write to {user}'s Spaces. Use a token of {user} with write access.",
             404: f"There is no {user} on the hub, or this token may not see {space}.",
-            409: f"{space} is in conflict with what the hub has. Choose another name, or try again.",
+            409: f"{space} is in conflict with a repository of the hub. Choose another name, or try again.",
             413: "The files are too large for the hub.",
             429: "The hub has received too many requests. Try again in a few minutes.",
         }.get(
@@ -173,11 +173,11 @@ def hardware_choices() -> list[str]:
     return [each.value for each in SpaceHardware]
 
 
-def listing(what: Sequence[Item]) -> Iterator[str]:
+def listing(files: Sequence[Item]) -> Iterator[str]:
     """Yield a line for each file, and the total."""
-    for each in what:
+    for each in files:
         yield f"{len(each.content):>12,}  {each.path}"
-    yield f"{sum(len(each.content) for each in what):>12,}  bytes in {len(what)} files"
+    yield f"{sum(len(each.content) for each in files):>12,}  bytes in {len(files)} files"
 
 
 def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
@@ -192,30 +192,32 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--private", action="store_true", help="make a new Space private")
     parser.add_argument("--yes", action="store_true", help="send the files; without this, only list them")
     parser.add_argument("--json", action="store_true", help="print JSON")
-    told = parser.parse_args(arguments)
-    if not re.fullmatch(r"[\w.-]+/[\w.-]+", told.space, re.ASCII):
+    options = parser.parse_args(arguments)
+    if not re.fullmatch(r"[\w.-]+/[\w.-]+", options.space, re.ASCII):
         parser.error("--space has the form USER/NAME")
-    if told.hardware and told.hardware not in hardware_choices():
-        parser.error(f"unknown hardware {told.hardware}; choose from {', '.join(hardware_choices())}")
-    if told.sdk == "docker" and (told.hardware or "").startswith(ZERO):
+    if options.hardware and options.hardware not in hardware_choices():
+        parser.error(f"unknown hardware {options.hardware}; choose from {', '.join(hardware_choices())}")
+    if options.sdk == "docker" and (options.hardware or "").startswith(ZERO):
         parser.error("ZeroGPU works only with --sdk gradio")
-    return told
+    return options
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    told = parse(arguments)
+    options = parse(arguments)
     try:
-        what = items(told.sdk)
-        if told.json:
-            sizes = {each.path: len(each.content) for each in what}
-            print(json.dumps({"space": told.space, "sdk": told.sdk, "sent": told.yes, "files": sizes}))
+        files = items(options.sdk)
+        if options.json:
+            sizes = {each.path: len(each.content) for each in files}
+            print(
+                json.dumps({"space": options.space, "sdk": options.sdk, "sent": options.yes, "files": sizes})
+            )
         else:
-            print("\n".join(listing(what)))
-        if not told.yes:
-            print(f"Nothing was sent. --yes sends this to the Space {told.space}.", file=sys.stderr)
+            print("\n".join(listing(files)))
+        if not options.yes:
+            print(f"Nothing was sent. --yes sends this to the Space {options.space}.", file=sys.stderr)
             return 0
         check_clean()
-        url = upload(told.space, told.sdk, told.hardware, told.private, what)
+        url = upload(options.space, options.sdk, options.hardware, options.private, files)
         print(f"Done: {url}", file=sys.stderr)
     except DeployError as error:
         print(error, file=sys.stderr)

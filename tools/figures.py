@@ -1,6 +1,6 @@
 """Write docs/figures.md from the files of results in docs/results: python -m tools.figures
 
-Every number there is read from a file that the command beside it wrote, so none is typed by hand.
+Every number there comes from a file that the command beside it wrote.
 """
 
 import json

@@ -27,7 +27,7 @@ from tqdm import tqdm
 
 from app.page.handlers import ACTIONS
 
-# An answer must begin within this time; an endless one is read for READ_S.
+# An answer must begin within this time; an endless one is read for READ_S seconds.
 PATIENCE_S = 60.0
 READ_S = 0.3
 READ_BYTES = 2**20
@@ -42,7 +42,7 @@ JOIN, UPLOAD, CALL = "/gradio_api/queue/join", "/gradio_api/upload", "/gradio_ap
 # A valid and cheap request for previews.
 PREVIEW = {"prompt": "snowy mountains", "negative_prompt": "", "count": 1, "steps": 4, "guidance": 1.0}
 PREVIEW |= {"seed": 1, "solver": "euler", "picture": None, "strength": 0.6, "width": 0, "height": 0}
-# What the page's scripts send of a browser tab: its secrets, and an action with its values.
+# The values that the page's scripts send: the secrets of a tab, and an action with its values.
 TAB: dict[str, Any] = {
     "type": "object",
     "properties": {
@@ -101,7 +101,7 @@ BROKEN = (
 
 @dataclass(frozen=True)
 class Finding:
-    """A request, and what is wrong with its answer."""
+    """A request, and the problem of its answer."""
 
     request: str
     problem: str
@@ -123,7 +123,7 @@ class Report:
 
 
 def describe_app(url: str) -> dict[str, Any]:
-    """Return one OpenAPI document of everything that the app at `url` can be asked for."""
+    """Return one OpenAPI document of all endpoints of the app at `url`."""
     document = requests.get(f"{url}/openapi.json").json()
     endpoints = requests.get(f"{url}/gradio_api/openapi.json").text
     # Gradio gives files the type "filepath", which JSON Schema does not know.
@@ -174,7 +174,7 @@ def _event_schema(number: int, inputs: int) -> dict[str, Any]:
 
 
 def _with_texts(schema: Any) -> Any:
-    """Offer TEXTS wherever a schema has any text."""
+    """Add TEXTS to the values of every free text in a schema."""
     if isinstance(schema, list):
         return [_with_texts(each) for each in schema]
     if not isinstance(schema, dict):
@@ -216,7 +216,7 @@ def nonsense(document: Mapping[str, Any], url: str) -> st.SearchStrategy[dict[st
 
 
 def ask(session: requests.Session, request: Mapping[str, Any], report: Report) -> str:
-    """Send a request, follow the event that it begins, and note what is wrong. Returns the answer's text."""
+    """Send a request, follow its event, and report problems; return the answer's text."""
     report.requests += 1
     shown = " ".join(str(request.get(key))[:200] for key in ("method", "url", "params", "json", "data"))
 
@@ -244,8 +244,8 @@ def ask(session: requests.Session, request: Mapping[str, Any], report: Report) -
     event = None
     if whole and answer.headers.get("content-type", "").startswith("application/json") and text:
         try:
-            told = json.loads(text)
-            event = told.get("event_id") if isinstance(told, dict) else None
+            reply = json.loads(text)
+            event = reply.get("event_id") if isinstance(reply, dict) else None
         except ValueError:
             note(f"broken JSON: {text[:300]}")
     if event and CALL in request["url"]:
@@ -255,7 +255,7 @@ def ask(session: requests.Session, request: Mapping[str, Any], report: Report) -
 
 
 def _read(answer: requests.Response, seconds: float) -> tuple[str, bool]:
-    """The beginning of an answer, and whether it is all."""
+    """Return the beginning of an answer, and whether it is complete."""
     body, end = b"", time.perf_counter() + seconds
     for part in answer.iter_content(None):
         body += part
@@ -264,8 +264,8 @@ def _read(answer: requests.Response, seconds: float) -> tuple[str, bool]:
     return body.decode(errors="replace"), True
 
 
-def fuzz(url: str, count: int, seed: int, told: Callable[[Report], Any] = lambda report: None) -> Report:
-    """Send `count` requests to the app at `url`, and call `told` after each."""
+def fuzz(url: str, count: int, seed: int, progress: Callable[[Report], Any] = lambda report: None) -> Report:
+    """Send `count` requests to the app at `url`, and call `progress` after each."""
     report = Report()
     session = requests.Session()
     session.headers["Connection"] = "close"  # a connection each, so that it is known which request broke it
@@ -282,7 +282,7 @@ def fuzz(url: str, count: int, seed: int, told: Callable[[Report], Any] = lambda
     def send(request: dict[str, Any]) -> None:
         session.cookies.clear()
         ask(session, request, report)
-        told(report)
+        progress(report)
 
     send()
     if requests.get(f"{url}/healthz", timeout=PATIENCE_S).status_code != 200:
@@ -301,13 +301,13 @@ def logged(log: str) -> list[Finding]:
 
 
 def _ending(trace: str) -> str:
-    """The first line after a traceback's indented ones, which names the error."""
+    # The first line after the indented ones names the error.
     return next((line for line in trace.splitlines()[1:] if line and not line.startswith(" ")), "")[:300]
 
 
 @contextmanager
 def _app(url: str | None, model: str, log: IO[str]) -> Iterator[str]:
-    """The address of the app at `url`, or of one that is started for this and logs into `log`."""
+    """Yield the address of the app at `url` or, without it, of a new one that logs into `log`."""
     if url:
         yield url.rstrip("/")
         return
@@ -319,21 +319,23 @@ def _app(url: str | None, model: str, log: IO[str]) -> Iterator[str]:
 
 def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m tools.fuzz", description=__doc__.splitlines()[0])
-    parser.add_argument("--requests", type=int, default=2000, metavar="N", help="how many (%(default)s)")
+    parser.add_argument(
+        "--requests", type=int, default=2000, metavar="N", help="number of requests (%(default)s)"
+    )
     parser.add_argument("--url", metavar="ADDRESS", help="of a running app; default: start one")
     parser.add_argument("--model", default="landscapes", help="as for app.py, without --url (%(default)s)")
     parser.add_argument("--seed", type=int, default=0, metavar="N", help="of the requests (%(default)s)")
-    parser.add_argument("--json", type=Path, metavar="FILE", help="write the report there, too")
+    parser.add_argument("--json", type=Path, metavar="FILE", help="write the report to this file too")
     arguments = parser.parse_args()
     with tempfile.TemporaryFile("w+", encoding="utf-8") as log, tqdm(total=arguments.requests) as bar:
 
-        def told(report: Report) -> None:
+        def progress(report: Report) -> None:
             bar.set_postfix(findings=len(report.findings), refresh=False)
             bar.update()
 
         try:
             with _app(arguments.url, arguments.model, log) as url:
-                report = fuzz(url, arguments.requests, arguments.seed, told)
+                report = fuzz(url, arguments.requests, arguments.seed, progress)
         except requests.RequestException as error:
             print(f"The app can't be reached ({error}). Is it running at {arguments.url}?", file=sys.stderr)
             return 2

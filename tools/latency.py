@@ -1,4 +1,4 @@
-"""Measure how fast and how large the app is on this machine: python -m tools.latency [--json FILE]
+"""Measure the app's times, traffic and memory on this machine: python -m tools.latency [--json FILE]
 
 Measures the worker inside this process, then starts the app as its users do and uses its endpoints and, where
 Playwright and a browser are installed, its page. Takes about a minute.
@@ -46,7 +46,7 @@ BROWSER_OPTIONS = (
 )
 PREVIEWS, PREVIEW_STEPS, FULL_STEPS = 4, 6, 40
 START_LIMIT_S = 120
-# Of a first visit. Nearly all of it is Gradio's own.
+# Goal for a first visit; nearly all of it is Gradio's own.
 MAX_KB = 1000
 FIGURES = 9
 
@@ -74,7 +74,7 @@ class Figure:
 
 
 def find_browser() -> str | None:
-    """The path of an installed Chromium, if any."""
+    """Return the path of an installed Chromium, or None."""
     return next(filter(None, map(shutil.which, BROWSERS)), None)
 
 
@@ -212,7 +212,7 @@ def visit_bytes(page: Any) -> float:
     wire.send("Network.enable")
     wire.send("Network.setCacheDisabled", {"cacheDisabled": True})
     received: list[float] = []
-    wire.on("Network.loadingFinished", lambda told: received.append(told["encodedDataLength"]))
+    wire.on("Network.loadingFinished", lambda event: received.append(event["encodedDataLength"]))
     page.reload()
     page.locator(".tile.ghost").first.wait_for()
     page.wait_for_timeout(1000)
@@ -280,7 +280,7 @@ def ask(url: str, endpoint: str, arguments: dict[str, object]) -> None:
 
 
 def peak_memory(pid: int) -> int | None:
-    """Return the peak memory of a process in bytes; None where the system does not tell."""
+    """Return the peak memory of a process in bytes; None if the system does not report it."""
     try:
         status = Path(f"/proc/{pid}/status").read_text()
     except OSError:

@@ -3,7 +3,7 @@
     sudo python tools/try_dockerfile.py --work /tmp/try
 
 debootstrap makes the Debian once, in the folder --work; each try begins with a copy of it. The steps are read
-from the Dockerfile and run in order with chroot. Then the command is started, the health check asked, a
+from the Dockerfile and run in order with chroot. Then the command is started, the health check run, a
 grid of previews made over the network, and the app stopped. Only FROM differs: Debian 12 and Python 3.11.
 
 It must run as root, for chroot, /proc and /dev. Pip is configured as on this machine.
@@ -241,7 +241,7 @@ def is_healthy(build: Build) -> bool:
 
 
 def is_ready(url: str) -> bool:
-    """Whether the app accepts work."""
+    """Return whether the app accepts work."""
     try:
         with urlopen(f"{url}readyz", timeout=5) as answer:
             return bool(answer.status == 200)

@@ -1,4 +1,4 @@
-"""What each browser has made, kept on disk."""
+"""History: the pictures that each browser has made, kept on disk."""
 
 from app.history.shelf import Entry, History, Shelf, Shot
 

@@ -1,8 +1,8 @@
-"""What each browser has made, kept on disk: prompts, previews, finals, and their pictures.
+"""Shelves: the prompts, previews and finals of each browser, kept on disk.
 
 Each browser, or each login, has a shelf: a folder named after a hash of the browser's secret id or of the
-login, with one JSON file and the pictures. A picture's name is random, so that nobody else can ask for it.
-Nothing that people send becomes part of a path: names must be hex digits of the right number.
+login, with one JSON file and the pictures. A picture's name is random, so it can't be guessed.
+Nothing in a request becomes part of a path: names must have the right number of hex digits.
 """
 
 import contextlib
@@ -41,7 +41,7 @@ DAMAGED = "history.json.damaged"
 LEFTOVERS = ("*/*.new", "*/tmp*.zip")
 # Pixels along an edge of the small pictures in lists.
 THUMBNAIL_EDGE = 256
-# So many pictures to start from are kept that nothing was made from.
+# Maximum number of unused starting pictures.
 UNUSED_STARTS = 8
 # A deleted entry can be brought back within this time.
 UNDO_S = 120
@@ -61,7 +61,7 @@ class Bounds:
 
 
 class Shelf:
-    """What one browser has made, for any thread.
+    """The history of one browser; thread-safe.
 
     Args:
         grew: called with the bytes of each new picture.
@@ -125,7 +125,7 @@ class Shelf:
         return name
 
     def put_start(self, start: Start) -> None:
-        """Keep a picture to start from, under its own name and so only once."""
+        """Keep a starting picture, under its own name and so only once."""
         with self._lock:
             self._starts = [*(name for name in self._starts if name != start.name), start.name]
             if not all(path.exists() for path in self._files(start.name)):
@@ -134,7 +134,7 @@ class Shelf:
             self._starts = self._starts[-UNUSED_STARTS:]
 
     def find_start(self, mark: object) -> bytes | None:
-        """Return the picture to start from that has this mark (see `Start.mark`), if it is kept."""
+        """Return the starting picture with this mark (see `Start.mark`), or None."""
         if not isinstance(mark, str) or not _MARK.fullmatch(mark):
             return None
         path = next(self.folder.glob(f"{mark}*.png"), None)
@@ -330,7 +330,7 @@ class History:
                     self._at(name).clear()
 
     def _grew(self, count: int) -> None:
-        """Count new bytes; now and then trim all shelves, in a thread, so that nobody waits."""
+        """Count new bytes; sometimes trim all shelves, in a thread."""
         with self._lock:
             self._grown += count
             if self._grown <= GROWTH * self.bounds.all_bytes:

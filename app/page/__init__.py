@@ -1,1 +1,1 @@
-"""The page: its layout, what clicks do, and what it shows."""
+"""The page: its layout, the actions of its clicks, and its views."""

@@ -1,4 +1,4 @@
-"""A click: what the browser sends with it, the tab that it comes from, and who makes the pictures."""
+"""A click: the values that the browser sends, the session of its tab, and the backend for its pictures."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -37,7 +37,7 @@ class Form:
 
 @dataclass(frozen=True)
 class Studio:
-    """Where pictures are made.
+    """The backend of a page, with its sketches.
 
     Attributes:
         backend: makes them.
@@ -52,7 +52,7 @@ class Studio:
 
 @dataclass(frozen=True)
 class Click:
-    """One thing that a page asks for; the argument of all functions in `app.page.handlers`.
+    """A request of a page; the argument of all functions in `app.page.handlers`.
 
     Attributes:
         studio: makes the pictures.

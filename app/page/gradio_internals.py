@@ -1,4 +1,4 @@
-"""All that leans on private parts of Gradio, each with the reason. Nothing else in the app touches them.
+"""All uses of Gradio's private parts, each with its reason; no other module uses them.
 
 tests/app/page/test_gradio_internals.py checks each against the installed Gradio.
 """
@@ -95,7 +95,7 @@ def asks_for_login(scope: Scope) -> bool:
 def login_of(request: Request) -> str:
     """Return the name that a request's sender has logged in with; "" without a login.
 
-    Gradio tells it to events alone, and the app has routes of its own.
+    Gradio gives it only to events, but the app has its own routes too.
     """
     if not asks_for_login(request.scope):
         return ""
@@ -120,7 +120,7 @@ def find_event(page: gr.Blocks, number: int | None, name: str) -> Any:
 
 
 def drop_messages_for_lost_tabs(page: gr.Blocks) -> None:
-    """Have the queue drop messages for lost tabs: Gradio raises, and then refuses everybody."""
+    """Have the queue drop messages for lost tabs: Gradio raises, and then refuses all requests."""
     queue = page._queue
     send = queue.send_message
 

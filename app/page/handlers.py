@@ -1,4 +1,4 @@
-"""What each click does. A click on Refine goes this way, from the browser to the worker and back:
+"""The actions of clicks. A click on Refine goes this way, from the browser to the worker and back:
 
 1. `static/grid.js` calls `act("refine", …)` with the grid's id and the preview's seed; `act` in `backend.js`
    triggers the event "act" of `gr.HTML#studio`.
@@ -28,10 +28,10 @@ from app.page.form import check_size
 from app.page.progress import follow_refinement, paint
 from app.page.session import Session, Stage, Tile, record_grid, show_entry
 
-# V shows the preview itself and so many near it, whose noise is turned so far towards another seed's.
+# V shows the preview and this many variations, with the noise turned by this amount towards other seeds'.
 VARIATIONS = 3
 VARIATION_AMOUNT = 0.3
-# A cancel names at most so many clicks, by names of at most so many letters.
+# Maximum number of clicks that a cancel names, and length of their names.
 MAX_CALLS = 8
 MAX_CALL_LETTERS = 32
 
@@ -40,11 +40,11 @@ Watch = Callable[[Click], AbstractContextManager[Click]]
 
 
 def perform(click: Click, submits: bool, watch: Watch) -> None:
-    """Do what values["do"] names, unless it was called off.
+    """Perform the action values["do"], unless a cancel named this click.
 
     Args:
         submits: whether the click came with the form and through the queue, as those of SUBMITTING do.
-        watch: goes around the action.
+        watch: context around the action.
     """
     name = click.values.get("do")
     if not isinstance(name, str) or name not in ACTIONS or submits != (name in SUBMITTING):
@@ -157,7 +157,7 @@ def show(click: Click) -> None:
 
 
 def point_at(click: Click) -> None:
-    """Note that the user looks at a preview: it is likely to be picked."""
+    """Favour the preview that the user points at, as it is likely to be picked."""
     session, values = click.session, click.values
     with session.lock:
         tile = session.grid.find(values.get("seed")) if session.grid else None
@@ -167,7 +167,7 @@ def point_at(click: Click) -> None:
 
 
 def cancel(click: Click) -> None:
-    """Cancel the refinement that is running, or else the previews that are on their way.
+    """Cancel the running refinement, or else the running previews.
 
     A cancel does not queue and may overtake what it is meant for. So values["calls"] names the page's latest
     clicks of SUBMITTING, each by its values["call"]; one that arrives later is not begun.

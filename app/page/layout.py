@@ -1,4 +1,4 @@
-"""The layout of the page, and what its events call."""
+"""The layout of the page, and the listeners of its events."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
@@ -35,7 +35,7 @@ QUEUED: Mapping[str, Any] = {**SILENT, "concurrency_limit": None}
 
 
 class Page(Blocks):
-    """The page as Gradio has it, and what is served around it (see `app.server.service.launch_page`).
+    """The page's Blocks, and what is served with them (see `app.server.service.launch_page`).
 
     Attributes:
         routes: addresses of its own beside Gradio's.
@@ -67,7 +67,7 @@ def build_page(
     """Build the page, to be served with `app.server.service.launch_page`.
 
     Args:
-        data: folder for all that is kept; what people have made goes into its folder "history".
+        data: folder of the app's data; histories are in its subfolder "history".
         grace_s: see `app.page.session`.
         watch: see `app.page.handlers`.
         logged: what the page's foot says about logs.

@@ -22,7 +22,7 @@ class Likeness:
 
     Attributes:
         decibels: peak signal-to-noise ratio; infinite for equal pictures.
-        words: what that looks like.
+        words: a sentence on the visible difference.
     """
 
     decibels: float

@@ -1,7 +1,7 @@
-"""What the page fetches besides Gradio's own: a stream of what to show, pictures and files.
+"""Routes of the page: a stream of its views, pictures and files.
 
 The stream has one line of JSON for each change, with the names of `app.page.views`. A page that lost it
-connects again and gets everything. Pictures are found by names that nobody can guess, and by nothing else.
+connects again and gets everything. Pictures are found only by their names, which can't be guessed.
 """
 
 import asyncio

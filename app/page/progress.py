@@ -72,7 +72,7 @@ def _follow_previews(
 
 
 def _guess(studio: Studio, session: Session, grid: Grid, refinements: list[Job]) -> None:
-    """Begin to refine what may be picked, once the previews have had the processor to be painted with."""
+    """Refine the previews speculatively, after a pause for painting them."""
     if any(tile.problem for tile in grid.tiles):
         return
     time.sleep(PAINTING_S)
@@ -85,7 +85,7 @@ def _guess(studio: Studio, session: Session, grid: Grid, refinements: list[Job])
 
 
 def follow_refinement(studio: Studio, session: Session, stage: Stage, handle: Handle) -> None:
-    """Show on the stage how far the refinement is, and at the end how alike preview and final are."""
+    """Show the progress of a refinement on the stage, and at its end the likeness of preview and final."""
     for event in handle.events():
         final = None
         if isinstance(event, Done):
@@ -134,7 +134,7 @@ def _keep_final(session: Session, stage: Stage, done: Done) -> Shot:
 
 
 def _progress(event: Event) -> str:
-    """Say how far a grid is, if the event tells."""
+    """Return a message on a grid's progress, or "" if the event has none."""
     match event:
         case Queued() if event.place:
             return f"{event.place} in line before these, about {_seconds(event.estimate_s)}"

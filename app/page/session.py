@@ -1,4 +1,4 @@
-"""What one browser tab shows: its grid of previews, its stage, and the jobs that run for it.
+"""The session of a browser tab: its grid of previews, its stage, and its running jobs.
 
 A tab has a secret of its own, so all that outlives a refresh; the jobs of a tab that stays away are
 cancelled. What it has made is on the shelf of its browser (`app.history.shelf`).
@@ -33,7 +33,7 @@ class Tile:
     Attributes:
         step, steps: denoiser calls made, and of how many.
         sketch: address of its latest sketch.
-        problem: why there is no picture.
+        problem: message in place of a missing picture.
         name: its picture's on the shelf, once finished.
         kept: whether it stays through rerolls.
         decoder: see `app.jobs.job.Record`.
@@ -157,7 +157,7 @@ class Session:
 
     @property
     def owner(self) -> str:
-        """Whom the worker is fair to: all tabs of a browser, or of a login."""
+        """The owner of its jobs, for whom the worker takes turns: all tabs of a browser, or of a login."""
         return self.shelf.name
 
     def changed(self) -> None:
@@ -180,7 +180,7 @@ class Session:
         thread.start()
 
     def settle(self, timeout_s: float | None = None) -> None:
-        """Wait until nothing but guesses runs any more."""
+        """Wait until only guesses are running."""
         for thread in list(self.followers):
             thread.join(timeout_s)
 
@@ -296,14 +296,14 @@ def show_entry(session: Session, entry: Entry) -> None:
 
 
 def note_of(tiles: Sequence[Tile]) -> str:
-    """Say how many previews there are, and how they were made."""
+    """Return a summary of previews: their number, steps and solver."""
     job = tiles[0].job
     number = f"{len(tiles)} preview{'s' if len(tiles) != 1 else ''}"
     return f"{number} · {job.steps} steps · {job.solver}"
 
 
 def record_grid(session: Session, grid: Grid) -> None:
-    """Write a grid, as far as it is finished, into the history, or tell why that can't be done."""
+    """Write the finished pictures of a grid into the history, or show the error."""
     time_made, finals = time.time(), []
     with contextlib.suppress(RequestError):
         old = session.shelf.find(grid.id)

@@ -12,7 +12,7 @@ MAX_EDGE = 512
 
 
 class Sketches:
-    """The newest MAX_SKETCHES pictures, under names that nobody can guess."""
+    """The newest MAX_SKETCHES pictures, under names that can't be guessed."""
 
     def __init__(self) -> None:
         self._lock = threading.Lock()

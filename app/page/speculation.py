@@ -20,7 +20,7 @@ class Guesses:
 
     @classmethod
     def begin(cls, backend: Backend, refinements: Sequence[Job]) -> "Guesses":
-        """Begin these refinements; none if the backend does not speculate or has no room."""
+        """Begin these refinements, unless the backend does not speculate or has no room."""
         if not backend.speculates:
             return cls()
         try:

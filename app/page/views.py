@@ -1,4 +1,4 @@
-"""What the page shows, as plain values for its scripts: texts, numbers, addresses of pictures."""
+"""The views of the page: texts, numbers and addresses of pictures, as plain values for its scripts."""
 
 from typing import Any
 

@@ -50,18 +50,19 @@ def add_endpoints(backend: Backend, pictures: Path) -> None:
         height: int = 0,
         request: gr.Request | None = None,
     ) -> tuple[list[FileData], list[dict[str, Any]]]:
-        """Quick previews of a prompt: PNG files, and for each how it was made. Refine the one you like best.
+        """Make quick previews of a prompt: PNG files and a record of each. Refine the one you like best.
 
         Args:
-            prompt: what to see
-            negative_prompt: what should not be in the pictures
-            count: how many previews, 1 to 8
+
+            prompt: what the pictures should show
+            negative_prompt: what the pictures should not show
+            count: number of previews, 1 to 8
             steps: solver steps, 1 to 100; few are enough for a preview
-            guidance: how literally to take the prompt, 1 to 30
+            guidance: guidance scale, 1 to 30; higher values follow the prompt more closely
             seed: of the first preview, the others follow it; -1 draws fresh seeds
             solver: the learned one, consistency, or a classical one such as unipc
             picture: a PNG, JPEG or WebP to start from or to edit
-            strength: how much of the picture is made anew, 0.05 to 1; a model that edits ignores it
+            strength: how far to depart from the picture, 0.05 to 1; a model that edits ignores it
             width: in pixels; 0 is the model's own
             height: in pixels; 0 is the model's own
         """
@@ -94,17 +95,17 @@ def add_endpoints(backend: Backend, pictures: Path) -> None:
         height: int = 0,
         request: gr.Request | None = None,
     ) -> tuple[FileData, dict[str, Any]]:
-        """The full-step picture of a prompt and a seed, such as a preview's: a PNG file, and how it was made.
+        """Make the full-step picture of a prompt and a seed, such as a preview's: a PNG file and its record.
 
         Args:
-            prompt: what to see, as for the preview
-            negative_prompt: what should not be in the picture, as for the preview
+            prompt: what the picture should show, as for the preview
+            negative_prompt: what the picture should not show, as for the preview
             seed: the preview's; -1 draws a fresh one
             steps: solver steps, 1 to 100
-            guidance: how literally to take the prompt, as for the preview
+            guidance: guidance scale, as for the preview
             solver: the solver of the many steps
             picture: a PNG, JPEG or WebP to start from or to edit, as for the preview
-            strength: how much of the picture is made anew, 0.05 to 1; a model that edits ignores it
+            strength: how far to depart from the picture, 0.05 to 1; a model that edits ignores it
             width: in pixels; 0 is the model's own
             height: in pixels; 0 is the model's own
         """
@@ -148,7 +149,7 @@ def _uploaded(picture: Any) -> bytes:
 
 
 def _owner(request: gr.Request | None) -> str:
-    """Name the client that asks; no browser's shelf has such a name.
+    """Return the client's name as owner; no browser's shelf has such a name.
 
     A client without a session gets a name for this request only: others could guess a shared one.
     """
@@ -174,7 +175,7 @@ def _make(backend: Backend, jobs: Sequence[Job], pictures: Path) -> tuple[list, 
     if len(done) < len(jobs):
         raise RequestError("The request was cancelled.")
     _delete_old(pictures)
-    folder = pictures / secrets.token_hex(16)  # nobody can guess where another client's pictures are
+    folder = pictures / secrets.token_hex(16)  # other clients can't guess it
     files = []
     for position, job in enumerate(jobs):
         path = folder / f"{job.model.replace('/', '-')}-seed-{job.seed}-{job.steps}-steps.png"

@@ -1,4 +1,4 @@
-"""Who may log in: a file with a name and a salted hash of the password on each line.
+"""Logins: a file with a name and a salted hash of the password on each line.
 
     python -m app.server.auth FILE add NAME       # asks for the password
     python -m app.server.auth FILE remove NAME
@@ -70,7 +70,7 @@ class Logins:
         self._nobody = PasswordHash.of(secrets.token_hex(16))  # unknown names take as long as known ones
 
     async def check(self, name: str, password: str) -> bool:
-        """Whether this is the name's password."""
+        """Return whether this is the name's password."""
         if len(password) > MAX_LETTERS:
             return False
         known = self._users.get(name)
@@ -100,9 +100,7 @@ def read(path: Path) -> dict[str, PasswordHash]:
                 f"Line {number} of {path} is not a login. Remove it and add the person again."
             ) from error
     if not users:
-        raise AuthError(
-            f"Nobody could log in: {path} is empty. Add somebody: python -m app.server.auth {path} add NAME"
-        )
+        raise AuthError(f"{path} contains no logins. Add one: python -m app.server.auth {path} add NAME")
     return users
 
 

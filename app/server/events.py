@@ -80,7 +80,7 @@ def refusal(message: str, status: int) -> Response:
 
 
 def problem_of(body: bytes, page: gr.Blocks, path: str) -> str:
-    """Say what is wrong with an event's body; "" if nothing is."""
+    """Return what is wrong with an event's body, or "" if it is valid."""
     try:
         event = json.loads(body, parse_constant=_refuse_constant)
         json.dumps(event, ensure_ascii=False).encode()
@@ -113,7 +113,7 @@ def problem_of(body: bytes, page: gr.Blocks, path: str) -> str:
 
 
 def _problem_of_names(given: Mapping[str, Any], endpoint: Mapping[str, Any] | None) -> str:
-    """Say what is wrong with arguments that are sent by name; "" if nothing is."""
+    """Return what is wrong with arguments that are sent by name, or "" if they are valid."""
     if endpoint is None:
         return "There is no such endpoint."
     due = {about["parameter_name"]: about["parameter_has_default"] for about in endpoint["parameters"]}

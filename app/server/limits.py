@@ -1,4 +1,4 @@
-"""How much one person may ask for: a token bucket for each."""
+"""Rate limits: a token bucket for each person."""
 
 import ipaddress
 import math
@@ -8,7 +8,7 @@ from collections.abc import Callable
 
 from app.jobs.job import Busy
 
-# At most so many people are remembered; those with the fullest buckets are forgotten first.
+# Maximum number of buckets; the fullest are forgotten first.
 MAX_PEOPLE = 10_000
 
 
@@ -67,7 +67,7 @@ class Limits:
 
 
 def network_of(host: str) -> str:
-    """Return whom an address is counted for: itself or, for IPv6, the 64-bit network of one household."""
+    """Return the key of an address for limits: itself or, for IPv6, its /64 network."""
     try:
         address = ipaddress.ip_address(host)
     except ValueError:

@@ -1,4 +1,4 @@
-"""The backend as page and endpoints see it: requests are counted, logged and limited, and end in order."""
+"""A backend that counts, logs and limits requests, and finishes them before it stops."""
 
 import logging
 import threading
@@ -26,7 +26,7 @@ class MeteredBackend(BackendWrapper):
     Args:
         backend: makes the pictures.
         metrics: where to count.
-        limits: how much each person may ask for; None for no limits.
+        limits: of each person; None for no limits.
     """
 
     def __init__(self, backend: Backend, metrics: Metrics, limits: Limits | None = None) -> None:
@@ -100,7 +100,7 @@ class MeteredBackend(BackendWrapper):
             self._changed.notify_all()
 
     def _asking(self, jobs: Sequence[Job]) -> tuple[str, str]:
-        """The person who asks, by login or address, and the id of the HTTP request.
+        """Return the person who makes a request, as login or address, and the id of the HTTP request.
 
         Speculative jobs are submitted outside of Gradio's events, for the person of the owner's last request.
         """
@@ -126,7 +126,7 @@ class MeteredBackend(BackendWrapper):
 
 
 class _Meter:
-    """Listens to one handle, for metrics, limits and log. The thread that makes the picture calls it."""
+    """Passes the events of one handle to metrics, limits and log, in the worker's thread."""
 
     def __init__(self, backend: MeteredBackend, handle: Handle, person: str, request_id: str) -> None:
         self._backend, self._metrics = backend, backend.metrics
@@ -134,7 +134,7 @@ class _Meter:
         self._job = handle.job
         self._submitted = time.monotonic()
         self._waited: float | None = None
-        self._speculated = 0  # steps made before anybody asked for the picture
+        self._speculated = 0  # steps made before the picture was picked
         self._gauge = self._metrics.open.labels(self._job.kind, "waiting")
         self._gauge.inc()
 
@@ -191,5 +191,5 @@ class _Meter:
 
 
 def _is_awaited(handle: Handle) -> bool:
-    """Whether somebody waits for it: it was asked for, or speculative and then promoted."""
+    """Whether a user waits for the picture: it is not speculative, or was promoted."""
     return handle.job.kind != "speculative" or handle.promoted is not None

@@ -1,4 +1,4 @@
-"""Metrics for Prometheus. None of them tells who asked for what."""
+"""Metrics for Prometheus. None of them identifies a person or a prompt."""
 
 from collections.abc import Callable
 from typing import Any

@@ -1,4 +1,4 @@
-"""What every request passes: log, origins, open addresses, login, limit of body sizes, check of events."""
+"""Middleware of all requests: log, origins, open addresses, login, limit of body sizes, check of events."""
 
 import logging
 import re
@@ -22,9 +22,9 @@ from app.server.origins import Origins
 
 log = logging.getLogger("app.web")
 
-# The largest body: what scripts and programs send is parsed as a whole, by Python, for everybody's time.
+# The largest body: it is parsed as a whole, in Python, while other requests wait.
 MAX_BODY_BYTES = 2**16
-# The largest body of the addresses that take a file: a picture of MAX_BYTES in Base64, and what goes with it.
+# The largest body of the addresses that take a file: a picture of MAX_BYTES in Base64, and its other values.
 MAX_FILE_BODY_BYTES = MAX_BYTES * 4 // 3 + 2**20
 TAKES_FILE = {"/gradio_api/upload", "/restore", "/start"}
 # A proxy's id of a request is kept if it looks like one.
@@ -32,7 +32,7 @@ REQUEST_ID = re.compile(r"[\w.-]{1,64}", re.ASCII)
 
 
 def middleware(own: Sequence[BaseRoute], head: str = "", framed_by: Sequence[str] = ()) -> list[Middleware]:
-    """Return what each request passes, outermost first.
+    """Return the middleware, outermost first.
 
     Args:
         own: the app's own routes, which are open beside those of OPEN.

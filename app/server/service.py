@@ -1,4 +1,4 @@
-"""From settings to a service: the app around page and backend, how it is served, and how it ends."""
+"""Build the app from its settings, serve it, and shut it down."""
 
 import hmac
 import logging
@@ -163,7 +163,7 @@ class Stop:
 
 
 def end(page: Page, backend: MeteredBackend, grace_s: float) -> None:
-    """Finish or hand back what was asked for within `grace_s` seconds; then close page and backend."""
+    """Finish pending requests within `grace_s` seconds or fail them; then close page and backend."""
     began = time.monotonic()
     finished = backend.drain(grace_s)
     time.sleep(DELIVERY_S)

@@ -28,7 +28,7 @@ class SettingsError(ValueError):
 
 
 class Settings(BaseSettings):
-    """Everything that app.py can be told.
+    """The settings of app.py.
 
     The docstring of a field is its help, its title stands for its value there. `repr=False` marks a secret.
     """
@@ -207,7 +207,7 @@ EXPECTED = {
 
 
 def _explain(error: Mapping[str, Any]) -> str:
-    """Say what is allowed in place of a wrong value."""
+    """Describe the allowed values in place of a wrong one."""
     if error["type"] == "extra_forbidden":
         return "there is no such setting"
     field = FIELDS[str(error["loc"][0])]

@@ -1,4 +1,4 @@
-"""What the study's rooms have in common: its errors, and how pydantic reads its files."""
+"""The errors of a study, and the base of the classes that pydantic reads from its files."""
 
 from typing import ClassVar
 

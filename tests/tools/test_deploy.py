@@ -246,7 +246,7 @@ def test_secrets_are_never_sent(repository: Path, path: str, text: str) -> None:
 
 def test_outside_a_checkout(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(deploy, "ROOT", tmp_path)
-    with pytest.raises(DeployError, match="no checkout"):
+    with pytest.raises(DeployError, match="not a git checkout"):
         deploy.items("gradio")
 
 

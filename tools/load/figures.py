@@ -51,14 +51,14 @@ class LoadRow:
 
 
 def alone_s(kind: str, costs: Costs, pace: float) -> float:
-    """Return the seconds of a grid or a refinement when nobody else is there."""
+    """Return the seconds of a grid or a refinement on an idle worker."""
     if kind == "preview":
         return pace * PREVIEW_STEPS * costs.tick(ROWS * GRID) + GRID * costs.decode_s + costs.encode_s
     return pace * FULL_STEPS * costs.tick(ROWS) + costs.decode_s + costs.encode_s
 
 
 def visits_per_second(visits: Sequence[Visit], fifo_busy: float, costs: Costs, pace: float) -> float:
-    """Return the visits per second at which one request after the other keeps the device so busy."""
+    """Return the visits per second at which the policy fifo keeps the device busy for this share of time."""
     picks = sum(visit.pick is not None and visit.leave_s is None for visit in visits) / len(visits)
     return fifo_busy / (alone_s("preview", costs, pace) + picks * alone_s("refine", costs, pace))
 
@@ -74,7 +74,7 @@ def make_row(
     pace: float,
     image_steps_per_s: float | None,
 ) -> LoadRow:
-    """Make the row of a run that took requests for `span_s` seconds; cancelled ones count in no time."""
+    """Make the row of a run with requests during `span_s` seconds; times leave out cancelled requests."""
     grids = [request for request in record.requests if request.kind == "preview"]
     finals = [request for request in record.requests if request.kind == "refine"]
     outcomes = Counter(request.outcome for request in record.requests)

@@ -136,24 +136,24 @@ def denoiser_inputs(case: Case, rows: int) -> dict[str, Any]:
             "txt_ids": torch.zeros(case.shape.tokens, 3, device=case.device, dtype=case.dtype),
             "img_ids": case.pipe._prepare_latent_image_ids(1, edge, edge, case.device, case.dtype),
         }
-    told: dict[str, Any] = {
+    inputs: dict[str, Any] = {
         "encoder_hidden_states": torch.cat([given["negative_prompt_embeds"], given["prompt_embeds"]])
     }
     if case.shape.pooled:
         sizes = torch.tensor([case.size, case.size, 0, 0, case.size, case.size])
-        told["added_cond_kwargs"] = {
+        inputs["added_cond_kwargs"] = {
             "text_embeds": torch.cat([given["negative_pooled_prompt_embeds"], given["pooled_prompt_embeds"]]),
             "time_ids": sizes.repeat(2 * rows, 1).to(case.device, case.dtype),
         }
-    return told
+    return inputs
 
 
-def evaluate(case: Case, told: dict[str, Any], x: Tensor, t: Tensor) -> Tensor:
+def evaluate(case: Case, inputs: dict[str, Any], x: Tensor, t: Tensor) -> Tensor:
     """Evaluate the network with guidance for latents [n, …], as the worker does."""
     if case.shape.is_flux:
-        return case.denoiser(x.to(case.dtype), timestep=t / 1000, **told, return_dict=False)[0]
+        return case.denoiser(x.to(case.dtype), timestep=t / 1000, **inputs, return_dict=False)[0]
     both = torch.cat([x, x]).to(case.dtype)
-    output = case.denoiser(both, torch.cat([t, t]), **told, return_dict=False)[0]
+    output = case.denoiser(both, torch.cat([t, t]), **inputs, return_dict=False)[0]
     unconditional, conditional = output.float().chunk(2)
     return classifier_free_guidance(unconditional, conditional, GUIDANCE)
 
@@ -184,11 +184,11 @@ def decode(case: Case, latents: Tensor) -> list[Image.Image]:
 @torch.inference_mode()
 def own(case: Case) -> list[Image.Image]:
     """Make the previews as the app does: one batch; the first picture is decoded before the others."""
-    told = denoiser_inputs(case, PREVIEWS)
+    inputs = denoiser_inputs(case, PREVIEWS)
     schedule = NoiseSchedule.from_config(case.pipe.scheduler.config)
     plan = make_plan("dpm++2m", STEPS, schedule)
     began = time.perf_counter()
-    latents = sample(plan, lambda x, t: evaluate(case, told, x, t), noise(case))
+    latents = sample(plan, lambda x, t: evaluate(case, inputs, x, t), noise(case))
     synchronize(case.device)
     denoised = time.perf_counter()
     with torch.cuda.stream(case.stream) if case.stream else nullcontext():
@@ -208,7 +208,7 @@ def own(case: Case) -> list[Image.Image]:
 
 
 def as_it_is(case: Case) -> None:
-    """Only the app's own sampling loop."""
+    """Change nothing: the app's own sampling loop."""
 
 
 def channels_last(case: Case) -> None:
@@ -258,9 +258,9 @@ def matmul_rate(device: torch.device, dtype: torch.dtype, edge: int) -> float:
 @torch.inference_mode()
 def work(case: Case) -> float:
     """Count the TFLOP of all evaluations of the denoiser for the previews."""
-    told, x = denoiser_inputs(case, PREVIEWS), noise(case)
+    inputs, x = denoiser_inputs(case, PREVIEWS), noise(case)
     with FlopCounterMode(display=False) as denoising:
-        evaluate(case, told, x, torch.full((PREVIEWS,), 500.0, device=case.device))
+        evaluate(case, inputs, x, torch.full((PREVIEWS,), 500.0, device=case.device))
     return STEPS * denoising.get_total_flops() / 1e12
 
 

@@ -1,6 +1,6 @@
 """The networks of published models as configs, to be measured with random weights and without a download.
 
-From the models' own config files; `app.catalogue` has their numbers of weights.
+The values are from the models' own config files; `app.catalogue` has their numbers of weights.
 """
 
 from __future__ import annotations
@@ -42,8 +42,8 @@ class Shape:
         autoencoder: settings of its AutoencoderKL.
         scheduler: diffusers' class for the stock pipeline, and `schedule` its settings.
         tokens, width: of the prompt's embeddings.
-        pooled: width of the pooled embedding, where the network is told one.
-        preview_decoder: settings of its AutoencoderTiny, or None where there is none.
+        pooled: width of the pooled embedding that the network takes, or 0.
+        preview_decoder: settings of its AutoencoderTiny, or None.
     """
 
     pipeline: str

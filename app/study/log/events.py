@@ -30,7 +30,7 @@ class TooNew(EventError):
 
 @dataclass(frozen=True)
 class Body(Strict):
-    """What an event says besides its header; each kind of event has its own class."""
+    """The fields of an event besides its header; each kind of event has its own class."""
 
     kind: ClassVar[str]
 
@@ -250,7 +250,7 @@ class RatingGiven(Body):
 
 @dataclass(frozen=True)
 class ErrorShown(Body):
-    """The participant was told that something could not be done."""
+    """An error message was shown to the participant."""
 
     kind = "error"
     words: str

@@ -1,4 +1,4 @@
-"""Log what a backend is asked for and what it does."""
+"""Log the requests to a backend and their progress."""
 
 import secrets
 import threading

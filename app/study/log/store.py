@@ -45,7 +45,7 @@ class Store(Protocol):
     def join(self, choose: Callable[[list[str]], LogEvent]) -> LogEvent:
         """Append the event that `choose` returns for the lines of all sessions' beginnings and ends.
 
-        The store is locked meanwhile: nobody else joins, in this process or another.
+        The store is locked meanwhile, for this process and all others.
         """
         ...
 
@@ -65,7 +65,7 @@ class Store(Protocol):
         ...
 
     def close(self) -> None:
-        """Write what is still unwritten, and close the store."""
+        """Write all pending events, and close the store."""
         ...
 
 
@@ -119,11 +119,11 @@ class SqlStore:
         return event
 
     def lines(self, participant: str | None = None) -> Iterator[str]:
-        wanted = sql.select(_EVENTS.c.line).order_by(_EVENTS.c.number)
+        query = sql.select(_EVENTS.c.line).order_by(_EVENTS.c.number)
         if participant is not None:
-            wanted = wanted.where(_EVENTS.c.participant == participant)
+            query = query.where(_EVENTS.c.participant == participant)
         with self._engine.connect() as connection:
-            for (line,) in connection.execute(wanted):
+            for (line,) in connection.execute(query):
                 yield line
 
     def withdraw(self, participant: str) -> int:
@@ -145,7 +145,7 @@ class SqlStore:
         self._engine.dispose()
 
     def _forget(self) -> None:
-        """Remove what was deleted from SQLite's write-ahead log as well."""
+        """Remove deleted rows from SQLite's write-ahead log too."""
         if self._sqlite:
             with self._engine.connect() as connection:
                 connection.connection.cursor().execute("PRAGMA wal_checkpoint(TRUNCATE)")

@@ -1,4 +1,4 @@
-"""What a participant may do in each phase of a study, and what their browser reports.
+"""The actions of a participant in each phase of a study, and the reports of their browser.
 
 Values come from the browser and may be anything.
 """
@@ -28,7 +28,7 @@ REPORTED = ("painted", "visibility_change")
 
 
 def perform(visit: Participation, values: Values) -> None:
-    """Do what values["do"] names. Errors are shown on the page; a click that came too late is ignored."""
+    """Perform the action values["do"]. Errors are shown on the page; late clicks are ignored."""
     with visit.session.lock:
         visit.catch_up()
         phase, act = ACTIONS.get(str(values.get("do")), ("", None))
@@ -200,7 +200,7 @@ ACTIONS: Mapping[str, tuple[str, Callable[[Participation, Values], None]]] = {
     "rate": ("rating", _rate),
     "close": ("closing", _close),
 }
-"""By the name that the page's scripts use: the phase in which it may be done, and what it does."""
+"""Name in the page's scripts → phase in which the action is allowed, and its function."""
 
 
 def _write(visit: Participation, body: events.Body, values: Values, trial: str | None = None) -> None:

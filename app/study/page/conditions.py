@@ -1,4 +1,4 @@
-"""What the app does for a condition of a study."""
+"""Apply a study's conditions to the page's form."""
 
 from app.backends.base import Backend
 from app.jobs.job import Job, RequestError

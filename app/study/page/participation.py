@@ -60,7 +60,7 @@ class Participation:
         outcome: how it ended: satisfied, gave_up or timed_out.
         final: the name on the shelf of the picture it ended with.
         trial_names: of all trials so far.
-        resumed: whether the log was asked how far this tab had come.
+        resumed: whether the progress of this tab was read from the log.
     """
 
     def __init__(self, lab: Lab, session: Session) -> None:
@@ -165,7 +165,7 @@ class Participation:
         self.phase, self.outcome, self.final = "rating", outcome, final
 
     def note(self, body: events.Body, at: float | None = None, trial: str | None = None) -> "Future[None]":
-        """Have an event written to the log.
+        """Queue an event for the log.
 
         Args:
             at: the browser's time in milliseconds, see `LogEvent`.

@@ -1,4 +1,4 @@
-"""Log what visitors of the ordinary page do, if the operator asks for it: no words, no pictures."""
+"""Log the actions on the ordinary page, without prompts and pictures, if the operator enables it."""
 
 from collections.abc import Iterator, Mapping
 from concurrent.futures import Future

@@ -1,4 +1,4 @@
-"""What a study's page is sent: nothing that says how pictures are made, so conditions can't be told apart.
+"""The views of a study's page; they hide how pictures are made, so conditions look alike.
 
 The names are those of `app.page.views`, since the same scripts show both pages.
 """
@@ -96,7 +96,7 @@ def clock_view(visit: Participation) -> View:
 
 
 def blind_grid(session: Session, not_made: str) -> View | None:
-    """Return what of `app.page.views.grid_view` a participant may know.
+    """Return the part of `app.page.views.grid_view` that a participant may see.
 
     Args:
         not_made: the message for a picture that is missing, in place of the reason.
@@ -114,7 +114,7 @@ def blind_grid(session: Session, not_made: str) -> View | None:
 
 
 def blind_stage(session: Session, not_finished: str) -> View | None:
-    """Return what of `app.page.views.stage_view` a participant may know.
+    """Return the part of `app.page.views.stage_view` that a participant may see.
 
     Args:
         not_finished: the message for a picture that was stopped, in place of the reason.

@@ -1,4 +1,4 @@
-"""What a study file says: its definition and words, and in which order each participant does the trials."""
+"""The study file: its definition, its labels, and the order of each participant's trials."""
 
 from app.study.plan.definition import Condition, Study
 from app.study.plan.order import Trial, trials

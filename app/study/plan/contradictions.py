@@ -1,4 +1,4 @@
-"""Find what is well-formed in a study file but makes no sense together."""
+"""Find values of a study file that are valid one by one but contradict each other."""
 
 import re
 from collections.abc import Iterator, Mapping

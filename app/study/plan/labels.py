@@ -17,7 +17,7 @@ PLACES = re.compile(r"\{(\w+)\}")
 
 
 def fill(label: str, **values: object) -> str:
-    """Put values into the places of a label."""
+    """Put values into the placeholders of a label."""
     return PLACES.sub(lambda place: str(values[place[1]]), label)
 
 
@@ -27,12 +27,12 @@ def words_in(language: str) -> Mapping[str, str]:
 
 
 def check_places(words: Mapping[str, str]) -> dict[str, str]:
-    """Say of each label whose places differ from the English label's what it must have."""
+    """Return a fault for each label whose placeholders differ from the English label's."""
     faults = {}
     for name in words.keys() & LABELS["en"].keys():
         english = LABELS["en"][name]
         places = set(PLACES.findall(english))
         if set(PLACES.findall(words[name])) != places:
-            wanted = " and ".join(f"{{{each}}}" for each in sorted(places)) or "nothing in braces"
-            faults[name] = f"must have {wanted} in it, as “{english}” has"
+            needed = " and ".join(f"{{{each}}}" for each in sorted(places)) or "nothing in braces"
+            faults[name] = f"must have {needed} in it, as “{english}” has"
     return faults

@@ -16,7 +16,7 @@ from app.study.shared import StudyProblem
 
 EXAMPLE = Path(__file__).with_name("study.toml")
 _STUDY = TypeAdapter(Study)
-# What may stand where in a file, as JSON schema: the messages are made from it.
+# JSON schema of a study file, from which the messages are made.
 _SCHEMA = _STUDY.json_schema()
 _TYPES = {
     "string": "text",
@@ -76,7 +76,7 @@ def _follows(error: Any, unread: Collection[str]) -> bool:
 
 
 def _problem(error: Any) -> Problem:
-    """Say in plain words what pydantic found."""
+    """Return the path and the message of an error of pydantic."""
     path, key = ".".join(map(str, error["loc"])), str(error["loc"][-1])
     if error["type"] == "unexpected_keyword_argument":
         known = _schema_of(error["loc"][:-1])["properties"]
@@ -92,11 +92,11 @@ def _problem(error: Any) -> Problem:
     instead = "" if isinstance(given, list | dict) else f", not {given!r}"
     near = get_close_matches(str(given), about.get("enum", ()), 1)
     hint = f" Did you mean {near[0]!r}?" if near else ""
-    return path, f"{path!r} must be {_wanted(about)}{instead}{meaning}.{hint}"
+    return path, f"{path!r} must be {_allowed(about)}{instead}{meaning}.{hint}"
 
 
 def _schema_of(location: Sequence[int | str]) -> dict[str, Any]:
-    """The schema of what may stand at a place in the file."""
+    """Return the schema of a location in the file."""
     found = _SCHEMA
     for part in location:
         inside = found.get("items") if isinstance(part, int) else found.get("properties", {}).get(part)
@@ -106,7 +106,7 @@ def _schema_of(location: Sequence[int | str]) -> dict[str, Any]:
     return found
 
 
-def _wanted(about: dict[str, Any]) -> str:
+def _allowed(about: dict[str, Any]) -> str:
     if "enum" in about:
         return f"one of {', '.join(about['enum'])}"
     if "pattern" in about:

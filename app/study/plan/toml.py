@@ -17,7 +17,7 @@ def parse(text: str, lists: Collection[str]) -> tuple[dict[str, Any] | None, lis
     A wrong line is left out, so that errors elsewhere are found too; a broken header still begins its table.
 
     Args:
-        lists: the names of tables that may be there several times.
+        lists: names of tables that may be repeated.
     """
     lines = text.split("\n")
     faults: list[tuple[int, str]] = []

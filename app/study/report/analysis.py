@@ -30,11 +30,11 @@ TOO_FEW = "it takes at least two participants with both conditions"
 
 
 class LeftOut(ValueError):
-    """A comparison `what` of two conditions that can't be made, and why."""
+    """Two conditions can't be compared; `what` names the comparison."""
 
-    def __init__(self, what: str, of: str, over: str, why: str) -> None:
-        super().__init__(f"{what} of {of} and {over} is left out: {why}.")
-        self.what, self.of, self.over, self.why = what, of, over, why
+    def __init__(self, what: str, of: str, over: str, reason: str) -> None:
+        super().__init__(f"{what} of {of} and {over} is left out: {reason}.")
+        self.what, self.of, self.over, self.reason = what, of, over, reason
 
 
 @dataclass(frozen=True)
@@ -236,8 +236,8 @@ def odds_ratio(table: pd.DataFrame, question: str, of: str, over: str, level: fl
     treated = (rated["condition"] == of).to_numpy(float)[:, None]
     try:
         values, errors = proportional_odds(rated[column].to_numpy(), treated, rated[who].to_numpy())
-    except ValueError as why:
-        raise LeftOut(*about, str(why)) from why
+    except ValueError as failure:
+        raise LeftOut(*about, str(failure)) from failure
     people = rated[who].nunique()
     value, error = float(values[0]), float(errors[0])
     half = float(stats.t.ppf((1 + level) / 2, people - 1)) * error

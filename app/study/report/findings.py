@@ -1,4 +1,4 @@
-"""Analyse a study's log: all numbers of its report, and what the reader must be warned of."""
+"""Analyse a study's log: all numbers of its report, and its warnings."""
 
 import math
 from collections.abc import Callable, Iterator, Sequence
@@ -30,7 +30,7 @@ from app.study.shared import StudyProblem
 
 
 class ReportError(StudyProblem):
-    """A log that no report can be made of; the message says why."""
+    """A log without anything to report; the message says why."""
 
 
 @dataclass(frozen=True)
@@ -192,17 +192,17 @@ def _correct(rows: list[Any]) -> list[Any]:
 
 def describe_left_out(left_out: Sequence[LeftOut]) -> Iterator[str]:
     """Yield a sentence per reason; comparisons of the same conditions are named together."""
-    for why in dict.fromkeys(each.why for each in left_out):
+    for reason in dict.fromkeys(each.reason for each in left_out):
         conditions: dict[str, tuple[str, ...]] = {}
         for each in left_out:
-            if each.why == why:
+            if each.reason == reason:
                 conditions[each.what] = (*conditions.get(each.what, ()), each.of)
         comparisons = "; ".join(
             f"{_and([what for what in conditions if conditions[what] == names])}, with {_and(names)} against "
             f"{left_out[0].over}"
             for names in dict.fromkeys(conditions.values())
         )
-        yield f"Left out, since {why}: {comparisons}."
+        yield f"Left out, since {reason}: {comparisons}."
 
 
 def _warnings(study: Study, table: pd.DataFrame, faults: Faults, versions: int) -> Iterator[str]:

@@ -264,7 +264,7 @@ def _at_first_try(table: pd.DataFrame, name: str) -> pd.DataFrame:
 
 
 def _speed_up(table: pd.DataFrame, name: str) -> list[float] | str:
-    """Return time with `full` ÷ time with the condition and its interval, or why there is none."""
+    """Return time with `full` ÷ time with the condition and its interval, or why there is no estimate."""
     try:
         ratio = time_ratio(table, "full", name, full=False).paired
     except ValueError as error:
@@ -297,10 +297,10 @@ def run(options: argparse.Namespace) -> dict[str, Any]:
                     for _ in programs.take_part(number, goals):
                         bar.update()
             except (httpx.HTTPError, AppError, OSError) as error:
-                why = str(error) or type(error).__name__
+                reason = str(error) or type(error).__name__
                 raise StudyProblem(
-                    f"the app at {options.url} has stopped answering ({why}). Start it again, and then this "
-                    "command: it continues where it stopped."
+                    f"the app at {options.url} has stopped answering ({reason}). Start it again, and then "
+                    "this command: it continues where it stopped."
                 ) from error
     write_report(study, read_log(log), options.out)
     summary = summarise(study, log, options.look)

@@ -78,7 +78,7 @@ def test_no_file_and_an_empty_one_say_what_to_do(file: Path) -> None:
     with pytest.raises(AuthError, match=r"python -m app\.server\.auth"):
         auth.read(file)
     file.write_text("\n")
-    with pytest.raises(AuthError, match="empty"):
+    with pytest.raises(AuthError, match="contains no logins"):
         auth.read(file)
 
 
