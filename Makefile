@@ -67,7 +67,7 @@ $(VENV)/.ready-dev: requirements-dev.txt $(VENV)/.ready
 node_modules/.ready: package-lock.json
 	@command -v npm >/dev/null || { \
 	    echo "npm is missing. Install Node.js 20.19 or newer (https://nodejs.org) and run this again." >&2; exit 1; }
-	@npm ci --silent
+	@npm ci --loglevel=error
 	@touch $@
 
 $(BIN)/python:

@@ -19,8 +19,9 @@ from app.worker.costs import Costs
 from solver.diffusion import LatentDiffusion
 from tests.tiny_landscapes import build_tiny_model
 
-# A tab that is away for so long is taken as closed: long enough for a refresh on a busy machine.
-GRACE_S = 8.0
+# The longest wait for a state, and for a tab to come back after a refresh. Long enough for a busy machine.
+PATIENCE_S = 300
+GRACE_S = 60.0
 # What ticks of the tiny model cost. Measured by each worker, a busy moment would decide how all its tests go.
 COSTS = Costs((1, 2, 4, 8, 16), (0.004, 0.005, 0.007, 0.010, 0.017), decode_s=0.003, encode_s=0.002)
 

@@ -21,7 +21,7 @@ from app.page.click import Click, Form, Studio
 from app.page.form import FULL_STEPS, MAX_GUIDANCE, PREVIEW_STEPS, PROMPT
 from app.page.gradio_internals import Blocks, accept_any_value, event_data
 from app.page.live import file_routes, live_routes
-from app.page.scripts import STATIC, make_studio, scripts_route
+from app.page.scripts import STATIC, make_studio, preload_tags, scripts_route
 from app.page.session import GRACE_S, Sessions
 from app.page.sketches import Sketches
 from solver import SOLVERS
@@ -83,7 +83,7 @@ def build_page(
             scripts_route(),
             Route("/card.png", _card),
         ]
-        page.head_html = (STATIC / "head.html").read_text(encoding="utf-8")
+        page.head_html = (STATIC / "head.html").read_text(encoding="utf-8") + preload_tags("main")
         with gr.Row(elem_classes="masthead"):
             gr.HTML(
                 f"<h1>{TITLE}</h1><p>See four quick previews, pick one, and only that one is finished.</p>",

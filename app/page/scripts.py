@@ -5,6 +5,7 @@ Their addresses have a hash of them all, so that browsers keep them, and load ne
 
 import hashlib
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -31,6 +32,15 @@ def scripts_route() -> Route:
         return Response(text, headers={"Cache-Control": keep}, media_type="text/javascript")
 
     return Route("/scripts/{version}/{name}", script)
+
+
+def preload_tags(module: str) -> str:
+    """Return tags for a page's head: browsers load a module and its imports while they load Gradio."""
+    names = [f"{module}.js"]
+    for name in names:
+        imported = re.findall(r'from "\./(.+\.js)"', MODULES[name].decode())
+        names += [each for each in imported if each not in names]
+    return "".join(f'<link rel="modulepreload" href="scripts/{VERSION}/{name}">\n' for name in names)
 
 
 def make_studio(module: str, failed: str, **options: Any) -> Any:

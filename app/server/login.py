@@ -37,6 +37,7 @@ WITHOUT_LOGIN = {
     "readyz",
     "metrics",
     "card.png",
+    "scripts",
     "favicon.ico",
     "robots.txt",
 }

@@ -10,13 +10,10 @@ from typing import Any
 import pytest
 
 from app.worker.denoiser import BatchDenoiser
-from tests.conftest import Served
+from tests.conftest import PATIENCE_S, Served
 from tools.latency import BROWSER_OPTIONS, BROWSERS, find_browser
 
 sync_api = pytest.importorskip("playwright.sync_api")
-
-# Nothing here waits for a time, so this is only met where something is wrong.
-PATIENCE_MS = 60_000
 
 
 @pytest.fixture(scope="package")
@@ -33,22 +30,40 @@ def browser() -> Iterator[Any]:
         browser.close()
 
 
+NewPage = Callable[..., Any]
 OpenPage = Callable[..., Any]
 Hold = Callable[[str], Callable[[], None]]
 
 
 @pytest.fixture
-def open_page(browser: Any, url: str) -> Iterator[OpenPage]:
-    """Opens the page in a browser of its own, with Playwright's options; `like` shares another page's."""
+def new_page(browser: Any) -> Iterator[NewPage]:
+    """Opens an empty page in a browser of its own, with Playwright's options; `like` shares another page's.
+
+    Errors of its scripts are in `errors`.
+    """
     contexts = []
 
-    def open_page(address: str = "", like: Any = None, **options: Any) -> Any:
+    def new_page(like: Any = None, **options: Any) -> Any:
         if like is None:
             contexts.append(browser.new_context(**options))
+            contexts[-1].set_default_timeout(1000 * PATIENCE_S)
         page = (like.context if like else contexts[-1]).new_page()
-        page.set_default_timeout(PATIENCE_MS)
-        page.errors, page.foreign = [], []
+        page.errors = []
         page.on("pageerror", lambda error: page.errors.append(str(error)))
+        return page
+
+    yield new_page
+    for context in contexts:
+        context.close()
+
+
+@pytest.fixture
+def open_page(new_page: NewPage, url: str) -> OpenPage:
+    """Opens the app's page; also notes the errors in its console, and requests to others in `foreign`."""
+
+    def open_page(address: str = "", like: Any = None, **options: Any) -> Any:
+        page = new_page(like, **options)
+        page.foreign = []
         page.on("console", lambda said: page.errors.append(said.text) if said.type == "error" else None)
         page.on(
             "request",
@@ -60,9 +75,7 @@ def open_page(browser: Any, url: str) -> Iterator[OpenPage]:
         page.locator(".page-foot", has_text=re.compile("pixels")).wait_for()
         return page
 
-    yield open_page
-    for context in contexts:
-        context.close()
+    return open_page
 
 
 @pytest.fixture
@@ -80,6 +93,20 @@ def preview(page: Any, prompt: str = "snowy mountains") -> None:
 
 def wait_for_grid(page: Any) -> None:
     page.locator(".grid[aria-busy=false] .tile img:not([hidden])").first.wait_for()
+
+
+def listen(page: Any, selector: str) -> None:
+    """Writes the texts of messages down in `said`, since they go away by themselves."""
+    page.evaluate(
+        """(selector) => {
+            window.said = [];
+            new MutationObserver((changes) => {
+                for (const { addedNodes } of changes)
+                    for (const node of addedNodes) said.push(node.textContent);
+            }).observe(document.querySelector(selector), { childList: true });
+        }""",
+        selector,
+    )
 
 
 def sources(page: Any) -> list[str]:

@@ -11,7 +11,7 @@ from app.jobs import png
 from app.jobs.job import Cancelled
 from app.worker.scheduling import SPECULATED_SHARE
 from tests.browser.conftest import Hold, OpenPage, preview, seeds, sources, wait_for_grid
-from tests.conftest import Served
+from tests.conftest import PATIENCE_S, Served
 
 
 def test_from_prompt_to_downloaded_picture(page: Any, url: str, tmp_path: Path) -> None:
@@ -144,6 +144,13 @@ def test_previews_sharpen_in_place(
 def test_mistakes_are_told_on_the_page(page: Any) -> None:
     page.press("#prompt input", "Enter")
     page.get_by_role("alert").get_by_text("The prompt is empty.").wait_for()
+    left = page.evaluate(
+        """[...document.querySelectorAll(".toast")].filter((toast) => {
+            toast.querySelector(".toast-close").click();
+            return toast.isConnected;
+        }).length"""
+    )
+    assert left == 0, "a message can be closed"
     assert page.locator(".tile.ghost").count() == 4
     assert page.locator(".grid").get_attribute("aria-busy") == "false"
 
@@ -174,7 +181,7 @@ def test_the_preview_that_the_pointer_rests_on_is_refined_ahead(page: Any, serve
     before = worker.made["speculative"]
     preview(page)
     page.locator(".tile").nth(2).hover()
-    deadline = time.monotonic() + 60
+    deadline = time.monotonic() + PATIENCE_S
     all_but_the_pointed_at = 3 * round(SPECULATED_SHARE * 40)
     while worker.made["speculative"] - before < all_but_the_pointed_at + 40:
         assert time.monotonic() < deadline, "the one pointed at was not taken to the end"

@@ -9,7 +9,7 @@ import pytest
 from app.backends.base import Backend
 from app.page import live
 from app.page.session import Session
-from tests.browser.conftest import OpenPage, preview, wait_for_grid
+from tests.browser.conftest import OpenPage, listen, preview, wait_for_grid
 from tools.latency import MAX_KB, visit_bytes
 
 axe = pytest.importorskip("axe_playwright_python.sync_playwright")
@@ -58,12 +58,6 @@ def test_no_serious_violation_of_accessibility(open_page: OpenPage, scheme: str)
 
 
 SPOKEN = "[aria-live=polite].unseen"
-LISTEN = """(spoken) => {
-    window.said = [];
-    new MutationObserver((changes) => {
-        for (const { addedNodes } of changes) said.push(...[...addedNodes].map((node) => node.textContent));
-    }).observe(document.querySelector(spoken), { childList: true });
-}"""
 
 
 @pytest.fixture(params=["every step is told", "only the end is told"])
@@ -81,7 +75,7 @@ def told(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Non
 
 
 def test_a_screen_reader_hears_what_happens_and_finds_its_way(told: None, page: Any) -> None:
-    page.evaluate(LISTEN, SPOKEN)
+    listen(page, SPOKEN)
     finish_one(page)
     page.wait_for_function("said.some((text) => text.startsWith('Done.'))")
     said = page.evaluate("said")

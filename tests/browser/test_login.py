@@ -14,7 +14,7 @@ from app.server.metered import MeteredBackend
 from app.server.metrics import Metrics
 from app.server.settings import Settings
 from app.worker import Worker
-from tests.browser.conftest import PATIENCE_MS, preview, seeds, wait_for_grid
+from tests.browser.conftest import NewPage, preview, seeds, wait_for_grid
 from tests.conftest import free_port
 
 axe = pytest.importorskip("axe_playwright_python.sync_playwright")
@@ -39,22 +39,15 @@ def guarded(model: ImageModel, tmp_path_factory: pytest.TempPathFactory) -> Iter
 
 
 @pytest.fixture
-def enter(browser: Any, guarded: tuple[str, Any]) -> Iterator[Callable[..., Any]]:
+def enter(new_page: NewPage, guarded: tuple[str, Any]) -> Callable[..., Any]:
     """Opens the page in a browser of its own."""
-    contexts = []
 
     def enter(address: str = "", **options: Any) -> Any:
-        contexts.append(browser.new_context(**options))
-        page = contexts[-1].new_page()
-        page.set_default_timeout(PATIENCE_MS)
-        page.errors = []
-        page.on("pageerror", lambda error: page.errors.append(str(error)))
+        page = new_page(**options)
         page.goto(guarded[0] + address)
         return page
 
-    yield enter
-    for context in contexts:
-        context.close()
+    return enter
 
 
 def log_in(page: Any, name: str, password: str = "") -> None:
@@ -129,7 +122,6 @@ def test_too_much_is_told_with_the_time_to_come_back(
     page.get_by_role("alert").get_by_text("try again in 3").wait_for()
     wait_for_grid(page)
     assert seeds(page) == before
-    page.locator(".toast-close").click()
     guarded[1].charge("bob", -20_000)
     page.keyboard.press("r")
     page.wait_for_function("old => document.querySelector('.seed').textContent !== old", arg=f"#{before[0]}")
@@ -140,7 +132,7 @@ def test_strangers_get_nothing_but_the_login(guarded: tuple[str, Any], tmp_path:
     url = guarded[0]
     assert "Log in" in httpx.get(url).text
     none = "0" * 32
-    for path in ("config", "about", "scripts/0/main.js", f"pictures/{none}/{none}.png", f"sketches/{none}"):
+    for path in ("config", "about", f"pictures/{none}/{none}.png", f"sketches/{none}"):
         assert httpx.get(url + path).status_code == 401, path
     for path in ("live", "export", "restore", "gradio_api/call/v2/preview"):
         assert httpx.post(url + path, json={}).status_code == 401, path

@@ -31,7 +31,7 @@ from app.study.plan.definition import Study
 from app.study.plan.study_file import read_study
 from app.study.report.trial_table import trial_table
 from tests.app.study.conftest import TEXT
-from tests.browser.conftest import PATIENCE_MS
+from tests.browser.conftest import NewPage
 from tests.conftest import GRACE_S, Served, free_port
 
 
@@ -92,16 +92,11 @@ Join = Callable[..., Any]
 
 
 @pytest.fixture
-def join(browser: Any) -> Iterator[Join]:
+def join(new_page: NewPage) -> Join:
     """Opens a study's page as somebody new, and writes down all that it is told."""
-    contexts = []
 
     def join(lab: Running, **options: Any) -> Any:
-        contexts.append(browser.new_context(**options))
-        page = contexts[-1].new_page()
-        page.set_default_timeout(PATIENCE_MS)
-        page.errors = []
-        page.on("pageerror", lambda error: page.errors.append(str(error)))
+        page = new_page(**options)
         page.add_init_script(
             """window.stream = ""; const decode = TextDecoderStream.prototype;
             const readable = Object.getOwnPropertyDescriptor(decode, "readable").get;
@@ -115,9 +110,7 @@ def join(browser: Any) -> Iterator[Join]:
         page.locator(".study-consent .study-go").wait_for()
         return page
 
-    yield join
-    for context in contexts:
-        context.close()
+    return join
 
 
 def agree(page: Any, words: bool = False) -> None:
@@ -146,7 +139,7 @@ def satisfy(page: Any) -> None:
 
 def rate(page: Any, value: int = 4) -> None:
     for scale in page.locator(".study-scale").all():
-        scale.locator(f"input[value='{value}']").check(force=True)
+        scale.locator(f"label:has(input[value='{value}'])").click()
     page.locator(".study-go").click()
     page.locator(".study-rating").wait_for(state="detached")
 

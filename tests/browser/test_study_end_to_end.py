@@ -15,16 +15,16 @@ from app.study.report.trial_table import trial_table
 from tests.app.server.test_service import running
 from tests.app.study.conftest import TEXT
 from tests.app.study.log.postgres import postgres
-from tests.browser.conftest import PATIENCE_MS
+from tests.browser.conftest import NewPage, listen
 from tests.browser.test_study import agree, rate, satisfy
-from tests.conftest import free_port
+from tests.conftest import PATIENCE_S, free_port
 
 # So that work goes on when the signal comes.
 STUDY = TEXT.replace("full_steps = 6", "full_steps = 60")
 
 
 def wait_for_event(log: str, kind: str) -> None:
-    until = time.monotonic() + PATIENCE_MS / 1000
+    until = time.monotonic() + PATIENCE_S
     while kind not in {event.kind for event in read_log(log).events}:
         assert time.monotonic() < until, f"no event of the kind {kind} came"
         time.sleep(0.05)
@@ -40,16 +40,16 @@ def log(request: pytest.FixtureRequest, tmp_path: Path) -> Any:
 
 
 def test_an_end_in_the_middle_of_a_trial_loses_nothing_and_the_study_goes_on_to_its_report(
-    browser: Any, tiny_folder: Path, tmp_path: Path, log: str, capsys: pytest.CaptureFixture[str]
+    new_page: NewPage, tiny_folder: Path, tmp_path: Path, log: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     study, port = tmp_path / "study.toml", free_port()
     study.write_text(STUDY, encoding="utf-8")
     arguments = ("--study", str(study), "--study-log", log)
-    page = browser.new_page()
-    page.set_default_timeout(PATIENCE_MS)
+    page = new_page()
     with running(tiny_folder, tmp_path, *arguments, port=port) as app:
         page.goto(app.url)
         agree(page)
+        listen(page, ".toasts")
         page.locator(".study-ask").click()
         wait_for_event(log, "compute_start")
         assert app.stop() == 0
@@ -61,14 +61,13 @@ def test_an_end_in_the_middle_of_a_trial_loses_nothing_and_the_study_goes_on_to_
     page.locator(".lost:not([hidden])").wait_for()
     with running(tiny_folder, tmp_path, *arguments, port=port) as app:
         page.locator(".lost").wait_for(state="hidden")
-        page.locator(".toast", has_text="begins again").locator(".toast-close").click()
+        page.wait_for_function("said.some((text) => text.includes('begins again'))")
         for _ in range(3):
             satisfy(page)
             rate(page)
         page.locator(".study-closing .study-go").click()
         code = page.locator(".study-code").inner_text()
         assert app.stop() == 0
-    page.close()
     after = read_log(log)
     assert after.events[: len(before)] == before and not any(vars(after.faults).values())
     table = trial_table(after.events)

@@ -3,24 +3,22 @@
 import signal
 from collections import Counter
 from pathlib import Path
-from typing import Any
 
 from app.study.log.reading import read_log
 from app.study.report.trial_table import trial_table
 from tests.app.server.test_service import running
 from tests.app.study.conftest import TEXT
-from tests.browser.conftest import PATIENCE_MS
+from tests.browser.conftest import NewPage
 from tests.browser.test_study import agree, rate, satisfy
 from tests.conftest import free_port
 
 
 def test_after_a_kill_between_two_trials_the_open_page_goes_on(
-    browser: Any, tiny_folder: Path, tmp_path: Path
+    new_page: NewPage, tiny_folder: Path, tmp_path: Path
 ) -> None:
     study, log, port = tmp_path / "study.toml", str(tmp_path / "d" / "study.sqlite"), free_port()
     study.write_text(TEXT, encoding="utf-8")
-    page = browser.new_page()
-    page.set_default_timeout(PATIENCE_MS)
+    page = new_page()
     with running(tiny_folder, tmp_path, "--study", str(study), port=port) as app:
         page.goto(app.url)
         agree(page)
@@ -34,7 +32,6 @@ def test_after_a_kill_between_two_trials_the_open_page_goes_on(
         page.locator(".study-trial").wait_for()
         satisfy(page)
         assert app.stop() == 0
-    page.close()
     after = read_log(log).events
     assert after[: len(before)] == before
     kinds = Counter(event.kind for event in after)

@@ -18,7 +18,7 @@ from app.study.plan.labels import LABELS, PLACES
 from app.worker.denoiser import BatchDenoiser
 from app.worker.loop import UNHEALTHY_FAILURES
 from tests.app.study.conftest import TEXT
-from tests.browser.conftest import PATIENCE_MS
+from tests.browser.conftest import NewPage
 from tests.browser.test_study import Join, agree, join, make, rate, running, study
 from tests.conftest import Served
 
@@ -136,14 +136,13 @@ def test_what_goes_wrong_is_told_in_the_studys_words(
 
 
 def test_whoever_has_to_log_in_is_asked_in_the_studys_words(
-    served: Served, marked: Study, tmp_path: Path, browser: Any
+    served: Served, marked: Study, tmp_path: Path, new_page: NewPage
 ) -> None:
     auth.add(tmp_path / "logins", "lab", "a lake at night")
     metered = MeteredBackend(served.worker, Metrics())
     options = service.launch_options(Settings(), metered, auth.read(tmp_path / "logins"))
-    with running(served, marked, tmp_path, **options) as lab, browser.new_context() as context:
-        page = context.new_page()
-        page.set_default_timeout(PATIENCE_MS)
+    with running(served, marked, tmp_path, **options) as lab:
+        page = new_page()
         page.goto(lab.url)
         assert page.title() == "«login_log_in» · Small" and foreign(page) == []
         page.fill("#username", "lab")

@@ -1,5 +1,5 @@
 // Pictures that are dropped, pasted or chosen: to start from, or to bring back how they were made.
-/** @import { Start } from "./types.d.ts" */
+/** @import { Start } from "./start.js" */
 import { readPicture } from "./backend.js";
 import { makeChooser } from "./dom.js";
 import { useAsStart } from "./form.js";

@@ -2,8 +2,8 @@
 import { fillForm } from "./backend.js";
 import { scrolling } from "./dom.js";
 
-/** @returns {HTMLInputElement | HTMLTextAreaElement | null} */
-const promptBox = () => document.querySelector("#prompt :is(input, textarea)");
+/** @returns {HTMLInputElement | null} */
+const promptBox = () => document.querySelector("#prompt input");
 
 /** Return what is typed so far. */
 export const typedPrompt = () => promptBox()?.value || "";

@@ -1,5 +1,5 @@
 // The previews, as `grid_view` in app/page/views.py describes them.
-/** @import { Act, Grid, GridView, OnPainted, StageView, TileView } from "./types.d.ts" */
+/** @import { Act, GridView, OnPainted, StageView, TileView } from "./types.d.ts" */
 import { base } from "./backend.js";
 import { make, makeButton, plain, quoted, setShape } from "./dom.js";
 import { say } from "./messages.js";
@@ -32,12 +32,13 @@ const WORDS = {
     `${final ? "Final" : "Preview"} ${position} of ${quoted(prompt)}, seed ${label}`,
 };
 
+/** @typedef {ReturnType<typeof makeGrid>} Grid */
+
 /**
  * Make the grid of previews.
  * @param {Act} act
  * @param {OnPainted} [onPainted]
  * @param {typeof WORDS} [words]
- * @returns {Grid}
  */
 export function makeGrid(act, onPainted = () => {}, words = WORDS) {
   /** @type {Map<number, ReturnType<typeof makeTile>>} by seed, so that a kept tile is not even repainted */
@@ -53,9 +54,9 @@ export function makeGrid(act, onPainted = () => {}, words = WORDS) {
 
   const note = make("p", "grid-note");
   const cancel = () => act("cancel");
-  const stop = makeButton("plain stop-previews", words.cancel, cancel);
+  const stop = makeButton("plain", words.cancel, cancel);
   const others = makeButton("plain reroll", words.reroll, () => reroll(false));
-  const all = makeButton("plain reroll-all", words.all, () => reroll(true));
+  const all = makeButton("plain", words.all, () => reroll(true));
   const actions = make("div", "grid-actions", [stop, others, all]);
   const title = make("h2", "unseen", words.title, { id: "grid-title" });
   const list = make("ol", "tiles", "", { "aria-label": words.title });
@@ -160,7 +161,6 @@ export function makeGrid(act, onPainted = () => {}, words = WORDS) {
     const before = grid;
     grid = view;
     actions.hidden = !view;
-    root.classList.toggle("is-empty", !view);
     root.ariaBusy = `${!!view?.busy}`;
     setShape(list, view);
     if (!view) {
@@ -212,12 +212,12 @@ export function makeGrid(act, onPainted = () => {}, words = WORDS) {
       root.ariaBusy = "true";
       for (const item of list.children) item.classList.add("is-expecting");
     },
-    /** Select the tile in a place, from 1 on, and give it the focus. */
+    /** Select the tile in a place, from 1 on, and give it the focus. @param {number} place */
     select(place) {
       const data = grid?.tiles[place - 1];
       if (data?.ready) tiles.get(data.seed)?.picture.focus();
     },
-    /** Press a button of the selected tile. */
+    /** Press a button of the selected tile. @param {"keep" | "vary" | "refine"} button */
     press(button) {
       const tile = selected === null ? undefined : tiles.get(selected);
       if (tile) tile[button].click();

@@ -8,9 +8,9 @@ import { toast } from "./messages.js";
 export function makeHistory() {
   const list = make("ol", "entries");
   const save = makeButton("plain export", "Export all", download);
-  const clear = makeButton("plain clear", "Delete all", () => ask(true));
-  const no = makeButton("plain clear-no", "Keep it", () => ask(false));
-  const yes = makeButton("strong clear-yes", "Delete everything", () => {
+  const clear = makeButton("plain", "Delete all", () => ask(true));
+  const no = makeButton("plain", "Keep it", () => ask(false));
+  const yes = makeButton("strong", "Delete everything", () => {
     sure.hidden = true;
     act("clear");
     focusPrompt();

@@ -1,5 +1,5 @@
 // The keys, and the dialog that lists them.
-/** @import { Grid } from "./types.d.ts" */
+/** @import { Grid } from "./grid.js" */
 import { make, makeDialog, takesText } from "./dom.js";
 
 const HELP = [

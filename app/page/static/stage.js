@@ -1,5 +1,5 @@
 // The picked picture, as `stage_view` in app/page/views.py describes it.
-/** @import { Act, OnPainted, Stage, StageView } from "./types.d.ts" */
+/** @import { Act, OnPainted, StageView } from "./types.d.ts" */
 import { base } from "./backend.js";
 import { make, makeButton, quoted, scrolling, setShape } from "./dom.js";
 import { useAsStart } from "./form.js";
@@ -28,7 +28,6 @@ const WORDS = {
  * @param {Act} act
  * @param {OnPainted} [onPainted]
  * @param {typeof WORDS} [words]
- * @returns {Stage}
  */
 export function makeStage(act, onPainted = () => {}, words = WORDS) {
   /** @type {StageView | null | undefined} undefined until the first `render` */

@@ -1,5 +1,5 @@
 // The picture to start from, or to edit, as `start_view` in app/page/views.py describes it.
-/** @import { Start, StartView } from "./types.d.ts" */
+/** @import { StartView } from "./types.d.ts" */
 import { act, base, sendStart } from "./backend.js";
 import { make, makeButton, makeChooser } from "./dom.js";
 import { focusPrompt } from "./form.js";
@@ -8,7 +8,9 @@ import { say, toast } from "./messages.js";
 const START = ["Starts from this picture", "Describe the picture that you want."];
 const EDIT = ["Picture to edit", "Describe what to change."];
 
-/** @returns {Start} */
+/** @typedef {ReturnType<typeof makeStart>} Start */
+
+/** Make the picture to start from. */
 export function makeStart() {
   const image = make("img", "start-picture");
   const title = make("strong", "", "", { id: "start-title" });
@@ -80,6 +82,7 @@ export function makeStart() {
       await sending;
       return start ? { strength: Number(strength.value) / 100 } : {};
     },
+    /** @param {StartView | null} view @param {boolean} forEdits whether the model edits pictures */
     render(view, forEdits) {
       edits = forEdits;
       if (view && (view.picture !== start?.picture || view.strength !== start?.strength)) {

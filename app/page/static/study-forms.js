@@ -6,7 +6,7 @@ import { toast } from "./messages.js";
 import { words } from "./study-words.js";
 
 /** @param {string} text */
-const makeTitle = (text) => make("h2", "study-heading", text, { tabindex: "-1" });
+const makeTitle = (text) => make("h2", "", text, { tabindex: "-1" });
 /** @param {string[]} texts */
 const paragraphs = (texts) => texts.map((text) => make("p", "", text));
 
@@ -118,7 +118,7 @@ export function makeThanks(view) {
       getSelection()?.selectAllChildren(code);
     }
   });
-  const card = make("div", "study-card study-last", [
+  const card = make("div", "study-card", [
     makeTitle(words.thanks),
     ...paragraphs(view.text),
     make("h3", "", words.code_title),

@@ -118,26 +118,3 @@ export type Act = (action: string, values?: object | Promise<object>) => void;
 
 /** Told of a picture on the screen; `at` is in milliseconds since the page was opened. */
 export type OnPainted = (what: "preview" | "final", seed: number, at: number) => void;
-
-export interface Grid {
-  node: HTMLElement;
-  render(view: GridView | null, stage: StageView | null): void;
-  expect(): void;
-  select(place: number): void;
-  press(button: "keep" | "vary" | "refine"): void;
-  reroll(all: boolean): void;
-  cancel(): void;
-}
-
-export interface Stage {
-  node: HTMLElement;
-  begin: HTMLButtonElement;
-  render(view: StageView | null): void;
-}
-
-export interface Start {
-  render(view: StartView | null, edits: boolean): void;
-  choose(): void;
-  send(file: File): Promise<void>;
-  asked(): Promise<{ strength?: number }>;
-}

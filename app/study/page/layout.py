@@ -21,7 +21,7 @@ from app.jobs.job import RequestError
 from app.page.gradio_internals import event_data
 from app.page.layout import QUEUED, SILENT, Page
 from app.page.live import live_routes, refusal, session_of
-from app.page.scripts import STATIC, make_studio, scripts_route
+from app.page.scripts import STATIC, make_studio, preload_tags, scripts_route
 from app.page.session import GRACE_S, Session, Sessions
 from app.page.sketches import Sketches
 from app.study.log.enrolment import DROPPED_OUT_S
@@ -73,7 +73,7 @@ def build_study_page(
     visits = Participations(Lab(study, writer, where, backend, sketches))
     login = {name.removeprefix("login_"): text for name, text in study.labels.items() if "login_" in name}
     with Page(title=study.title, analytics_enabled=False) as page:
-        page.sessions, page.head_html = sessions, HEAD
+        page.sessions, page.head_html = sessions, HEAD + preload_tags("study")
         page.styles = (*Page.styles, STATIC / "study.css")
         page.login_labels = {"language": study.language, "title": study.title, **login}
         page.routes = [

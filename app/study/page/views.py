@@ -110,7 +110,7 @@ def blind_grid(session: Session, not_made: str) -> View | None:
         | {"problem": tile["problem"] and not_made, "label": "", "how": ""}
         for tile in view["tiles"]
     ]
-    return {name: view[name] for name in GRID} | {"note": "", "ignored": "", "tiles": tiles}
+    return {name: view[name] for name in GRID} | {"note": "", "ignored": [], "tiles": tiles}
 
 
 def blind_stage(session: Session, not_finished: str) -> View | None:

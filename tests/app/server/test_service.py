@@ -20,7 +20,7 @@ from gradio_client.exceptions import AppError
 
 from app.server import auth
 from tests.app.server.proxy import serve_below
-from tests.conftest import free_port
+from tests.conftest import PATIENCE_S, free_port
 from tools.fuzz import fuzz
 
 pytestmark = pytest.mark.slow
@@ -40,7 +40,7 @@ class Running:
     def stop(self, number: int = signal.SIGTERM) -> int:
         """Its exit code after a signal."""
         self.process.send_signal(number)
-        return self.process.wait(60)
+        return self.process.wait(PATIENCE_S)
 
     def entries(self) -> list[dict]:
         return [json.loads(line) for line in self.log.read_text().splitlines()]
@@ -58,6 +58,8 @@ def running(model: Path, folder: Path, *arguments: str, port: int | None = None)
         str(model),
         "--data",
         str(folder / "d"),
+        "--grace",
+        str(PATIENCE_S),
     ]
     logging = ["--log-format", "json", "--log-level", "info"]
     with log.open("w") as file:
@@ -69,7 +71,7 @@ def running(model: Path, folder: Path, *arguments: str, port: int | None = None)
         began = time.monotonic()
         while not ready(url):
             assert process.poll() is None, log.read_text()
-            assert time.monotonic() - began < 120
+            assert time.monotonic() - began < PATIENCE_S
             time.sleep(0.1)
         yield Running(process, url, log)
     finally:
@@ -88,7 +90,7 @@ TOKEN = "a token of some length"
 
 
 def value(url: str, name: str, *labels: str) -> float:
-    text = httpx.get(f"{url}metrics", headers={"Authorization": f"Bearer {TOKEN}"}).text
+    text = httpx.get(f"{url}metrics", headers={"Authorization": f"Bearer {TOKEN}"}, timeout=PATIENCE_S).text
     lines = [line for line in text.splitlines() if line.startswith(f"diffusion_preview_{name}")]
     return sum(float(line.split()[-1]) for line in lines if all(f'"{label}"' in line for label in labels))
 
@@ -108,7 +110,7 @@ def refine_and_stop(app: Running, client: Client, number: int) -> tuple[int, obj
     while value(app.url, "pictures_open", "refine") < 1:
         time.sleep(0.02)
     code = app.stop(number)
-    thread.join(60)
+    thread.join(PATIENCE_S)
     (answer,) = answers
     return code, answer
 
