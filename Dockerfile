@@ -10,7 +10,7 @@ ARG PYTHON=3.12
 FROM python:${PYTHON}-slim
 ARG TORCH_INDEX=""
 
-RUN useradd --create-home --uid 1000 app && mkdir /data && chown app:app /data
+RUN useradd --create-home --uid 1000 app && mkdir -m 700 /data && chown app:app /data
 USER 1000
 WORKDIR /home/app/diffusion-preview
 ENV PATH=/home/app/venv/bin:$PATH PYTHONUNBUFFERED=1 PYTHONDONTWRITEBYTECODE=1

@@ -8,7 +8,7 @@ from importlib.util import find_spec
 from pathlib import Path
 
 from app.catalogue import is_local
-from app.server import auth
+from app.server import auth, data_folder
 from app.server.logs import start_logging
 from app.server.settings import Settings, describe, read
 
@@ -37,17 +37,11 @@ def check_address(host: str, port: int) -> None:
 
 
 def check(settings: Settings) -> dict[str, auth.PasswordHash]:
-    """Check what can be checked before the model is loaded, and make the folders; return who may log in.
+    """Check what can be checked before the model is loaded, and make --data; return who may log in.
 
     Raises ValueError with a message for the operator.
     """
-    data = settings.data.resolve()
-    try:
-        (data / "gradio" / "pictures").mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise ValueError(
-            f"nothing can be written to {data} ({error.strerror}). Choose another --data."
-        ) from error
+    data_folder.make(settings.data.resolve())
     places = [(settings.host, settings.port, "--port or --host")]
     if settings.metrics_port:
         places.append((settings.metrics_host, settings.metrics_port, "--metrics-port or --metrics-host"))
@@ -76,12 +70,15 @@ def refuse(reason: object) -> int:
 
 def main() -> int:
     """Serve the app until it is stopped; return the exit code."""
+    os.umask(0o077)  # what it writes is for nobody else
     try:
         settings = read(sys.argv[1:])
-        users = check(settings)
+        users, data = check(settings), settings.data.resolve()
+        lock = data_folder.claim(data)
     except ValueError as error:
         return refuse(error)
-    data = settings.data.resolve()
+    if warning := data_folder.warning(data):
+        print(f"Note: {warning}", file=sys.stderr, flush=True)
     prepare_environment(data, settings.model, settings.configs, settings.study_dataset)
     start_logging(settings.log_format, settings.log_level)
     print(f"Settings: {describe(settings)}", flush=True)
@@ -91,7 +88,7 @@ def main() -> int:
     from app.backends import loads_beside, start
     from app.backends.loading import Loading
     from app.models import Choice, ModelError
-    from app.server import service
+    from app.server import service, temporary
     from app.study.serving import open_page
 
     options = {}
@@ -112,6 +109,7 @@ def main() -> int:
         backend = Loading(load) if loads_beside(settings.backend) else load()
     except ModelError as error:
         return refuse(error)
+    temporary.keep_clean(data / "gradio")
     stop = service.Stop()
     metered = service.meter(settings, backend)
     try:
@@ -144,6 +142,8 @@ def main() -> int:
     stop.wait()
     service.end(page, metered, settings.grace)
     opened.close()
+    if lock:
+        lock.release()
     return 0
 
 

@@ -3,7 +3,6 @@
 import json
 import secrets
 import shutil
-import time
 from base64 import b64encode
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -20,9 +19,6 @@ from app.jobs.request import build_jobs
 from app.jobs.uploads import start_from
 from app.models import ModelFacts
 from app.page.gradio_internals import encode_file_path, get_upload_folder, is_file_obj_with_meta, traverse
-
-# Programs fetch their pictures at once; older ones are deleted when the next are made.
-KEEP_S = 24 * 3600
 
 
 def add_endpoints(backend: Backend, pictures: Path) -> None:
@@ -174,7 +170,6 @@ def _make(backend: Backend, jobs: Sequence[Job], pictures: Path) -> tuple[list, 
             handle.cancel()
     if len(done) < len(jobs):
         raise RequestError("The request was cancelled.")
-    _delete_old(pictures)
     folder = pictures / secrets.token_hex(16)  # other clients can't guess it
     files = []
     for position, job in enumerate(jobs):
@@ -207,15 +202,6 @@ def _record_of(record: Record, facts: ModelFacts) -> dict[str, Any]:
         "decoder": record.decoder,
         "ignored_words": facts.unknown_words(job.prompt),
     }
-
-
-def _delete_old(pictures: Path) -> None:
-    for folder in pictures.glob("*/"):
-        try:
-            if time.time() - folder.stat().st_mtime > KEEP_S:
-                shutil.rmtree(folder)
-        except FileNotFoundError:
-            continue  # another request was faster
 
 
 def tool_answer(types: Any, data: Any, root_url: str) -> list[Any]:

@@ -26,37 +26,37 @@ class LimitReached(Busy):
 
 
 class Limits:
-    """Buckets that hold a minute's share of denoiser steps, and refill as time passes.
+    """Buckets that hold a share, such as a minute's denoiser steps, and refill as time passes.
 
     A person with anything left may ask for more than that and goes into debt: no request is too large.
 
     Args:
-        per_minute: each person's denoiser steps per minute.
+        share: what each person may have in `per_s` seconds.
         now: the clock, in seconds.
     """
 
-    def __init__(self, per_minute: float, now: Callable[[], float] = time.monotonic) -> None:
-        self._share = float(per_minute)
+    def __init__(self, share: float, now: Callable[[], float] = time.monotonic, per_s: float = 60.0) -> None:
+        self._share, self._per_s = float(share), per_s
         self._now = now
         self._lock = threading.Lock()
-        self._buckets: dict[str, tuple[float, float]] = {}  # by person: steps left, and when that was
+        self._buckets: dict[str, tuple[float, float]] = {}  # by person: what is left, and when that was
 
-    def take(self, person: str, steps: float) -> None:
-        """Charge a person `steps`. Raises LimitReached, and charges nothing, if nothing is left."""
+    def take(self, person: str, amount: float) -> None:
+        """Charge a person. Raises LimitReached, and charges nothing, if nothing is left."""
         with self._lock:
             left = self._left(person)
             if left <= 0:
-                raise LimitReached((1 - left) * 60 / self._share)
-            self._set(person, left - steps)
+                raise LimitReached((1 - left) * self._per_s / self._share)
+            self._set(person, left - amount)
 
-    def charge(self, person: str, steps: float) -> None:
-        """Charge a person `steps` that were allowed already."""
+    def charge(self, person: str, amount: float) -> None:
+        """Charge a person what was allowed already."""
         with self._lock:
-            self._set(person, self._left(person) - steps)
+            self._set(person, self._left(person) - amount)
 
     def _left(self, person: str) -> float:
         left, when = self._buckets.get(person, (self._share, 0.0))
-        return min(self._share, left + (self._now() - when) * self._share / 60)
+        return min(self._share, left + (self._now() - when) * self._share / self._per_s)
 
     def _set(self, person: str, left: float) -> None:
         self._buckets[person] = (left, self._now())

@@ -19,6 +19,7 @@ from app.server.events import EventCheck, refusal
 from app.server.head import Head
 from app.server.login import LoginGuard, LoginWall
 from app.server.origins import Origins
+from app.server.temporary import UploadLimit
 
 log = logging.getLogger("app.web")
 
@@ -47,6 +48,7 @@ def middleware(own: Sequence[BaseRoute], head: str = "", framed_by: Sequence[str
         Middleware(BodyLimit),
         Middleware(LoginGuard),
         Middleware(LoginWall),
+        Middleware(UploadLimit),
         Middleware(EventCheck),
     ]
 

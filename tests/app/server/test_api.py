@@ -1,7 +1,5 @@
 import errno
 import json
-import os
-import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -12,7 +10,6 @@ from gradio_client.exceptions import AppError
 from PIL import Image
 
 from app.jobs import png
-from app.server.api import KEEP_S
 from tests.conftest import Served
 
 
@@ -138,18 +135,6 @@ def test_nothing_is_counted_or_remembered(url: str) -> None:
 def test_no_file_beyond_the_pictures_is_served(url: str) -> None:
     for path in ("app.py", str(Path("app.py").resolve()), "/etc/passwd", "../app.py"):
         assert httpx.get(f"{url}gradio_api/file={path}").status_code in (403, 404)
-
-
-def test_pictures_do_not_pile_up(client: Client, served: Served) -> None:
-    client.predict(prompt="snowy mountains", count=1, api_name="/preview")
-    old, new = served.pictures / "old", served.pictures / "new"
-    old.mkdir()
-    (old / "picture.png").write_bytes(b"")
-    new.mkdir()
-    os.utime(old, (0, time.time() - KEEP_S - 60))
-    client.predict(prompt="snowy mountains", count=1, api_name="/preview")
-    assert not old.exists()
-    assert new.exists()
 
 
 @pytest.fixture(scope="module")

@@ -2,6 +2,7 @@
 
 import os
 import socket
+import stat
 import subprocess
 import sys
 import time
@@ -63,10 +64,13 @@ def test_from_start_to_answer_to_stop(tiny_folder: Path, tmp_path: Path) -> None
         assert "Loading" in process.stdout.readline()
         assert f"http://127.0.0.1:{port}" in process.stdout.readline()
         assert httpx.get(f"http://127.0.0.1:{port}/").status_code == 200
-        assert data.is_dir()
+        assert {stat.S_IMODE(each.stat().st_mode) for each in (data, *data.rglob("*"))} == {0o700, 0o600}
         taken = run("--port", str(port), "--model", str(tiny_folder), "--data", str(data))
         assert taken.returncode == 2
         assert f"can't listen on 127.0.0.1:{port}" in taken.stderr
+        shared = run("--port", str(free_port()), "--model", str(tiny_folder), "--data", str(data))
+        assert shared.returncode == 2
+        assert f"the folder {data} is in use by process {process.pid} on " in shared.stderr
     finally:
         process.terminate()
         began = time.monotonic()
