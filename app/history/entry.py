@@ -1,4 +1,4 @@
-"""Entries of a history, and how they are read: one by one, so that a damaged one costs no other."""
+"""Entries of a history; they are read one by one, so a damaged entry does not affect the others."""
 
 import json
 import re

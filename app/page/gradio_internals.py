@@ -47,7 +47,6 @@ class Blocks(gr.Blocks):
     """Blocks that refuse a value that no control of the page can send, instead of logging a traceback."""
 
     async def preprocess_data(self, *arguments: Any, **options: Any) -> list[Any]:
-        """See `gr.Blocks`."""
         try:
             return await super().preprocess_data(*arguments, **options)
         except Exception as error:

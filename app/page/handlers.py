@@ -97,7 +97,7 @@ def reroll(click: Click) -> None:
             raise RequestError("These previews are already on their way.")
         stay = {tile.seed for tile in grid.tiles if tile.kept and not click.values.get("all")}
         if len(stay) == len(grid.tiles):
-            raise RequestError("You keep all of these. Let go of one to have it rerolled.")
+            raise RequestError("All previews are kept. Unmark one to reroll it.")
         fresh = iter(fresh_seeds(len(grid.tiles), taken=[tile.seed for tile in grid.tiles]))
         tiles = [
             replace(tile) if tile.seed in stay else Tile(reseeded(tile.job, next(fresh)))
@@ -119,7 +119,7 @@ def vary(click: Click) -> None:
 
 
 def keep(click: Click) -> None:
-    """Keep a preview through the next reroll or, if it is kept, let go of it."""
+    """Keep a preview through the next reroll, or unmark it."""
     with click.session.lock:
         tile = click.tile()
         tile.kept = not tile.kept

@@ -44,7 +44,7 @@ def preload_tags(module: str) -> str:
 
 
 def make_studio(module: str, failed: str, **options: Any) -> Any:
-    """Lay out the place that a module fills: its `open` gets the element, and Gradio's `trigger` for events.
+    """Make the element that a module fills: its `open` gets the element and Gradio's `trigger` for events.
 
     Args:
         module: its name.

@@ -49,7 +49,6 @@ def add_endpoints(backend: Backend, pictures: Path) -> None:
         """Make quick previews of a prompt: PNG files and a record of each. Refine the one you like best.
 
         Args:
-
             prompt: what the pictures should show
             negative_prompt: what the pictures should not show
             count: number of previews, 1 to 8

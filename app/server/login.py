@@ -51,7 +51,7 @@ MAX_CHECKS, MAX_WAITING = 2, 20
 
 
 class LoginWall:
-    """Where the app asks for a login, serve others the login page, and nothing that is not needed for it."""
+    """Serve requests without a login only the login page, if the app requires a login."""
 
     def __init__(self, app: ASGIApp) -> None:
         self._app = app
@@ -75,10 +75,10 @@ def _login_page(labels: Mapping[str, str]) -> Response:
 
 
 class LoginGuard:
-    """Let few passwords be checked at the same time, and few wrong ones be sent from an address.
+    """Limit the simultaneous checks of passwords, and the wrong passwords from an address.
 
     A client that hangs up loses its place in the line. Wrong passwords count for the sender's address only,
-    so that nobody can lock out somebody elsewhere.
+    so no one can lock out another person.
 
     Args:
         now: the clock, in seconds.
@@ -133,7 +133,7 @@ class LoginGuard:
 
 
 async def _name_in(scope: Scope, body: bytes) -> str:
-    """Return the name in a login form; "" if there is none."""
+    """Return the name in a login form, or ""."""
     try:
         form = await Request(scope, replay(body)).form()
     except HTTPException:

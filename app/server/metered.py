@@ -89,7 +89,6 @@ class MeteredBackend(BackendWrapper):
         return finished
 
     def close(self) -> None:
-        """See `Backend`."""
         self._stopping = True
         super().close()
 

@@ -63,7 +63,7 @@ async def refuse_values(request: Request, error: Exception) -> Response:
 class AccessLog:
     """Give each request an id, send it as the header X-Request-ID, and log the request when it has ended.
 
-    The log has the route, not the path: a path may be the secret address of somebody's picture.
+    The log has the route, not the path: a path may be the secret address of a picture.
     """
 
     def __init__(self, app: ASGIApp) -> None:

@@ -15,7 +15,7 @@ HEADERS = {"x-content-type-options": "nosniff", "referrer-policy": "same-origin"
 
 
 class Origins:
-    """Refuse changes that a page of another site asks for, and tell browsers to keep such pages out.
+    """Refuse changes requested by pages of other sites, and have browsers keep such pages out.
 
     Gradio allows other origins to read every answer with the visitor's cookies; those headers are removed.
 

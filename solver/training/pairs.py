@@ -167,7 +167,9 @@ def make_pairs(
     out.mkdir(parents=True, exist_ok=True)
     if (out / SETTINGS_FILE).exists() and json.loads((out / SETTINGS_FILE).read_text()) != settings:
         raise ValueError(f"{out} contains pairs made with other options; choose another folder or delete it.")
-    _write(out / SETTINGS_FILE, json.dumps(settings))
+    draft = out / f"{SETTINGS_FILE}.{process}"  # one for each process
+    draft.write_text(json.dumps(settings), encoding="utf-8")
+    os.replace(draft, out / SETTINGS_FILE)
     shards = range(0, count, batch)[process::processes]
     with tqdm(total=sum(min(batch, count - i) for i in shards), unit="pair", disable=process > 0) as bar:
         for start in shards:
@@ -254,11 +256,6 @@ def load_pairs(folder: Path) -> Pairs:
 
 def _shard(folder: Path, start: int) -> Path:
     return folder / f"pairs-{start:06d}.safetensors"
-
-
-def _write(path: Path, text: str) -> None:
-    path.with_suffix(f".{os.getpid()}").write_text(text, encoding="utf-8")
-    os.replace(path.with_suffix(f".{os.getpid()}"), path)
 
 
 def main() -> None:

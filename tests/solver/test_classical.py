@@ -220,7 +220,7 @@ def test_config_that_no_plan_can_follow_is_refused(solver: str, setting: Any) ->
         ("ddim", 6, "uniform", "Unknown grid 'uniform'; choose one of trailing, linspace"),
     ],
 )
-def test_bad_requests_are_refused_in_words(solver: str, steps: int, grid: str, message: str) -> None:
+def test_bad_requests_are_refused_with_a_message(solver: str, steps: int, grid: str, message: str) -> None:
     with pytest.raises(ValueError, match=message):
         make_plan(solver, steps, SD, grid=grid)
 

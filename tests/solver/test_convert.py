@@ -205,7 +205,7 @@ def resave(change: Any) -> Any:
         (lambda path: (path.unlink(), path.mkdir()), "is a folder"),
     ],
 )
-def test_wrong_files_are_refused_in_words(
+def test_wrong_files_are_refused_with_a_message(
     damage: Any, words: Any, checkpoint: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     damage(checkpoint)
@@ -229,7 +229,7 @@ def test_command(checkpoint: Any, tmp_path: Path) -> None:
     assert done.returncode == 0 and (found["order"], found["values"], found["guidance"]) == (4, 11, 3.0)
 
 
-def test_command_refuses_in_words(
+def test_command_refuses_with_a_message(
     checkpoint: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> Any:
     def run(*arguments: object) -> str:

@@ -85,11 +85,11 @@ def test_a_learned_policy_decides_from_the_level_on_and_tables_do_not() -> None:
 
 
 @pytest.mark.parametrize("strength", [0, -0.1, 1.1, 0.0005, float("nan")])
-def test_strengths_out_of_range_are_refused_in_words(schedule: Any, strength: float) -> None:
+def test_strengths_out_of_range_are_refused_with_a_message(schedule: Any, strength: float) -> None:
     with pytest.raises(ValueError, match=r"strength must be from 0\.001 to 1"):
         make_plan("ddim", 6, schedule, strength=strength)
 
 
-def test_other_grids_are_refused_in_words() -> None:
+def test_other_grids_are_refused_with_a_message() -> None:
     with pytest.raises(ValueError, match="grid is trailing, not karras"):
         make_plan("ddim", 6, SD, grid="karras", strength=0.5)

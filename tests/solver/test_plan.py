@@ -66,7 +66,7 @@ def test_lists_and_arrays_are_taken() -> None:
         ({"prediction_type": "noise"}, "Unknown prediction type 'noise'; choose one of epsilon"),
     ],
 )
-def test_invalid_plans_are_refused_in_words(change: Any, message: str) -> None:
+def test_invalid_plans_are_refused_with_a_message(change: Any, message: str) -> None:
     with pytest.raises(ValueError, match=message):
         dataclasses.replace(EULER, **change)
 

@@ -419,7 +419,7 @@ def test_samples_of_a_batch_do_not_touch_each_other() -> None:
         ({"sigmas": [0.0]}, "Sigmas must fall"),
     ],
 )
-def test_bad_requests_are_refused_in_words(arguments: Any, message: str) -> None:
+def test_bad_requests_are_refused_with_a_message(arguments: Any, message: str) -> None:
     with pytest.raises(ValueError, match=message):
         scheduler_for(SD).set_timesteps(**arguments)
 

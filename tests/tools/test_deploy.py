@@ -201,7 +201,7 @@ def answered(status: int) -> HfHubHTTPError:
         ("create_commit", RuntimeError("odd"), "client failed (RuntimeError: odd)"),
     ],
 )
-def test_what_the_hub_says_is_told_in_words(
+def test_what_the_hub_says_is_answered_with_a_message(
     hub: Hub, call: str, error: Exception, words: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     hub.errors[call] = error
@@ -258,7 +258,7 @@ def test_outside_a_checkout(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
         ["--space", SPACE, "--sdk", "docker", "--hardware", "zero-a10g"],
     ],
 )
-def test_wrong_arguments_end_in_words(arguments: list[str]) -> None:
+def test_wrong_arguments_end_with_a_message(arguments: list[str]) -> None:
     with pytest.raises(SystemExit) as caught:
         deploy.main(arguments)
     assert caught.value.code == 2

@@ -24,7 +24,6 @@ class Rung(SchedulingPolicy):
     speculates: bool = False
 
     def line_up(self, tickets: Sequence[Ticket], costs: Costs, pace: float = 1.0) -> list[Ticket]:
-        """See `SchedulingPolicy`."""
         if self.by_kind:
             return super().line_up(tickets, costs, pace)
         return sorted(tickets, key=lambda t: t.number)
@@ -32,7 +31,6 @@ class Rung(SchedulingPolicy):
     def choose(
         self, tickets: Sequence[Ticket], costs: Costs, max_rows: int | None = None, pace: float = 1.0
     ) -> list[Ticket]:
-        """See `SchedulingPolicy`."""
         if self.every_step and self.by_kind:
             return super().choose(tickets, costs, max_rows, pace)
         ready = [t for t in tickets if t.ready]

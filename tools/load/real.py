@@ -33,22 +33,18 @@ class RealClock:
 
     @property
     def now(self) -> float:
-        """See `Clock`."""
         return time.perf_counter() - self._began
 
     @property
     def ticks(self) -> int:
-        """See `Clock`."""
         return self._worker.ticks
 
     def call_at(self, time: float, action: Callable[[], None]) -> None:
-        """See `Clock`."""
         heapq.heappush(self._timers, (time, next(self._order), action))
 
     def submit(
         self, kind: Kind, owner: str, seeds: Sequence[int], ended: Callable[[Picture, Ending], None]
     ) -> list[Picture] | None:
-        """See `Clock`."""
         facts, (solver, steps) = self._worker.facts, SOLVERS[kind]
         prompt = EXAMPLES[seeds[0] // 1000 % len(EXAMPLES)]
         jobs = [
@@ -65,11 +61,9 @@ class RealClock:
         return list(handles)
 
     def cancel(self, picture: Picture) -> None:
-        """See `Clock`."""
         picture.cancel()
 
     def promote(self, picture: Picture) -> int:
-        """See `Clock`."""
         picture.promote()
         return FULL_STEPS if picture.ended else self._steps.get(picture, 0)
 

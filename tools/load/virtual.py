@@ -54,13 +54,11 @@ class VirtualClock:
         self._making: dict[int, _Making] = {}
 
     def call_at(self, time: float, action: Callable[[], None]) -> None:
-        """See `Clock`."""
         heapq.heappush(self._timers, (max(time, self.now), next(self._order), action))
 
     def submit(
         self, kind: Kind, owner: str, seeds: Sequence[int], ended: Callable[[Picture, Ending], None]
     ) -> list[Picture] | None:
-        """See `Clock`."""
         steps = PREVIEW_STEPS if kind == "preview" else FULL_STEPS
         request = next(self._requests)
         numbers = [next(self._order) for _ in seeds]
@@ -74,12 +72,10 @@ class VirtualClock:
         return list(numbers)
 
     def cancel(self, picture: Picture) -> None:
-        """See `Clock`."""
         if picture in self._making:
             self._making[picture].cancelled = True
 
     def promote(self, picture: Picture) -> int:
-        """See `Clock`."""
         making = self._making.get(picture)
         if making is None:
             return FULL_STEPS

@@ -27,7 +27,6 @@ class RecordingBackend(BackendWrapper):
 
     @property
     def speculates(self) -> bool:
-        """See `app.backends.base.Backend`."""
         return self._speculate and self._backend.speculates
 
     def submit_all(self, jobs: Sequence[Job]) -> list[Handle]:

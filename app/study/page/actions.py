@@ -79,7 +79,7 @@ def _agree(visit: Participation, values: Values) -> None:
     try:
         visit.who = visit.who or enrol(lab.writer.store, lab.study, visit.session.secret, free_text)
     except Exception as error:  # any error of a database
-        log.exception("Nobody can take part: the log can't be written")
+        log.exception("No one can take part: the log can't be written")
         raise NotRecorded from error
     visit.plan = trials(lab.study, visit.who.place)
     visit.begin(0)

@@ -46,7 +46,6 @@ class PlainShelf(Shelf):
     """A shelf whose pictures do not say how they were made."""
 
     def put(self, png: bytes, name: str = "") -> str:
-        """See `Shelf`."""
         return super().put(without_text(png), name)
 
 
@@ -54,7 +53,6 @@ class TabHistory(History):
     """A shelf for each tab, not for each login: several participants may share one."""
 
     def shelf(self, browser: object, login: str = "") -> Shelf:
-        """See `History`."""
         return super().shelf(browser)
 
 

@@ -30,7 +30,6 @@ class Usage:
 
     @contextmanager
     def watch(self, click: Click) -> Iterator[Click]:
-        """See `app.page.handlers.Watch`."""
         session = click.session
         note = partial(self._note, session.name)
         if session.name not in self._begun:

@@ -101,7 +101,7 @@ def analyse(study: Study, log: Log, level: float = 0.95) -> tuple[Findings, pd.D
         raise ReportError(f"The log holds no trial of this study.{other}")
     table, excluded = exclude(every)
     if table.empty:
-        raise ReportError("No trial of this study is left after exclusions: nobody has finished yet.")
+        raise ReportError("No trial of this study is left after exclusions: no participant has finished yet.")
     sessions = {event.session for event in mine if event.kind == "session"}
     finished = {event.session for event in mine if event.kind == "session_end"}
     names = [each.id for each in study.conditions if (table["condition"] == each.id).any()]

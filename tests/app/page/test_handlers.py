@@ -131,7 +131,7 @@ def test_a_pick_is_refined_from_the_same_noise(studio: Studio, new_session: NewS
         ({"solver": "<b>magic</b>"}, "no solver “<b>magic"),
     ],
 )
-def test_mistakes_are_told_in_words_and_change_nothing(
+def test_mistakes_are_answered_with_a_message_and_change_nothing(
     studio: Studio, new_session: NewSession, change: dict, words: str
 ) -> None:
     session = new_session()
@@ -141,7 +141,7 @@ def test_mistakes_are_told_in_words_and_change_nothing(
     assert settled_grid(session) == before
 
 
-def test_stale_and_broken_picks_are_told_in_words(studio: Studio, new_session: NewSession) -> None:
+def test_stale_and_broken_picks_are_answered_with_a_message(studio: Studio, new_session: NewSession) -> None:
     session = new_session()
     old = make_grid(studio, session)
     make_grid(studio, session, replace(FORM, seed=20))

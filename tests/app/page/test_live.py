@@ -35,7 +35,7 @@ def test_the_stream_begins_with_everything(url: str) -> None:
     "body",
     [b"", b"{", b"[]", b"7", b'{"browser": 1, "tab": 2}', b'{"browser": "../..", "tab": "x"}', b"x" * 3000],
 )
-def test_other_requests_are_refused_in_words(url: str, path: str, body: bytes) -> None:
+def test_other_requests_are_refused_with_a_message(url: str, path: str, body: bytes) -> None:
     answer = httpx.post(f"{url}{path}", content=body)
     assert answer.status_code == 400
     assert answer.json()["error"].endswith(".")

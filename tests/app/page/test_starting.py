@@ -444,7 +444,7 @@ def test_whoever_does_not_say_who_they_are_is_refused(url: str, named: bytes) ->
     assert (answer.status_code, answer.json()["error"][-9:]) == (400, "it again.")
 
 
-def test_a_bad_file_is_refused_in_words(url: str) -> None:
+def test_a_bad_file_is_refused_with_a_message(url: str) -> None:
     answer = sent(url, b"Dear all")
     assert answer.status_code == 400
     assert "not a picture" in answer.json()["error"]

@@ -80,7 +80,7 @@ def test_refine_is_the_picture_of_that_seed(client: Client) -> None:
         ({"solver": ["ddim"]}, "no solver"),
     ],
 )
-def test_mistakes_are_answered_in_words(client: Client, wrong: dict, words: str) -> None:
+def test_mistakes_are_answered_with_a_message(client: Client, wrong: dict, words: str) -> None:
     with pytest.raises(AppError, match=words) as caught:
         client.predict(**({"prompt": "snowy mountains"} | wrong), api_name="/preview")
     assert "Traceback" not in str(caught.value)
@@ -165,14 +165,14 @@ def test_a_picture_to_start_from(client: Client, picture: Path) -> None:
         ({"height": 1}, "The height"),
     ],
 )
-def test_bad_starts_and_sizes_are_refused_in_words(
+def test_bad_starts_and_sizes_are_refused_with_a_message(
     client: Client, picture: Path, wrong: dict, words: str
 ) -> None:
     with pytest.raises(AppError, match=words):
         client.predict(prompt="a lake", picture=handle_file(str(picture)), **wrong, api_name="/preview")
 
 
-def test_what_is_no_picture_is_refused_in_words(client: Client, tmp_path: Path) -> None:
+def test_what_is_no_picture_is_refused_with_a_message(client: Client, tmp_path: Path) -> None:
     (tmp_path / "start.png").write_text("no picture")
     with pytest.raises(AppError, match="not a picture that can be read"):
         client.predict(prompt="a lake", picture=handle_file(str(tmp_path / "start.png")), api_name="/preview")
@@ -189,7 +189,7 @@ def test_no_file_but_an_uploaded_one_is_read(served: Served, picture: Path, meta
     assert words in told and "event: complete" not in told
 
 
-def test_a_full_disk_is_told_in_words(
+def test_a_full_disk_is_answered_with_a_message(
     client: Client, served: Served, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     write = Path.write_bytes

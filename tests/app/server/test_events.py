@@ -21,7 +21,7 @@ from app.server.events import problem_of
         (b'{"data": {}, "session_hash": "a", "fn_index": 0}', "must be a list"),
     ],
 )
-def test_events_without_their_form_are_refused_in_words(body: bytes, words: str) -> None:
+def test_events_without_their_form_are_refused_with_a_message(body: bytes, words: str) -> None:
     with gr.Blocks() as page:
         gr.Button().click(lambda: None, api_name="press")
     assert words in problem_of(body, page, "/gradio_api/queue/join")
@@ -32,7 +32,7 @@ def test_events_without_their_form_are_refused_in_words(body: bytes, words: str)
     assert "must have 0 values" in problem_of(b'{"data": [1]}', page, "/gradio_api/run/press")
 
 
-def test_events_with_too_few_values_are_refused_in_words() -> None:
+def test_events_with_too_few_values_are_refused_with_a_message() -> None:
     def preview(prompt: str, seed: int = 1) -> str:
         return f"{prompt} {seed}"
 

@@ -85,7 +85,9 @@ def test_draining_finishes_what_somebody_waits_for(metered: MeteredBackend, mode
     assert metered.state == "stopping"
 
 
-def test_draining_hands_back_in_words_what_takes_too_long(metered: MeteredBackend, model: ImageModel) -> None:
+def test_draining_fails_with_a_message_what_takes_too_long(
+    metered: MeteredBackend, model: ImageModel
+) -> None:
     handles = metered.submit_all([make_job(model, kind="refine", steps=100, seed=seed) for seed in range(8)])
     began = time.monotonic()
     assert not metered.drain(0.05)

@@ -175,7 +175,7 @@ def test_a_login_a_share_for_each_and_what_takes_too_long_is_handed_back(
         assert app.entries()[-1]["finished"] is False
 
 
-def test_a_model_that_is_missing_and_a_file_of_logins_end_in_words(tmp_path: Path) -> None:
+def test_a_model_that_is_missing_and_a_file_of_logins_end_with_a_message(tmp_path: Path) -> None:
     (tmp_path / "logins").write_text("ada:secret\n")
     answer = subprocess.run(
         [sys.executable, "app.py", "--auth", str(tmp_path / "logins"), "--data", str(tmp_path)],

@@ -25,7 +25,7 @@ def run(*arguments: str) -> subprocess.CompletedProcess[str]:
 
 
 @pytest.mark.slow
-def test_a_wrong_model_ends_in_words(tmp_path: Path) -> None:
+def test_a_wrong_model_ends_with_a_message(tmp_path: Path) -> None:
     answer = run("--port", str(free_port()), "--model", "no/such/folder", "--data", str(tmp_path))
     assert answer.returncode == 2
     assert "There is no no/such/folder. Check the path" in answer.stderr
@@ -33,7 +33,7 @@ def test_a_wrong_model_ends_in_words(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-def test_wrong_places_end_in_words_before_any_loading(tmp_path: Path) -> None:
+def test_wrong_places_end_with_a_message_before_any_loading(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     for arguments, words in (
         (["--data", str(tmp_path / "file")], "nothing can be written"),
@@ -82,7 +82,9 @@ def test_from_start_to_answer_to_stop(tiny_folder: Path, tmp_path: Path) -> None
 
 @pytest.mark.skipif(sys.platform != "linux", reason="needs a second address of this machine")
 @pytest.mark.slow
-def test_a_port_that_is_taken_at_the_last_moment_ends_in_words(tiny_folder: Path, tmp_path: Path) -> None:
+def test_a_port_that_is_taken_at_the_last_moment_ends_with_a_message(
+    tiny_folder: Path, tmp_path: Path
+) -> None:
     with socket.socket() as other:
         other.bind(("127.0.0.1", 0))  # which Gradio wants to be free, too
         port = other.getsockname()[1]

@@ -147,7 +147,7 @@ def test_latents_are_decoded_and_pictures_encoded_as_in_the_pipeline(
     assert relative_error(model.decode(latents), decoded / 2 + 0.5) < 1e-5
 
 
-def test_sizes_that_do_not_divide_are_refused_in_words(model: LatentDiffusion) -> None:
+def test_sizes_that_do_not_divide_are_refused_with_a_message(model: LatentDiffusion) -> None:
     with pytest.raises(ValueError, match=f"multiples of {model.multiple} pixels"):
         model.shape_of(EDGE + 1, EDGE)
     assert model.shape_of(3 * EDGE, EDGE) == (4, EDGE // 2, 3 * EDGE // 2)

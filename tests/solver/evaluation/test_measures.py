@@ -50,7 +50,7 @@ def test_the_judge_reads_drawings_as_they_are(drawings: Any, judged: Any) -> Non
     assert measures.faithfulness(labels, drawings[1]).mean() > 0.93
 
 
-def test_a_model_without_a_judge_is_refused_in_words(tmp_path: Path) -> None:
+def test_a_model_without_a_judge_is_refused_with_a_message(tmp_path: Path) -> None:
     with pytest.raises(FileNotFoundError, match="has no scene reader"):
         measures.load_judge(tmp_path)
 

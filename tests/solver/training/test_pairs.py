@@ -158,7 +158,7 @@ def test_edits_are_the_stock_pipelines_pictures(tmp_path: Path, monkeypatch: pyt
     torch.testing.assert_close(pairs.reference[1:2], model.encode_pictures(pixels))
 
 
-def test_pictures_that_cannot_be_edited_are_told_in_words(
+def test_pictures_that_cannot_be_edited_are_answered_with_a_message(
     model: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("solver.diffusion.flux.NATIVE", 8)

@@ -92,7 +92,7 @@ def test_training_goes_on_from_a_policy(
         (("--model", "nowhere"), "nowhere"),
     ],
 )
-def test_what_cannot_be_trained_is_said_in_words(
+def test_what_cannot_be_trained_is_answered_with_a_message(
     options: Any,
     message: str,
     pairs: Any,
