@@ -97,7 +97,7 @@ export function makeStage(act, onPainted = () => {}, words = WORDS) {
     const link = `${base}?${new URLSearchParams(stage?.link)}`;
     try {
       await navigator.clipboard.writeText(link);
-      toast("The link is copied. Whoever opens it finds this prompt, seed and settings.", "info");
+      toast("The link is copied. It opens the page with this prompt, seed and settings.", "info");
     } catch {
       prompt("Copy this link:", link);
     }
