@@ -2,10 +2,12 @@
 
 import json
 import logging
+import re
 import sys
 import time
 from typing import Any, TextIO
 
+CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029]")
 # Attributes that every record has; others were given as `extra`.
 _OWN = set(vars(logging.makeLogRecord({}))) | {"message", "asctime", "taskName", "color_message"}
 
@@ -56,5 +58,5 @@ class JsonLines(logging.Formatter):
 
 
 def _one_line(text: str) -> str:
-    """Keep what a visitor sent from looking like another entry."""
-    return text.replace("\r", " ").replace("\n", " ")
+    """Escape control characters: what visitors send must not look like another entry or steer a terminal."""
+    return CONTROL.sub(lambda found: found[0].encode("unicode_escape").decode(), text)

@@ -5,6 +5,7 @@ import { make, makeButton, plain, quoted, setShape } from "./dom.js";
 import { say } from "./messages.js";
 
 const POINTED_MS = 250; // a pointer that rests on a preview for so long shows interest in it
+const PHONE = matchMedia("(max-width: 540px)"); // as in page.css: buttons of the selected preview alone, below the grid
 
 const WORDS = {
   title: "Previews",
@@ -14,6 +15,9 @@ const WORDS = {
   /** @type {(note: string, count: number) => string} */
   there: (note, count) => `${note}. Keys 1 to ${count} pick one.`,
   pick: "Pick a preview first, with keys 1 to 4.",
+  tap: "Tap a preview to keep, vary or refine it.",
+  /** @type {(name: string) => string} */
+  selected: (name) => `Selected: ${name}. Its buttons are below the previews.`,
   reroll: "Reroll",
   others: "Reroll the others",
   all: "Reroll all",
@@ -62,7 +66,9 @@ export function makeGrid(act, onPainted = () => {}, words = WORDS) {
   const list = make("ol", "tiles", "", { "aria-label": words.title });
   const ignored = make("p", "grid-ignored", "", { role: "status" });
   const named = { id: "grid", tabindex: "-1", "aria-labelledby": "grid-title" };
-  const root = make("section", "grid", [make("div", "grid-bar", [title, note, actions]), list, ignored], named);
+  const tap = make("p", "grid-tap", words.tap);
+  const bar = make("div", "grid-bar", [title, note, actions]);
+  const root = make("section", "grid", [bar, list, tap, ignored], named);
 
   /** @param {boolean} everything also what is kept */
   const reroll = (everything) => grid && act("reroll", { grid: grid.id, all: everything });
@@ -75,6 +81,13 @@ export function makeGrid(act, onPainted = () => {}, words = WORDS) {
       select(seed);
       ask("refine");
     };
+    let first = false; // whether a tap selects the preview; noted early, since the focus that follows selects it too
+    const tapped = () => {
+      if (!first) return open();
+      first = false;
+      select(seed);
+      say(words.selected(words.tile(Number(number.textContent), label.textContent.slice(1))));
+    };
     const hidden = { "aria-hidden": "true" };
     const image = make("img", "", "", { draggable: "false", alt: "" });
     const number = make("span", "tile-number", "", hidden);
@@ -85,7 +98,8 @@ export function makeGrid(act, onPainted = () => {}, words = WORDS) {
     const keep = makeButton("plain keep", words.keep, () => ask("keep"));
     const vary = makeButton("plain vary", words.vary, () => ask("vary"));
     const refine = makeButton("strong refine", words.refine, open);
-    const picture = makeButton("tile-picture", "", open);
+    const picture = makeButton("tile-picture", "", tapped);
+    picture.addEventListener("pointerdown", () => (first = PHONE.matches && selected !== seed));
     picture.append(image, number, meter, state, problem);
     const item = make("li", "tile", [picture, make("div", "tile-foot", [label, keep, vary, refine])]);
 

@@ -91,6 +91,9 @@ const gridWords = () => ({
   /** @type {(note: string, count: number) => string} */
   there: (_, count) => (count === 1 ? words.there_one : fill("there", { count })),
   pick: words.choose,
+  tap: words.tap,
+  /** @type {(name: string) => string} */
+  selected: (name) => name,
   reroll: words.others,
   others: words.others_beside,
   all: words.all_others,

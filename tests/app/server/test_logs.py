@@ -16,6 +16,11 @@ def test_nobody_can_forge_an_entry(log: io.StringIO) -> None:
     assert len(logs.TextLines().format(record).splitlines()) == 1
 
 
+def test_control_characters_do_not_reach_a_terminal() -> None:
+    record = logging.makeLogRecord({"msg": "a\x1b[2Jb\x9bc\u2028d", "levelname": "INFO"})
+    assert logs.TextLines().format(record).endswith(r"INFO a\x1b[2Jb\x9bc\u2028d")
+
+
 def test_errors_keep_their_traceback_in_the_log_in_one_line(log: io.StringIO) -> None:
     try:
         raise ValueError("why")
