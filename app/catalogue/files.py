@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import re
 import struct
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -19,7 +20,34 @@ WEIGHTLESS = ("scheduler", "tokenizer", "feature_extractor", "image_processor")
 SAFETY = ("safety_checker", "feature_extractor")
 # Files that hold a tokenizer's vocabulary; without any, transformers silently makes an empty one.
 VOCABULARIES = ("tokenizer.json", "vocab.json", "spiece.model")
-LARGEST_HEADER = 100 * 2**20  # bytes, as in safetensors itself
+# Bounds of JSON in a model's folder, far above those of any real file: bytes, nesting, and values.
+MAX_JSON_BYTES = 16 * 2**20
+MAX_JSON_DEPTH = 32
+MAX_JSON_VALUES = 1_000_000
+MAX_RANK = 16  # of a tensor
+_STRING = re.compile(rb'"[^"\\]*+(?:\\.[^"\\]*+)*+(?:"|\\?\Z)', re.DOTALL)
+_NOT_BRACKETS = bytes(set(range(256)) - set(b"[]{}"))
+
+
+def parse_json(data: bytes) -> Any:
+    """Parse JSON from a model's folder. Raises ValueError, at little cost, beyond the bounds above, too."""
+    if len(data) > MAX_JSON_BYTES:
+        raise ValueError(f"it has more than {MAX_JSON_BYTES / 2**20:.0f} MB of JSON")
+    marks = _STRING.sub(b"", data) if data.count(b'"') <= 2 * MAX_JSON_VALUES else b'"'
+    brackets = marks.translate(None, _NOT_BRACKETS)
+    if b'"' in marks or marks.count(b",") + len(brackets) // 2 > MAX_JSON_VALUES:
+        raise ValueError(f"it has more than {MAX_JSON_VALUES:,} values, or strings without an end")
+    for _ in range(MAX_JSON_DEPTH):
+        brackets = brackets.replace(b"[]", b"").replace(b"{}", b"")
+    if brackets:
+        raise ValueError("it is nested too deeply, or its brackets do not match")
+    return json.loads(data)
+
+
+def read_json(path: Path) -> Any:
+    """Read a JSON file of a model's folder. Raises FileNotFoundError, OSError or ValueError."""
+    with path.open("rb") as file:
+        return parse_json(file.read(MAX_JSON_BYTES + 1))
 
 
 def read_header(path: Path) -> dict[str, dict[str, Any]]:
@@ -39,14 +67,14 @@ def read_header(path: Path) -> dict[str, dict[str, Any]]:
             if start[:2] in (b"PK", b"\x80\x02", b"\x80\x04"):
                 raise ModelError(f"{path} is a PyTorch pickle under another name. {_SAFE_PART}")
             (length,) = struct.unpack("<Q", start)  # struct.error for fewer than eight bytes
-            if not 2 <= length <= LARGEST_HEADER:
+            if not 2 <= length <= MAX_JSON_BYTES:
                 raise ValueError
             header = file.read(length)
             if len(header) < length:
                 raise ModelError(_cut_off(path, size, 8 + length))
-        tensors = json.loads(header)
+        tensors = parse_json(header)
         tensors.pop("__metadata__", None)
-        end = 8 + length + max((entry["data_offsets"][1] for entry in tensors.values()), default=0)
+        end = 8 + length + max(map(_end, tensors.values()), default=0)
     except OSError as error:
         raise ModelError(f"{path} can't be read ({error.strerror}).") from error
     except (struct.error, ValueError, KeyError, TypeError, AttributeError, IndexError) as error:
@@ -54,6 +82,17 @@ def read_header(path: Path) -> dict[str, dict[str, Any]]:
     if size < end:
         raise ModelError(_cut_off(path, size, end))
     return tensors
+
+
+def _end(entry: Mapping[str, Any]) -> int:
+    """Return where a tensor's data end. Raises ValueError, KeyError or TypeError for a malformed entry."""
+    shape, (begin, end) = entry["shape"], entry["data_offsets"]
+    numbers = [*shape, begin, end]
+    if not isinstance(entry["dtype"], str) or len(shape) > MAX_RANK:
+        raise ValueError
+    if not all(type(number) is int and 0 <= number < 2**63 for number in numbers):
+        raise ValueError
+    return int(end)
 
 
 _SAFE = "Loading a pickle can run code, so it is refused. Use the model's safetensors, or convert it "
@@ -85,7 +124,7 @@ def read_index(folder: Path) -> dict[str, Any]:
     """Read `model_index.json` of a folder in the diffusers layout; raise ModelError if there is none."""
     path = folder / "model_index.json"
     try:
-        index = json.loads(path.read_text(encoding="utf-8"))
+        index = read_json(path)
     except FileNotFoundError:
         raise ModelError(f"{folder} is not a model in the diffusers layout: {_instead(folder)}") from None
     except (OSError, ValueError) as error:
@@ -156,8 +195,10 @@ def weight_files(part: Path) -> list[Path]:
         index = part / f"{stem}.safetensors.index.json"
         if index.is_file():
             try:
-                names = sorted(set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values()))
-            except (OSError, ValueError, KeyError, AttributeError) as error:
+                names = sorted({str(name) for name in read_json(index)["weight_map"].values()})
+                if not names:
+                    raise ValueError("it names no files")
+            except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
                 raise ModelError(f"{index} can't be read. Download it again.") from error
             missing = [name for name in names if not (part / name).is_file()]
             if missing:

@@ -21,7 +21,7 @@ _JOB: Mapping[str, Any] = {
 }  # fmt: skip
 # The page shows these of every picture.
 _NEEDED = ("prompt", "solver", "seed", "steps")
-_STRING_OR_BRACKET = re.compile(r'"[^"\\]*(?:\\.[^"\\]*)*"|[\[\]{}]', re.DOTALL)
+_STRING_OR_BRACKET = re.compile(r'"[^"\\]*+(?:\\.[^"\\]*+)*+(?:"|\\?\Z)|[\[\]{}]', re.DOTALL)
 
 
 @dataclass

@@ -2,7 +2,6 @@
 
 import hashlib
 import importlib
-import json
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -14,7 +13,7 @@ import transformers
 
 from app.catalogue import CATALOGUE, CatalogueEntry, ModelError
 from app.catalogue.decoders import FOLDER as PREVIEW_DECODER
-from app.catalogue.files import check_tokenizer, read_header, weight_files
+from app.catalogue.files import check_tokenizer, read_header, read_json, weight_files
 from app.catalogue.fitting import Offload
 from app.catalogue.table import ROOT
 from app.models.checkpoint import load_checkpoint
@@ -305,7 +304,7 @@ def _read_json(folder: Path, name: str) -> dict[str, Any]:
     if not folder.is_dir():
         raise ModelError(f"There is no model folder {folder}. {_advice(folder)}")
     try:
-        content = json.loads((folder / name).read_text(encoding="utf-8"))
+        content = read_json(folder / name)
     except FileNotFoundError:
         raise ModelError(f"{folder} is not a model in the diffusers layout: it has no {name}.") from None
     except (OSError, ValueError) as error:

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass
 from pathlib import Path
 
 from app.catalogue import Found, ModelError, check_fits, find
-from app.catalogue.files import SAFETY
+from app.catalogue.files import SAFETY, read_json
 from app.catalogue.fitting import Offload
 from app.catalogue.solvers import solver_folder
 from app.models.loading import load, pick_device
@@ -81,6 +80,6 @@ def _edge(found: Found) -> int:
     family = FAMILIES.get(found.pipeline)
     config = found.path / (family.network_name if family else "") / "config.json"
     try:
-        return 8 * int(json.loads(config.read_text(encoding="utf-8"))["sample_size"])
+        return 8 * int(read_json(config)["sample_size"])
     except (OSError, ValueError, KeyError, TypeError):
         return USUAL_EDGE

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import replace
 from pathlib import Path
 
@@ -11,6 +10,7 @@ import torch.nn.functional as F
 
 from app.catalogue import Found, ModelError
 from app.catalogue.decoders import decoder_folder
+from app.catalogue.files import read_json
 from app.models.loading import load_component, precision
 from app.models.model import ImageModel, PreviewDecoder
 from solver.diffusion import LatentDiffusion
@@ -78,7 +78,7 @@ def load_preview_decoder(folder: Path, name: str, diffusion: LatentDiffusion) ->
     """Load a decoder onto the model's device; raise ModelError if it does not fit the model."""
     instead = "Choose another --preview-decoder, or start with --preview-decoder off."
     try:
-        config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+        config = read_json(folder / "config.json")
         kind, channels = config["_class_name"], config.get("latent_channels", 4)
     except FileNotFoundError:
         raise ModelError(f"{folder} is not a preview decoder: it has no config.json. {instead}") from None

@@ -6,7 +6,6 @@ one; `--no-safety-checker` switches it off.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,7 +15,7 @@ import numpy as np
 import torch
 from PIL import Image
 
-from app.catalogue.files import SAFETY, read_header, weight_files
+from app.catalogue.files import SAFETY, read_header, read_index, weight_files
 from app.catalogue.table import ModelError
 from app.jobs.job import Failed
 from app.models.weights import check_finite
@@ -63,7 +62,7 @@ def safety_of(
     Raises:
         ModelError: the model names a checker that is missing or damaged.
     """
-    index = json.loads((folder / "model_index.json").read_text(encoding="utf-8"))
+    index = read_index(folder)
     named = _names_checker(index)
     if not wanted:
         off = f"The safety checker that the model comes with is switched off: {_UNCHECKED}"
@@ -88,7 +87,7 @@ def load_safety_checker(
     Raises:
         ModelError: the checker is missing or damaged.
     """
-    index = json.loads((folder / "model_index.json").read_text(encoding="utf-8"))
+    index = read_index(folder)
     if not _names_checker(index):
         return None
     for name in SAFETY:

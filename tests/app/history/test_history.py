@@ -261,13 +261,13 @@ def opened(whole: Path, text: str) -> list[Entry]:
         return entries
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=80, deadline=None)
 @given(value=JSON)
 def test_anything_in_place_of_the_file_is_no_error(whole: Path, value: Any) -> None:
     opened(whole, json.dumps(value))
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=80, deadline=None)
 @given(value=JSON, place=st.integers(0, 2))
 def test_anything_in_place_of_an_entry_costs_no_other(whole: Path, value: Any, place: int) -> None:
     values = json.loads(history_file(whole).read_text())
@@ -275,7 +275,7 @@ def test_anything_in_place_of_an_entry_costs_no_other(whole: Path, value: Any, p
     assert [each.id for each in opened(whole, json.dumps(values))] == ["entry 2", "entry 1"]
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=80, deadline=None)
 @given(value=JSON, choose=st.data())
 def test_anything_in_place_of_a_part_of_an_entry_costs_no_other(
     whole: Path, value: Any, choose: st.DataObject
