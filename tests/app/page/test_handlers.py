@@ -80,7 +80,7 @@ def test_when_all_are_kept_there_is_nothing_to_reroll(studio: Studio, new_sessio
     grid = make_grid(studio, session)
     for tile in grid["tiles"]:
         handlers.keep(Click(studio, session, {"grid": grid["id"], "seed": tile["seed"]}))
-    with pytest.raises(RequestError, match="keep all"):
+    with pytest.raises(RequestError, match="All previews are kept"):
         handlers.reroll(Click(studio, session, {"grid": grid["id"]}, Form(full_steps=8)))
 
 
