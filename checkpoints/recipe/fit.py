@@ -6,10 +6,11 @@ import argparse
 import copy
 import json
 import os
+import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
@@ -17,8 +18,8 @@ from torch import Tensor, nn
 from tqdm import tqdm
 
 Model = TypeVar("Model", bound=nn.Module)
-LossFn = Callable[[nn.Module, np.random.Generator], tuple[Tensor, dict[str, float]]]
-"""(model, generator of this step) -> the scalar to descend, and figures for the log."""
+LossFn = Callable[[nn.Module, np.random.Generator], tuple[Tensor, dict[str, Any]]]
+"""(model, generator of this step) -> the scalar to descend, and figures (float or Tensor) for the log."""
 
 
 def stage_parser(description: str | None, *, steps: int, batch: int) -> argparse.ArgumentParser:
@@ -28,6 +29,9 @@ def stage_parser(description: str | None, *, steps: int, batch: int) -> argparse
         "--work", type=Path, default=Path("build/landscapes"), help="where all stages keep their files"
     )
     parser.add_argument("--steps", type=int, default=steps, help="optimiser steps (%(default)s)")
+    parser.add_argument(
+        "--minutes", type=float, help="train for so long instead; the learning rate falls with the time"
+    )
     parser.add_argument("--batch", type=int, default=batch, help="samples per step (%(default)s)")
     parser.add_argument("--device", default="auto", help="cpu, cuda, or auto")
     return parser
@@ -46,55 +50,91 @@ def warmup_stable_decay(step: int, steps: int, warmup: int, decay: float) -> flo
     return min((step + 1) / warmup, (steps - step) / max(1.0, decay * steps), 1.0)
 
 
-def _matrix_view(weight: Tensor) -> Tensor:
+def factor_by_time(step: int, spent: float, budget: float, warmup: int, decay: float) -> float:
+    """The same where `budget` seconds are given instead of steps; below zero when they are over."""
+    return min((step + 1) / warmup, (1 - spent / budget) / max(decay, 1e-3), 1.0)
+
+
+def _matrix(weight: Tensor) -> Tensor:
     """(out, rest), sharing the weight's storage; a kernel in channels-last memory keeps that order."""
     if weight.ndim == 4 and weight.is_contiguous(memory_format=torch.channels_last):
         weight = weight.permute(0, 2, 3, 1)
     return weight.view(len(weight), -1)
 
 
+def orthogonalised(matrices: Tensor) -> Tensor:
+    """Bring all singular values of (n, a, b) near one, by five Newton-Schulz steps in bfloat16."""
+    x = matrices.bfloat16()
+    if tall := x.shape[1] > x.shape[2]:
+        x = x.mT
+    x = x / x.norm(dim=(1, 2), keepdim=True).clamp(min=1e-7)
+    for _ in range(5):
+        gram = x @ x.mT
+        x = torch.baddbmm(x, torch.baddbmm(gram, gram, gram, beta=-4.775, alpha=2.0315), x, beta=3.4445)
+    return (x.mT if tall else x).to(matrices.dtype)
+
+
 class MuonWithAdamW:
     """Muon (Jordan et al. 2024) on matrices and convolution kernels, AdamW on embeddings, biases and gains.
 
-    On the autoencoder it reached in 250 steps what AdamW alone reached in 1,500. torch's Muon takes matrices
-    only, so it is handed views of the kernels. With `match_rms_adamw` its updates are smaller than AdamW's
-    early on, hence the factor.
+    On the autoencoder it reached in 250 steps what AdamW alone reached in 1,500. Kernels count as matrices
+    (out, rest). All matrices of one shape are orthogonalised in one call, or a GPU would mostly wait for the
+    launches of small products. Updates have the root mean square of AdamW's (Liu et al. 2025), which early on
+    are larger, hence the factor.
     """
 
     MUON_FACTOR = 5.0
+    MOMENTUM = 0.95
 
     def __init__(self, model: nn.Module, weight_decay: float) -> None:
         embeddings = {id(m.weight) for m in model.modules() if isinstance(m, nn.Embedding)}
         trainable = [p for p in model.parameters() if p.requires_grad]
-        self._weights = [p for p in trainable if p.ndim in (2, 4) and id(p) not in embeddings]
-        self._views = [nn.Parameter(_matrix_view(p.data)) for p in self._weights]
-        rest = [p for p in trainable if all(p is not w for w in self._weights)]
-        self._muon = torch.optim.Muon(self._views, weight_decay=weight_decay, adjust_lr_fn="match_rms_adamw")
-        self._adamw = torch.optim.AdamW(rest, betas=(0.9, 0.99), weight_decay=0.0)
+        weights = [p for p in trainable if p.ndim in (2, 4) and id(p) not in embeddings]
+        self._groups: dict[tuple[int, ...], list[nn.Parameter]] = {}
+        for weight in weights:
+            self._groups.setdefault(tuple(_matrix(weight.data).shape), []).append(weight)
+        self._momenta = [
+            torch.zeros(len(group), *shape, device=group[0].device) for shape, group in self._groups.items()
+        ]
+        taken = {id(p) for p in weights}
+        self._adamw = torch.optim.AdamW(
+            [p for p in trainable if id(p) not in taken], betas=(0.9, 0.99), weight_decay=0.0
+        )
+        self._weight_decay = weight_decay
 
+    @torch.no_grad()
     def step(self, learning_rate: float) -> None:
         """Descend along the gradients that the model's parameters hold, then forget them."""
-        for weight, view in zip(self._weights, self._views, strict=True):
-            if weight.grad is not None:
-                view.grad = _matrix_view(weight.grad.contiguous(memory_format=_memory_format(weight)))
+        rate = self.MUON_FACTOR * learning_rate
+        for group, momentum in zip(self._groups.values(), self._momenta, strict=True):
+            gradients = torch.stack([_matrix(_gradient(weight)) for weight in group])
+            momentum.lerp_(gradients, 1 - self.MOMENTUM)
+            update = orthogonalised(gradients.lerp_(momentum, self.MOMENTUM))
+            scale = 0.2 * max(update.shape[1:]) ** 0.5
+            matrices = [_matrix(w.data) for w in group]
+            torch._foreach_mul_(matrices, 1 - rate * self._weight_decay)
+            torch._foreach_add_(matrices, list(update), alpha=-rate * scale)
+            for weight in group:
                 weight.grad = None
-        for optimizer, factor in ((self._muon, self.MUON_FACTOR), (self._adamw, 1.0)):
-            for group in optimizer.param_groups:
-                group["lr"] = factor * learning_rate
-            optimizer.step()
-            optimizer.zero_grad(set_to_none=True)
+        for group in self._adamw.param_groups:
+            group["lr"] = learning_rate
+        self._adamw.step()
+        self._adamw.zero_grad(set_to_none=True)
 
-    def state_dict(self) -> dict[str, dict]:
-        return {"muon": self._muon.state_dict(), "adamw": self._adamw.state_dict()}
+    def state_dict(self) -> dict[str, Any]:
+        return {"momenta": self._momenta, "adamw": self._adamw.state_dict()}
 
-    def load_state_dict(self, state: dict[str, dict]) -> None:
-        self._muon.load_state_dict(state["muon"])
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        torch._foreach_copy_(self._momenta, state["momenta"])
         self._adamw.load_state_dict(state["adamw"])
 
 
-def _memory_format(weight: Tensor) -> torch.memory_format:
+def _gradient(weight: Tensor) -> Tensor:
+    """The gradient in the memory order of its weight; zeros for a weight that had no part in the loss."""
+    if weight.grad is None:
+        return torch.zeros_like(weight)
     last = weight.ndim == 4 and weight.is_contiguous(memory_format=torch.channels_last)
-    return torch.channels_last if last else torch.contiguous_format
+    return weight.grad.contiguous(memory_format=torch.channels_last if last else torch.contiguous_format)
 
 
 def fit(
@@ -102,7 +142,8 @@ def fit(
     model: Model,
     loss_fn: LossFn,
     *,
-    steps: int,
+    steps: int = sys.maxsize,
+    minutes: float | None = None,
     learning_rate: float,
     device: torch.device,
     warmup: int = 200,
@@ -112,7 +153,10 @@ def fit(
     save_every: float = 60.0,
     seed: int = 0,
 ) -> Model:
-    """Train `model` for `steps` steps, going on from `folder` if an earlier run was cut off.
+    """Train `model` for `steps` steps or `minutes`, going on from `folder` if an earlier run was cut off.
+
+    With `minutes` the learning rate falls with the time spent, all runs counted, so that it reaches zero when
+    the time is over however fast the machine is.
 
     Every step draws its randomness from (seed, step) alone, so a resumed run sees what an uninterrupted one
     would have seen. The state is written every `save_every` seconds and at the end, by rename, so that no
@@ -127,29 +171,40 @@ def fit(
     average = copy.deepcopy(model).eval().requires_grad_(False) if ema_decay else None
     trainable = [p for p in model.parameters() if p.requires_grad]
     optimizer = MuonWithAdamW(model, weight_decay)
-    first = 0
+    first, spent = 0, 0.0
     if state_file.exists():
         state = torch.load(state_file, map_location=device, weights_only=True)
         model.load_state_dict(state["model"])
         optimizer.load_state_dict(state["optimizer"])
         if average is not None:
             average.load_state_dict(state["average"])
-        first = state["step"]
+        first, spent = state["step"], state["seconds"]
 
     def save(step: int) -> None:
-        state = {"model": model.state_dict(), "optimizer": optimizer.state_dict(), "step": step}
+        state = {
+            "model": model.state_dict(),
+            "optimizer": optimizer.state_dict(),
+            "step": step,
+            "seconds": spent,
+        }
         if average is not None:
             state["average"] = average.state_dict()
         torch.save(state, state_file.with_suffix(".new"))
         os.replace(state_file.with_suffix(".new"), state_file)
 
-    saved = time.monotonic()
-    figures: dict[str, float] = {}
-    started = time.monotonic()
-    with log_file.open("a") as log, tqdm(range(first, steps), initial=first, total=steps, unit="step") as bar:
-        for step in bar:
-            torch.manual_seed(1_000_003 * seed + step)
+    figures: dict[str, Any] = {}
+    started, before, step = time.monotonic(), spent, first
+    saved = started
+    bar = tqdm(initial=first, total=None if steps == sys.maxsize else steps, unit="step", desc=folder.name)
+    with log_file.open("a") as log, bar:
+        while step < steps:
+            spent = before + time.monotonic() - started
             factor = warmup_stable_decay(step, steps, warmup, decay)
+            if minutes is not None:
+                factor = factor_by_time(step, spent, 60 * minutes, warmup, decay)
+                if factor <= 0:
+                    break
+            torch.manual_seed(1_000_003 * seed + step)
             loss, extra = loss_fn(model, np.random.default_rng((seed, step)))
             loss.backward()
             nn.utils.clip_grad_norm_(trainable, 1.0)
@@ -159,16 +214,31 @@ def fit(
                 beta = min(ema_decay, (step + 1) / (step + 10))
                 with torch.no_grad():
                     torch._foreach_lerp_(list(average.parameters()), list(model.parameters()), 1 - beta)
-            for name, value in {"loss": loss.item(), **extra}.items():
+            for name, value in {"loss": loss.detach(), **extra}.items():
                 figures[name] = 0.95 * figures.get(name, value) + 0.05 * value
+            bar.update()
             if step % 20 == 0 or step == steps - 1:
-                bar.set_postfix({k: f"{v:.4g}" for k, v in figures.items()})
-                seconds = round(time.monotonic() - started, 1)
-                log.write(json.dumps({"step": step, "seconds": seconds, **figures}) + "\n")
+                told = {name: float(value) for name, value in figures.items()}
+                bar.set_postfix({k: f"{v:.4g}" for k, v in told.items()} | {"rate": f"{factor:.2f}"})
+                log.write(json.dumps({"step": step, "seconds": round(spent, 1), **told}) + "\n")
                 log.flush()
+            step += 1
             if time.monotonic() - saved > save_every:
-                save(step + 1)
+                save(step)
                 saved = time.monotonic()
-    if first < steps:
-        save(steps)
+    if first < step:
+        save(step)
     return (average if average is not None else model).eval()
+
+
+def branch(source: Path, target: Path) -> None:
+    """Copy the state of the run in `source` to `target`, where its clock starts anew.
+
+    Raises:
+        FileNotFoundError: nothing was trained in `source` yet.
+    """
+    if not (source / "state.pt").exists():
+        raise FileNotFoundError(f"no run in {source} to branch off")
+    state = torch.load(source / "state.pt", map_location="cpu", weights_only=True)
+    target.mkdir(parents=True, exist_ok=True)
+    torch.save(state | {"seconds": 0.0}, target / "state.pt")

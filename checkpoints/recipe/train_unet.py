@@ -1,25 +1,37 @@
 """Train the UNet: `python -m checkpoints.recipe.train_unet`.
 
 Noise prediction on cached latents with SD's betas, min-SNR weighting (Hang et al. 2023, γ = 5), more samples
-from the middle of the schedule, captions drawn anew for every sample and dropped for one in ten, so that the
-unconditional model is there for guidance. The exponential moving average of the weights is what ships.
+from the middle of the schedule, a caption chosen for every sample and dropped for one in ten, so that the
+unconditional model is there for guidance. On the side, a layer that is thrown away afterwards reads from the
+UNet's way up what is where (`draw_with_layout`): this is what a half-trained model gets wrong. The
+exponential moving average of the weights is what ships.
+
+`--cool MINUTES` branches off the run as it is: a copy of its state is trained on while the learning rate
+falls to zero, and the run itself can be prolonged afterwards.
 """
 
 from __future__ import annotations
 
+import multiprocessing as mp
+import sys
+import time
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
 from diffusers import DDPMScheduler, UNet2DConditionModel
+from diffusers.models.attention_processor import AttnProcessor
 from torch import Tensor, nn
 from tqdm import tqdm
-from transformers import AutoTokenizer, CLIPTextModel
+from transformers import AutoTokenizer, CLIPTextModel, PreTrainedTokenizerBase
 
 from checkpoints.autoencoder import LandscapesAutoencoder
 from checkpoints.recipe import data
 from checkpoints.recipe.captions import caption
-from checkpoints.recipe.fit import fit, pick_device, stage_parser
+from checkpoints.recipe.drawing.canvas import KINDS
+from checkpoints.recipe.fit import branch, fit, pick_device, stage_parser
 from checkpoints.recipe.scenes import Scene
 from checkpoints.recipe.train_text import with_unknown_words
 
@@ -33,6 +45,8 @@ SCHEDULE = {
 """Stable Diffusion's noise schedule."""
 MIN_SNR_GAMMA = 5.0
 CAPTION_DROPOUT = 0.1
+CAPTIONS = 12
+"""Captions prepared for every drawing."""
 
 
 def make_unet() -> UNet2DConditionModel:
@@ -109,12 +123,12 @@ def start_from(folder: Path) -> UNet2DConditionModel:
     return deepened(unet) if unet.config.layers_per_block == 1 else unet
 
 
-def draw_timesteps(count: int) -> Tensor:
+def draw_timesteps(count: int, device: torch.device | None = None) -> Tensor:
     """Timesteps (count,), half of them even over the schedule, half logit-normal (Esser et al. 2024).
 
     Both halves are stratified. Small things take shape in the middle of the schedule.
     """
-    u = (torch.arange(count) + torch.rand(count)) / count
+    u = (torch.arange(count, device=device) + torch.rand(count, device=device)) / count
     even, middle = u[::2], torch.special.ndtri(u[1::2]).sigmoid()
     return (torch.cat([even, middle]) * 1000).long().clamp(0, 999)
 
@@ -125,53 +139,135 @@ def min_snr_weight(alphas_cumprod: Tensor) -> Tensor:
     return snr.clamp(max=MIN_SNR_GAMMA) / snr
 
 
+def _captions_of(labels: np.ndarray) -> list[str]:
+    rng = np.random.default_rng(labels.ravel())
+    scenes = [Scene.from_labels(row) for row in labels]
+    return [with_unknown_words(caption(scene, rng)[0], rng) for scene in scenes for _ in range(CAPTIONS)]
+
+
+def cache_captions(work: Path, labels: np.ndarray, tokenizer: PreTrainedTokenizerBase) -> np.ndarray:
+    """Token ids of the captions of every drawing, (count, CAPTIONS, 64) int16."""
+    path = work / "captions.npy"
+    if path.exists() and len(ids := np.load(path)) == len(labels):
+        return ids
+    chunks = [labels[i : i + data.CHUNK] for i in range(0, len(labels), data.CHUNK)]
+    with mp.Pool() as pool:
+        told = tqdm(pool.imap(_captions_of, chunks), total=len(chunks), unit="chunk", desc="captions")
+        rows = [tokenizer(words, padding="max_length", truncation=True).input_ids for words in told]
+    ids = np.array(rows, dtype=np.int16).reshape(len(labels), CAPTIONS, -1)
+    np.save(path, ids)
+    return ids
+
+
+class WithLayout(nn.Module):
+    """The UNet, and a layer that tells from its features (16 × 16, in the way up) what is where."""
+
+    def __init__(self, unet: UNet2DConditionModel) -> None:
+        super().__init__()
+        self.unet = unet
+        width = unet.config.block_out_channels[1]
+        self.head = nn.Sequential(nn.GroupNorm(16, width), nn.SiLU(), nn.Conv2d(width, 4 * len(KINDS), 1))
+        nn.init.zeros_(self.head[-1].weight)
+        self._features: list[Tensor] = []
+        unet.up_blocks[1].register_forward_hook(self._keep)
+
+    def _keep(self, _module: nn.Module, _inputs: tuple[Tensor, ...], out: Tensor) -> None:
+        self._features.append(out)
+
+    def forward(self, noisy: Tensor, t: Tensor, states: Tensor) -> tuple[Tensor, Tensor]:
+        """Predict the noise (b, 16, 16, 16), and logits (b, kinds, 32, 32) of what is where."""
+        noise = self.unet(noisy, t, states).sample
+        return noise, nn.functional.pixel_shuffle(self.head(self._features.pop()), 2)
+
+
+def compiled(model: nn.Module, example: tuple[Tensor, ...]) -> Callable[..., Any]:
+    """`model` made faster on a GPU by torch.compile; `model` itself where that fails, which is said."""
+    if example[0].device.type != "cuda":
+        return model
+    started = time.monotonic()
+    try:
+        fast = torch.compile(model)
+        with torch.autocast("cuda", torch.bfloat16):
+            sum(out.float().mean() for out in fast(*example)).backward()
+        print(f"compiled the UNet in {time.monotonic() - started:.0f} s", flush=True)
+        return fast
+    except Exception as error:  # whatever a compiler stumbles over
+        print(f"torch.compile failed ({error!r:.300}); training without it", flush=True)
+        return model
+    finally:
+        model.zero_grad(set_to_none=True)
+
+
 def main() -> None:
     parser = stage_parser(__doc__, steps=4000, batch=64)
     parser.add_argument("--pictures", type=int, default=28_672, help="how many of the drawings to train on")
     parser.add_argument("--learning-rate", type=float, default=6e-4)
+    parser.add_argument("--layout", type=float, default=0.2, help="weight of the layout loss (%(default)s)")
     parser.add_argument("--init", type=Path, help="start from this UNet, e.g. checkpoints/landscapes/unet")
+    parser.add_argument(
+        "--cool", type=float, metavar="MINUTES", help="branch off and let the learning rate fall to zero"
+    )
     args = parser.parse_args()
     device = pick_device(args.device)
-    pipeline = args.work / "pipeline"
-    latents = cache_latents(args.work, args.pictures, device)
-    _, labels = data.load(args.work / "drawings")
+    pipeline, folder = args.work / "pipeline", args.work / "unet"
+    if args.cool:
+        branch(folder, args.work / "unet-cooled")
+        folder = args.work / "unet-cooled"
+    labels = data.load(args.work / "drawings")[1][: args.pictures]
     tokenizer = AutoTokenizer.from_pretrained(pipeline / "tokenizer")
+    ids = torch.from_numpy(cache_captions(args.work, labels, tokenizer)).to(device)
+    unsaid = tokenizer("", padding="max_length", return_tensors="pt").input_ids[0].to(ids)
+    latents = torch.from_numpy(np.array(cache_latents(args.work, args.pictures, device))).to(device)
+    layouts = torch.from_numpy(np.array(data.load_layouts(args.work / "drawings")[: len(labels)])).to(device)
+    share = torch.bincount(layouts.flatten().int(), minlength=len(KINDS)) / layouts.numel()
+    balance = share**-0.5 / (share**0.5).sum()  # birds and stars cover little
     text_encoder = CLIPTextModel.from_pretrained(pipeline / "text_encoder").eval().to(device)
     text_encoder.requires_grad_(False)
-    scheduler = DDPMScheduler(**SCHEDULE)
-    alphas_cumprod = scheduler.alphas_cumprod.to(device)
+    alphas_cumprod = DDPMScheduler(**SCHEDULE).alphas_cumprod.to(device)
     weights = min_snr_weight(alphas_cumprod)
     torch.manual_seed(0)
     unet = start_from(args.init) if args.init else make_unet()
-    unet.to(memory_format=torch.channels_last)
+    if device.type == "cpu":
+        unet.set_attn_processor(AttnProcessor())  # for so few tokens faster than the fused one
+    model = WithLayout(unet).to(device, memory_format=torch.channels_last)
+    example = (
+        torch.zeros(args.batch, 16, 16, 16),
+        torch.zeros(args.batch).long(),
+        torch.zeros(args.batch, 64, 128),
+    )
+    predict = compiled(model, tuple(part.to(device) for part in example))
 
-    def loss_fn(model: nn.Module, rng: np.random.Generator) -> tuple[Tensor, dict[str, float]]:
-        which = rng.integers(len(latents), size=args.batch)
-        x0 = torch.from_numpy(np.stack([latents[i] for i in which])).to(device).float()
-        texts = [with_unknown_words(caption(Scene.from_labels(labels[i]), rng)[0], rng) for i in which]
-        texts = ["" if rng.random() < CAPTION_DROPOUT else text for text in texts]
-        ids = tokenizer(texts, padding="max_length", truncation=True, return_tensors="pt").input_ids
-        with torch.no_grad():
-            states = text_encoder(ids.to(device)).last_hidden_state
-        t = draw_timesteps(args.batch).to(device)
-        noise = torch.randn(x0.shape).to(device)
+    def loss_fn(model: nn.Module, rng: np.random.Generator) -> tuple[Tensor, dict[str, Any]]:
+        which = torch.randint(len(latents), (args.batch,), device=device)
+        words = ids[which, torch.randint(CAPTIONS, (args.batch,), device=device)].long()
+        dropped = torch.rand(args.batch, 1, device=device) < CAPTION_DROPOUT
+        states = text_encoder(torch.where(dropped, unsaid.long(), words)).last_hidden_state
+        x0, t = latents[which].float(), draw_timesteps(args.batch, device)
+        noise = torch.randn_like(x0)
         a = alphas_cumprod[t][:, None, None, None]
         noisy = (a.sqrt() * x0 + (1 - a).sqrt() * noise).contiguous(memory_format=torch.channels_last)
         with torch.autocast(device.type, torch.bfloat16):
-            predicted = model(noisy, t, states).sample
+            predicted, layout = predict(noisy, t, states)
         error = (predicted.float() - noise).square().mean((1, 2, 3))
-        return (weights[t] * error).mean(), {"error": error.mean().item()}
+        # The more signal, the more of the layout can be known.
+        unlike = nn.functional.cross_entropy(layout.float(), layouts[which].long(), balance, reduction="none")
+        misplaced = (a.flatten().sqrt() * unlike.mean((1, 2))).mean()
+        figures = {"error": error.detach().mean(), "layout": misplaced.detach()}
+        return (weights[t] * error).mean() + args.layout * misplaced, figures
 
     trained = fit(
-        args.work / "unet",
-        unet,
+        folder,
+        model,
         loss_fn,
-        steps=args.steps,
+        steps=sys.maxsize if args.minutes or args.cool else args.steps,
+        minutes=args.cool or args.minutes,
         learning_rate=args.learning_rate,
         device=device,
-        ema_decay=0.995,
+        warmup=50 if args.init else 200,
+        decay=1.0 if args.cool else 0.3,
+        ema_decay=0.98 if args.cool else 0.995,
     )
-    trained.save_pretrained(pipeline / "unet")
+    trained.unet.save_pretrained(args.work / "cooled" if args.cool else pipeline / "unet")
 
 
 if __name__ == "__main__":

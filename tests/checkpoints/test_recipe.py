@@ -14,10 +14,11 @@ from checkpoints.recipe import data
 from checkpoints.recipe.average import average
 from checkpoints.recipe.captions import caption, vocabulary
 from checkpoints.recipe.drawing import draw, draw_with_layout
-from checkpoints.recipe.fit import LossFn, MuonWithAdamW, fit, warmup_stable_decay
+from checkpoints.recipe.drawing.canvas import KINDS, LAYOUT_SIZE
+from checkpoints.recipe.fit import LossFn, MuonWithAdamW, branch, factor_by_time, fit, warmup_stable_decay
 from checkpoints.recipe.scenes import ATTRIBUTES, Scene, sample_scene
 from checkpoints.recipe.train_text import MAX_TOKENS, make_tokenizer
-from checkpoints.recipe.train_unet import deepened, draw_timesteps, make_unet, min_snr_weight
+from checkpoints.recipe.train_unet import WithLayout, deepened, draw_timesteps, make_unet, min_snr_weight
 
 
 @pytest.fixture(scope="module")
@@ -185,6 +186,43 @@ def test_muon_leaves_frozen_weights_alone() -> None:
     assert torch.equal(kernel, frozen)
 
 
+def test_muon_moves_matrices_as_that_of_torch_does() -> None:
+    torch.manual_seed(1)
+    model = nn.Sequential(nn.Linear(6, 4), nn.Linear(4, 6), nn.Linear(6, 4))
+    theirs = [nn.Parameter(layer.weight.detach().clone()) for layer in model]
+    muon = torch.optim.Muon(theirs, lr=5e-2, weight_decay=0.1, adjust_lr_fn="match_rms_adamw")
+    ours = MuonWithAdamW(model, weight_decay=0.1)
+    for _ in range(3):
+        for layer, other in zip(model, theirs, strict=True):
+            layer.weight.grad = torch.randn_like(other)
+            other.grad = layer.weight.grad.clone()
+        ours.step(1e-2)
+        muon.step()
+    for layer, other in zip(model, theirs, strict=True):
+        torch.testing.assert_close(layer.weight.data, other.data, atol=5e-3, rtol=0)
+
+
+def test_a_learning_rate_by_time_is_zero_when_the_time_is_over() -> None:
+    factors = [factor_by_time(step, 6.0 * step, 600, warmup=10, decay=0.5) for step in range(101)]
+    assert factors[0] == pytest.approx(0.1) and factors[9:51] == [1.0] * 42
+    assert all(a > b for a, b in pairwise(factors[50:])) and factors[100] == pytest.approx(0)
+
+
+def test_a_branch_goes_on_from_the_run_and_leaves_it_as_it_is(tmp_path: Path) -> None:
+    model, loss_fn = _toy()
+    options: dict[str, Any] = dict(learning_rate=3e-3, device=torch.device("cpu"), warmup=5, ema_decay=0.9)
+    fit(tmp_path / "run", model, loss_fn, steps=20, decay=0.0, **options)
+    state = (tmp_path / "run" / "state.pt").read_bytes()
+    branch(tmp_path / "run", tmp_path / "branch")
+    cooled = fit(tmp_path / "branch", _toy()[0], loss_fn, minutes=0.02, decay=1.0, **options)
+    assert torch.load(tmp_path / "branch" / "state.pt")["step"] > 20
+    rng = np.random.default_rng
+    assert loss_fn(cooled, rng(5))[0] < loss_fn(_toy()[0], rng(5))[0]
+    assert (tmp_path / "run" / "state.pt").read_bytes() == state
+    with pytest.raises(FileNotFoundError, match="no run in"):
+        branch(tmp_path / "nowhere", tmp_path / "branch")
+
+
 def test_learning_rate_warms_up_holds_and_decays_to_nothing() -> None:
     factors = [warmup_stable_decay(s, 100, warmup=10, decay=0.3) for s in range(100)]
     assert factors[0] == pytest.approx(0.1) and factors[9:70] == [1.0] * 61
@@ -207,6 +245,19 @@ def test_a_deepened_network_computes_what_the_shallow_one_did_and_can_learn_more
         assert torch.equal(shallow(x, t, text).sample, deep(x, t, text).sample)
     deep(x, t, text).sample.square().mean().backward()
     assert deep.down_blocks[0].resnets[1].conv2.weight.grad.abs().max() > 0
+
+
+def test_the_layout_layer_leaves_the_prediction_alone_and_teaches_the_way_up() -> None:
+    torch.manual_seed(0)
+    model = WithLayout(make_unet())
+    x, t, text = torch.randn(2, 16, 16, 16), torch.tensor([100, 700]), torch.randn(2, 64, 128)
+    noise, layout = model(x, t, text)
+    assert layout.shape == (2, len(KINDS), LAYOUT_SIZE, LAYOUT_SIZE)
+    assert torch.equal(noise, model.unet(x, t, text).sample)
+    nn.init.normal_(model.head[-1].weight)
+    model(x, t, text)[1].square().mean().backward()
+    assert model.unet.up_blocks[1].resnets[0].conv1.weight.grad.abs().max() > 0
+    assert model.unet.up_blocks[2].resnets[0].conv1.weight.grad is None
 
 
 def test_another_network_is_not_deepened() -> None:
