@@ -31,7 +31,7 @@ def _edit_config(folder: Path, **changes: str) -> None:
     file.write_text(json.dumps(config, indent=2) + "\n")
 
 
-def main() -> None:
+def main(argv: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument(
         "--work", type=Path, default=Path("build/landscapes"), help="where the stages left their parts"
@@ -39,7 +39,7 @@ def main() -> None:
     parser.add_argument(
         "--out", type=Path, default=Path("checkpoints/landscapes"), help="the pipeline's folder"
     )
-    args = parser.parse_args()
+    args = parser.parse_args(argv)
     parts, out = args.work / "pipeline", args.out
     for folder in ("unet", "vae", "text_encoder", "tokenizer", "scheduler", "readers"):
         shutil.rmtree(out / folder, ignore_errors=True)

@@ -58,9 +58,9 @@ def load_layouts(folder: Path) -> np.ndarray:
     return np.load(folder / "layouts.npy", mmap_mode="r")
 
 
-def to_pixels(pictures: np.ndarray) -> Tensor:
+def to_pixels(pictures: np.ndarray, device: torch.device | None = None) -> Tensor:
     """Drawings (n, h, w, 3) uint8 as the networks see them, (n, 3, h, w) in -1..1."""
-    return torch.from_numpy(pictures).permute(0, 3, 1, 2).float() / 127.5 - 1
+    return torch.from_numpy(pictures).to(device).permute(0, 3, 1, 2).float() / 127.5 - 1
 
 
 def _draw_chunk(chunk: int) -> tuple[int, np.ndarray, np.ndarray, np.ndarray]:
@@ -98,14 +98,14 @@ def render(folder: Path, count: int, workers: int) -> None:
             done[chunk] = True
 
 
-def main() -> None:
+def main(argv: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument(
         "--work", type=Path, default=Path("build/landscapes"), help="where all stages keep their files"
     )
     parser.add_argument("--count", type=int, default=28_672, help="number of training pictures")
     parser.add_argument("--workers", type=int, default=mp.cpu_count(), help="processes that draw")
-    args = parser.parse_args()
+    args = parser.parse_args(argv)
     render(args.work / "drawings", args.count, args.workers)
 
 

@@ -1,7 +1,8 @@
 """Measure the embedded model: `python -m checkpoints.recipe.evaluate`.
 
 Everything is held against drawings and captions that no training has seen (the `fresh` split), with 40 steps
-of DPM-Solver++(2M) at guidance scale 3 through the stock pipeline. Each part can be run alone with --only.
+of DPM-Solver++(2M) at guidance scale 3 through the stock pipeline. Each part can be run alone with --only;
+`kernel`, `detector` and `finals` only run when named.
 """
 
 from __future__ import annotations
@@ -11,64 +12,99 @@ import json
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
-from diffusers import DiffusionPipeline
-from PIL import Image
+from diffusers import DDPMScheduler, DiffusionPipeline, UNet2DConditionModel
+from PIL import Image, ImageDraw
 from torch import Tensor
 from tqdm import tqdm
 
-import checkpoints  # noqa: F401  gives the pipeline its autoencoder class
-from checkpoints.readers import READERS
+import checkpoints
+from checkpoints.readers import READERS, ConvSceneReader
 from checkpoints.recipe.captions import caption
 from checkpoints.recipe.data import picture_of, scene_of, to_pixels
 from checkpoints.recipe.drawing import draw
 from checkpoints.recipe.fit import pick_device
+from checkpoints.recipe.realism import detect, features, kernel_distance
 from checkpoints.recipe.scenes import ATTRIBUTES, Scene
+from checkpoints.recipe.train_unet import min_snr_weight
 
-STEPS, GUIDANCE = 40, 3.0
+STEPS, PREVIEW_STEPS, GUIDANCE = 40, 6, 3.0
 THUMBNAIL = 16
 
 
 @dataclass
 class Context:
-    """What every measurement needs."""
+    """What every measurement needs.
+
+    Attributes:
+        model: folder of the pipeline.
+        readers: folder of the readers that judge it.
+        unet: folder of another UNet to put into the pipeline.
+    """
 
     model: Path
     device: torch.device
     count: int
     batch: int
+    readers: Path
+    guidance: float = GUIDANCE
+    unet: Path | None = None
 
     def pipeline(self) -> DiffusionPipeline:
-        pipe = DiffusionPipeline.from_pretrained(self.model).to(self.device)
+        parts = {"unet": UNet2DConditionModel.from_pretrained(self.unet)} if self.unet else {}
+        pipe = DiffusionPipeline.from_pretrained(self.model, **parts).to(self.device)
         pipe.set_progress_bar_config(disable=True)
         return pipe
 
-    def paint(self, pipe: DiffusionPipeline, prompts: list[str], seeds: list[int]) -> Tensor:
+    def reader(self, name: str) -> Any:
+        return READERS[name].from_pretrained(self.readers / name).eval().to(self.device)
+
+    def paint(
+        self, pipe: DiffusionPipeline, prompts: list[str], seeds: list[int], steps: int | None = None
+    ) -> Tensor:
         """One picture per prompt and seed, (n, 3, 256, 256) in -1..1."""
         generators = [torch.Generator().manual_seed(s) for s in seeds]
         images = pipe(
             prompts,
-            num_inference_steps=STEPS,
-            guidance_scale=GUIDANCE,
+            num_inference_steps=steps or STEPS,
+            guidance_scale=self.guidance,
             generator=generators,
             output_type="pt",
         ).images
         return (2 * images - 1).float().cpu()
 
+    def given_back(self, pipe: DiffusionPipeline, drawn: np.ndarray) -> Tensor:
+        """Drawings (n, 256, 256, 3) uint8 through the autoencoder, (n, 3, 256, 256) in -1..1."""
+        pixels = to_pixels(drawn).to(self.device)
+        with torch.inference_mode():
+            return pipe.vae.decode(pipe.vae.encode(pixels).latent_dist.mode()).sample.clamp(-1, 1)
+
+    @cached_property
+    def pairs(self) -> tuple[Tensor, Tensor]:
+        """`count` drawings of fresh scenes given back, and as many finals of other fresh captions."""
+        pipe = self.pipeline()
+        drawn, painted = [], []
+        for start in tqdm(range(0, self.count, self.batch), desc="drawings and finals", unit="batch"):
+            rows = range(start, min(start + self.batch, self.count))
+            drawn.append(self.given_back(pipe, np.stack([picture_of("fresh", 500_000 + i)[0] for i in rows])))
+            words = [caption(*scene_of("fresh", 600_000 + i))[0] for i in rows]
+            painted.append(self.paint(pipe, words, list(rows)).clamp(-1, 1))
+        return torch.cat(drawn), torch.cat(painted).to(self.device)
+
 
 def measure_autoencoder(context: Context) -> dict[str, float]:
     """PSNR in dB of reconstructed fresh drawings, averaged over pictures."""
-    vae = context.pipeline().vae
+    pipe = context.pipeline()
     psnr = []
     for start in tqdm(range(0, context.count, context.batch), desc="autoencoder", unit="batch"):
         drawn = np.stack([picture_of("fresh", start + i)[0] for i in range(context.batch)])
-        pixels = to_pixels(drawn).to(context.device)
-        with torch.inference_mode():
-            decoded = vae.decode(vae.encode(pixels).latent_dist.mode()).sample.clamp(-1, 1)
-        psnr += (-10 * torch.log10((decoded - pixels).square().mean((1, 2, 3)) / 4)).tolist()
+        error = context.given_back(pipe, drawn) - to_pixels(drawn).to(context.device)
+        psnr += (-10 * torch.log10(error.square().mean((1, 2, 3)) / 4)).tolist()
     return {"psnr_db": float(np.mean(psnr)), "psnr_db_worst": float(np.min(psnr))}
 
 
@@ -79,8 +115,8 @@ def measure_readers(context: Context) -> dict[str, float]:
         picture_of("fresh", 100_000 + i) for i in tqdm(range(4 * context.count), desc="readers: drawing")
     ]
     truth = np.stack([scene.labels() for _, scene in drawn])
-    for name in [name for name in READERS if (context.model / "readers" / name).exists()]:
-        reader = READERS[name].from_pretrained(context.model / "readers" / name).eval().to(context.device)
+    for name in [name for name in READERS if (context.readers / name).exists()]:
+        reader = context.reader(name)
         read = []
         for start in range(0, len(drawn), context.batch):
             pixels = to_pixels(np.stack([p for p, _ in drawn[start : start + context.batch]]))
@@ -100,7 +136,7 @@ def measure_readers(context: Context) -> dict[str, float]:
 def measure_faithfulness(context: Context) -> dict[str, float]:
     """Share of the attributes named by fresh captions that the judge finds in the generated picture."""
     pipe = context.pipeline()
-    judge = READERS["judge"].from_pretrained(context.model / "readers" / "judge").eval()
+    judge = context.reader("judge").cpu()
     right: dict[str, list[bool]] = {attribute: [] for attribute in ATTRIBUTES}
     drawn_right = []
     for start in tqdm(range(0, context.count, context.batch), desc="faithfulness", unit="batch"):
@@ -158,6 +194,52 @@ def measure_diversity(context: Context) -> dict[str, float]:
     }
 
 
+@torch.inference_mode()
+def measure_denoising(context: Context) -> dict[str, float]:
+    """Min-SNR weighted error of the predicted noise on fresh drawings, and the plain error by timestep.
+
+    Noise and timesteps are a function of the drawing's index, so that networks can be compared pairwise.
+    """
+    pipe = context.pipeline()
+    scheduler = DDPMScheduler.from_config(pipe.scheduler.config)
+    weights = min_snr_weight(scheduler.alphas_cumprod)
+    timesteps = torch.arange(50, 1000, 100)
+    errors = []
+    for index in tqdm(range(context.count), desc="denoising", unit="drawing"):
+        scene, rng = scene_of("fresh", 700_000 + index)
+        pixels = to_pixels(draw(scene, rng)[None]).to(context.device)
+        latents = pipe.vae.encode(pixels).latent_dist.mode().expand(len(timesteps), -1, -1, -1)
+        noise = torch.randn(latents.shape, generator=torch.Generator().manual_seed(index)).to(context.device)
+        states = pipe.encode_prompt(caption(scene, rng)[0], context.device, len(timesteps), False)[0]
+        noisy = scheduler.add_noise(latents, noise, timesteps.to(context.device))
+        predicted = pipe.unet(noisy, timesteps.to(context.device), states).sample
+        errors.append((predicted - noise).square().mean((1, 2, 3)).cpu())
+    table = torch.stack(errors)
+    weighted = (table * weights[timesteps]).mean(1)
+    by_time = {f"error_at_{t}": e for t, e in zip(timesteps.tolist(), table.mean(0).tolist(), strict=True)}
+    spread = 1.96 * weighted.std().item() / len(weighted) ** 0.5
+    return {"weighted_error": weighted.mean().item(), "weighted_error_interval": spread, **by_time}
+
+
+def measure_kernel(context: Context) -> dict[str, float]:
+    """Kernel distance between finals and drawings given back, on the features of both readers."""
+    drawings, finals = context.pairs
+    result = {}
+    for name in READERS:
+        reader = context.reader(name)
+        distance, interval = kernel_distance(features(reader, drawings), features(reader, finals))
+        result |= {f"kernel_distance_{name}": distance, f"kernel_distance_{name}_interval": interval}
+    return result
+
+
+def measure_detector(context: Context) -> dict[str, float]:
+    """Accuracy of a small network that was taught to tell finals from drawings given back."""
+    reader = context.reader("reward")
+    assert isinstance(reader, ConvSceneReader)
+    accuracy, interval = detect(reader, *context.pairs)
+    return {"detector_accuracy": accuracy, "detector_accuracy_interval": interval}
+
+
 PROMPTS = (
     "snowy mountains at sunset with a lake and a cabin",
     "a volcano at night with an aurora and stars",
@@ -189,28 +271,79 @@ def paint_sheet(context: Context, path: Path) -> dict[str, float]:
     return {"seconds": time.monotonic() - started}
 
 
+FINALS, COLUMNS = 48, 6
+
+
+def paint_finals(context: Context, path: Path) -> dict[str, float]:
+    """A sheet to judge by eye: finals of the first 48 test prompts, each beside its 6-step preview.
+
+    Seed i belongs to prompt i, so that sheets of two models can be held against each other.
+    """
+    pipe = context.pipeline()
+    rows = (Path(checkpoints.__file__).parent / "landscapes" / "prompts" / "test.jsonl").read_text()
+    words = [json.loads(row)["prompt"] for row in rows.splitlines()[:FINALS]]
+    side, margin = 256, 16
+    sheet = Image.new("RGB", (COLUMNS * 2 * side, -(-FINALS // COLUMNS) * (side + margin)), "white")
+    pen = ImageDraw.Draw(sheet)
+    for start in tqdm(range(0, FINALS, COLUMNS), desc="finals", unit="row"):
+        seeds = list(range(start, min(start + COLUMNS, FINALS)))
+        prompts = [words[i] for i in seeds]
+        top = start // COLUMNS * (side + margin)
+        for offset, steps in enumerate((STEPS, PREVIEW_STEPS)):
+            painted = context.paint(pipe, prompts, seeds, steps).clamp(-1, 1)
+            for column, pixels in enumerate((127.5 * (painted + 1)).round().byte().permute(0, 2, 3, 1)):
+                sheet.paste(Image.fromarray(pixels.numpy()), (side * (2 * column + offset), top))
+        for column, i in enumerate(seeds):
+            pen.text((2 * side * column + 4, top + side + 2), f"{i}: {words[i]}"[:84], "black")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    sheet.save(path, optimize=True)
+    return {"finals": FINALS}
+
+
 MEASURES: dict[str, Callable[[Context], dict[str, float]]] = {
     "autoencoder": measure_autoencoder,
     "readers": measure_readers,
     "faithfulness": measure_faithfulness,
     "diversity": measure_diversity,
+    "denoising": measure_denoising,
+    "kernel": measure_kernel,
+    "detector": measure_detector,
 }
+SHEETS = {"sheet": paint_sheet, "finals": paint_finals}
+DEFAULT = ("autoencoder", "readers", "faithfulness", "diversity", "sheet")
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--model", type=Path, default=Path("checkpoints/landscapes"))
-    parser.add_argument("--only", nargs="+", choices=[*MEASURES, "sheet"], default=[*MEASURES, "sheet"])
-    parser.add_argument("--count", type=int, default=500, help="fresh captions and drawings")
+    parser.add_argument("--unet", type=Path, help="put this UNet into the model")
+    parser.add_argument("--readers", type=Path, help="judge by these readers (default: those of the model)")
+    parser.add_argument("--only", nargs="+", choices=[*MEASURES, *SHEETS], default=DEFAULT)
+    parser.add_argument("--count", type=int, default=500, help="fresh captions and drawings (%(default)s)")
+    parser.add_argument("--guidance", type=float, default=GUIDANCE, help="guidance scale (%(default)s)")
     parser.add_argument("--batch", type=int, default=20)
     parser.add_argument("--device", default="auto", help="cpu, cuda, or auto")
-    parser.add_argument("--sheet", type=Path, default=Path("checkpoints/landscapes/samples.png"))
+    parser.add_argument(
+        "--sheet", type=Path, default=Path("checkpoints/landscapes/samples.png"), help="file of `sheet`"
+    )
+    parser.add_argument("--finals", type=Path, default=Path("build/finals.png"), help="file of `finals`")
     parser.add_argument("--json", type=Path, help="also write the figures here")
     args = parser.parse_args()
-    context = Context(args.model, pick_device(args.device), args.count, args.batch)
-    figures: dict[str, dict[str, float]] = {"settings": {"count": args.count}}
+    context = Context(
+        args.model,
+        pick_device(args.device),
+        args.count,
+        args.batch,
+        args.readers or args.model / "readers",
+        args.guidance,
+        args.unet,
+    )
+    figures: dict[str, dict[str, float]] = {
+        "settings": {"count": args.count, "guidance_scale": args.guidance}
+    }
+    files = {"sheet": args.sheet, "finals": args.finals}
     for name in args.only:
-        figures[name] = MEASURES[name](context) if name in MEASURES else paint_sheet(context, args.sheet)
+        figures[name] = MEASURES[name](context) if name in MEASURES else SHEETS[name](context, files[name])
         for key, value in figures[name].items():
             print(f"{name:14} {key:32} {value:.4f}")
     if args.json:

@@ -142,7 +142,7 @@ def fit(
     model: Model,
     loss_fn: LossFn,
     *,
-    steps: int = sys.maxsize,
+    steps: int,
     minutes: float | None = None,
     learning_rate: float,
     device: torch.device,
@@ -155,8 +155,8 @@ def fit(
 ) -> Model:
     """Train `model` for `steps` steps or `minutes`, going on from `folder` if an earlier run was cut off.
 
-    With `minutes` the learning rate falls with the time spent, all runs counted, so that it reaches zero when
-    the time is over however fast the machine is.
+    With `minutes`, which count instead of `steps`, the learning rate falls with the time spent, all runs
+    counted, so that it reaches zero when the time is over however fast the machine is.
 
     Every step draws its randomness from (seed, step) alone, so a resumed run sees what an uninterrupted one
     would have seen. The state is written every `save_every` seconds and at the end, by rename, so that no
@@ -171,6 +171,7 @@ def fit(
     average = copy.deepcopy(model).eval().requires_grad_(False) if ema_decay else None
     trainable = [p for p in model.parameters() if p.requires_grad]
     optimizer = MuonWithAdamW(model, weight_decay)
+    steps = steps if minutes is None else sys.maxsize
     first, spent = 0, 0.0
     if state_file.exists():
         state = torch.load(state_file, map_location=device, weights_only=True)
@@ -195,7 +196,7 @@ def fit(
     figures: dict[str, Any] = {}
     started, before, step = time.monotonic(), spent, first
     saved = started
-    bar = tqdm(initial=first, total=None if steps == sys.maxsize else steps, unit="step", desc=folder.name)
+    bar = tqdm(initial=first, total=steps if minutes is None else None, unit="step", desc=folder.name)
     with log_file.open("a") as log, bar:
         while step < steps:
             spent = before + time.monotonic() - started

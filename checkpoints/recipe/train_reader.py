@@ -26,11 +26,11 @@ def roughened(pixels: Tensor) -> Tensor:
     return pixels + 0.06 * torch.rand(len(pixels), 1, 1, 1, device=pixels.device) * torch.randn_like(pixels)
 
 
-def main() -> None:
+def main(argv: list[str] | None = None) -> None:
     parser = stage_parser(__doc__, steps=900, batch=32)
     parser.add_argument("reader", choices=READERS)
     parser.add_argument("--init", type=Path, help="start from readers of this folder, such as the shipped")
-    args = parser.parse_args()
+    args = parser.parse_args(argv)
     device = pick_device(args.device)
     pictures, labels = data.load(args.work / "drawings")
     torch.manual_seed(list(READERS).index(args.reader))
@@ -44,9 +44,9 @@ def main() -> None:
         share = np.bincount(labels[:, column], minlength=len(values)) / len(labels)
         balance.append(torch.tensor(share**-0.5 / (share**0.5).sum(), dtype=torch.float32, device=device))
 
-    def loss_fn(model: nn.Module, rng: np.random.Generator) -> tuple[Tensor, dict[str, float]]:
+    def loss_fn(model: nn.Module, rng: np.random.Generator) -> tuple[Tensor, dict[str, Tensor]]:
         which = rng.integers(len(pictures), size=args.batch)
-        drawn = data.to_pixels(np.stack([pictures[i] for i in which])).to(device)
+        drawn = data.to_pixels(np.stack([pictures[i] for i in which]), device)
         pixels = roughened(prepare(drawn)).contiguous(memory_format=torch.channels_last)
         wanted = torch.from_numpy(labels[which]).to(device)
         with torch.autocast(device.type, torch.bfloat16):
@@ -54,14 +54,15 @@ def main() -> None:
         loss, right = torch.zeros((), device=device), []
         for column, scores in enumerate(logits):
             loss = loss + nn.functional.cross_entropy(scores.float(), wanted[:, column], balance[column])
-            right.append((scores.argmax(1) == wanted[:, column]).float().mean().item())
-        return loss, {"accuracy": float(np.mean(right)), "worst": min(right)}
+            right.append((scores.detach().argmax(1) == wanted[:, column]).float().mean())
+        return loss, {"accuracy": torch.stack(right).mean(), "worst": torch.stack(right).min()}
 
     trained = fit(
         args.work / f"reader-{args.reader}",
         model,
         loss_fn,
         steps=args.steps,
+        minutes=args.minutes,
         learning_rate=1e-3,
         device=device,
         warmup=100,

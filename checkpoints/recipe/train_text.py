@@ -108,15 +108,15 @@ def captioned_batch(count: int, rng: np.random.Generator) -> tuple[list[str], Te
     return texts, named
 
 
-def main() -> None:
+def main(argv: list[str] | None = None) -> None:
     parser = stage_parser(__doc__, steps=400, batch=128)
-    args = parser.parse_args()
+    args = parser.parse_args(argv)
     device = pick_device(args.device)
     torch.manual_seed(0)
     tokenizer = make_tokenizer()
     model = AttributeQueries(make_text_encoder(tokenizer))
 
-    def loss_fn(model: nn.Module, rng: np.random.Generator) -> tuple[Tensor, dict[str, float]]:
+    def loss_fn(model: nn.Module, rng: np.random.Generator) -> tuple[Tensor, dict[str, Tensor]]:
         texts, named = captioned_batch(args.batch, rng)
         ids = tokenizer(
             texts, padding="max_length", max_length=MAX_TOKENS, truncation=True, return_tensors="pt"
@@ -126,11 +126,18 @@ def main() -> None:
         for column, scores in enumerate(logits):
             wanted = named[:, column].to(device) % scores.shape[1]  # UNSAID is the last class
             loss = loss + nn.functional.cross_entropy(scores, wanted)
-            right.append((scores.argmax(1) == wanted).float().mean().item())
-        return loss, {"accuracy": float(np.mean(right))}
+            right.append((scores.detach().argmax(1) == wanted).float().mean())
+        return loss, {"accuracy": torch.stack(right).mean()}
 
     trained = fit(
-        args.work / "text", model, loss_fn, steps=args.steps, learning_rate=2e-3, device=device, warmup=50
+        args.work / "text",
+        model,
+        loss_fn,
+        steps=args.steps,
+        minutes=args.minutes,
+        learning_rate=2e-3,
+        device=device,
+        warmup=50,
     )
     tokenizer.save_pretrained(args.work / "pipeline" / "tokenizer")
     trained.encoder.save_pretrained(args.work / "pipeline" / "text_encoder")

@@ -13,7 +13,6 @@ falls to zero, and the run itself can be prolonged afterwards.
 from __future__ import annotations
 
 import multiprocessing as mp
-import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -198,7 +197,7 @@ def compiled(model: nn.Module, example: tuple[Tensor, ...]) -> Callable[..., Any
         model.zero_grad(set_to_none=True)
 
 
-def main() -> None:
+def main(argv: list[str] | None = None) -> None:
     parser = stage_parser(__doc__, steps=4000, batch=64)
     parser.add_argument("--pictures", type=int, default=28_672, help="how many of the drawings to train on")
     parser.add_argument("--learning-rate", type=float, default=6e-4)
@@ -207,7 +206,8 @@ def main() -> None:
     parser.add_argument(
         "--cool", type=float, metavar="MINUTES", help="branch off and let the learning rate fall to zero"
     )
-    args = parser.parse_args()
+    args = parser.parse_args(argv)
+    started = time.monotonic()
     device = pick_device(args.device)
     pipeline, folder = args.work / "pipeline", args.work / "unet"
     if args.cool:
@@ -255,12 +255,13 @@ def main() -> None:
         figures = {"error": error.detach().mean(), "layout": misplaced.detach()}
         return (weights[t] * error).mean() + args.layout * misplaced, figures
 
+    minutes = args.cool or args.minutes
     trained = fit(
         folder,
         model,
         loss_fn,
-        steps=sys.maxsize if args.minutes or args.cool else args.steps,
-        minutes=args.cool or args.minutes,
+        steps=args.steps,
+        minutes=minutes and minutes - (time.monotonic() - started) / 60,  # what was prepared counts
         learning_rate=args.learning_rate,
         device=device,
         warmup=50 if args.init else 200,

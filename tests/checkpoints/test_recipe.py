@@ -214,7 +214,7 @@ def test_a_branch_goes_on_from_the_run_and_leaves_it_as_it_is(tmp_path: Path) ->
     fit(tmp_path / "run", model, loss_fn, steps=20, decay=0.0, **options)
     state = (tmp_path / "run" / "state.pt").read_bytes()
     branch(tmp_path / "run", tmp_path / "branch")
-    cooled = fit(tmp_path / "branch", _toy()[0], loss_fn, minutes=0.02, decay=1.0, **options)
+    cooled = fit(tmp_path / "branch", _toy()[0], loss_fn, steps=0, minutes=0.02, decay=1.0, **options)
     assert torch.load(tmp_path / "branch" / "state.pt")["step"] > 20
     rng = np.random.default_rng
     assert loss_fn(cooled, rng(5))[0] < loss_fn(_toy()[0], rng(5))[0]
