@@ -224,7 +224,7 @@ def measure_denoising(context: Context) -> dict[str, float]:
 def measure_kernel(context: Context) -> dict[str, float]:
     """Kernel distance between finals and drawings given back, on the features of both readers."""
     drawings, finals = context.pairs
-    result = {}
+    result: dict[str, float] = {}
     for name in READERS:
         reader = context.reader(name)
         distance, interval = kernel_distance(features(reader, drawings), features(reader, finals))

@@ -116,8 +116,8 @@ class MuonWithAdamW:
             torch._foreach_add_(matrices, list(update), alpha=-rate * scale)
             for weight in group:
                 weight.grad = None
-        for group in self._adamw.param_groups:
-            group["lr"] = learning_rate
+        for options in self._adamw.param_groups:
+            options["lr"] = learning_rate
         self._adamw.step()
         self._adamw.zero_grad(set_to_none=True)
 

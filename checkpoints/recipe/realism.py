@@ -7,6 +7,7 @@ back by the autoencoder, so that its blur tells nobody which is which.
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import numpy as np
 import torch
@@ -37,7 +38,7 @@ def kernel_distance(one: Tensor, other: Tensor) -> tuple[float, float]:
 
 
 @torch.inference_mode()
-def features(reader: nn.Module, pictures: Tensor, batch: int = 64) -> Tensor:
+def features(reader: Any, pictures: Tensor, batch: int = 64) -> Tensor:
     """The features (n, width) from which a reader tells the scenes of pictures (n, 3, 256, 256) in -1..1.
 
     All attributes of a reader without queries of their own read the same features, which count once.

@@ -165,8 +165,9 @@ class WithLayout(nn.Module):
         super().__init__()
         self.unet = unet
         width = unet.config.block_out_channels[1]
-        self.head = nn.Sequential(nn.GroupNorm(16, width), nn.SiLU(), nn.Conv2d(width, 4 * len(KINDS), 1))
-        nn.init.zeros_(self.head[-1].weight)
+        self.norm = nn.GroupNorm(16, width)
+        self.head = nn.Conv2d(width, 4 * len(KINDS), 1)
+        nn.init.zeros_(self.head.weight)
         self._features: list[Tensor] = []
         unet.up_blocks[1].register_forward_hook(self._keep)
 
@@ -176,7 +177,8 @@ class WithLayout(nn.Module):
     def forward(self, noisy: Tensor, t: Tensor, states: Tensor) -> tuple[Tensor, Tensor]:
         """Predict the noise (b, 16, 16, 16), and logits (b, kinds, 32, 32) of what is where."""
         noise = self.unet(noisy, t, states).sample
-        return noise, nn.functional.pixel_shuffle(self.head(self._features.pop()), 2)
+        features = nn.functional.silu(self.norm(self._features.pop()))
+        return noise, nn.functional.pixel_shuffle(self.head(features), 2)
 
 
 def compiled(model: nn.Module, example: tuple[Tensor, ...]) -> Callable[..., Any]:
@@ -201,7 +203,7 @@ def main(argv: list[str] | None = None) -> None:
     parser = stage_parser(__doc__, steps=4000, batch=64)
     parser.add_argument("--pictures", type=int, default=28_672, help="how many of the drawings to train on")
     parser.add_argument("--learning-rate", type=float, default=6e-4)
-    parser.add_argument("--layout", type=float, default=0.2, help="weight of the layout loss (%(default)s)")
+    parser.add_argument("--layout", type=float, default=0.0, help="weight of the layout loss (%(default)s)")
     parser.add_argument("--init", type=Path, help="start from this UNet, e.g. checkpoints/landscapes/unet")
     parser.add_argument(
         "--cool", type=float, metavar="MINUTES", help="branch off and let the learning rate fall to zero"
@@ -229,7 +231,8 @@ def main(argv: list[str] | None = None) -> None:
     unet = start_from(args.init) if args.init else make_unet()
     if device.type == "cpu":
         unet.set_attn_processor(AttnProcessor())  # for so few tokens faster than the fused one
-    model = WithLayout(unet).to(device, memory_format=torch.channels_last)
+    unet.to(memory_format=torch.channels_last)
+    model = WithLayout(unet).to(device)
     example = (
         torch.zeros(args.batch, 16, 16, 16),
         torch.zeros(args.batch).long(),

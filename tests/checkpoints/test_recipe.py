@@ -188,17 +188,18 @@ def test_muon_leaves_frozen_weights_alone() -> None:
 
 def test_muon_moves_matrices_as_that_of_torch_does() -> None:
     torch.manual_seed(1)
-    model = nn.Sequential(nn.Linear(6, 4), nn.Linear(4, 6), nn.Linear(6, 4))
-    theirs = [nn.Parameter(layer.weight.detach().clone()) for layer in model]
+    layers = [nn.Linear(6, 4), nn.Linear(4, 6), nn.Linear(6, 4)]
+    model = nn.Sequential(*layers)
+    theirs = [nn.Parameter(layer.weight.detach().clone()) for layer in layers]
     muon = torch.optim.Muon(theirs, lr=5e-2, weight_decay=0.1, adjust_lr_fn="match_rms_adamw")
     ours = MuonWithAdamW(model, weight_decay=0.1)
     for _ in range(3):
-        for layer, other in zip(model, theirs, strict=True):
+        for layer, other in zip(layers, theirs, strict=True):
             layer.weight.grad = torch.randn_like(other)
             other.grad = layer.weight.grad.clone()
         ours.step(1e-2)
         muon.step()
-    for layer, other in zip(model, theirs, strict=True):
+    for layer, other in zip(layers, theirs, strict=True):
         torch.testing.assert_close(layer.weight.data, other.data, atol=5e-3, rtol=0)
 
 
@@ -254,7 +255,7 @@ def test_the_layout_layer_leaves_the_prediction_alone_and_teaches_the_way_up() -
     noise, layout = model(x, t, text)
     assert layout.shape == (2, len(KINDS), LAYOUT_SIZE, LAYOUT_SIZE)
     assert torch.equal(noise, model.unet(x, t, text).sample)
-    nn.init.normal_(model.head[-1].weight)
+    nn.init.normal_(model.head.weight)
     model(x, t, text)[1].square().mean().backward()
     assert model.unet.up_blocks[1].resnets[0].conv1.weight.grad.abs().max() > 0
     assert model.unet.up_blocks[2].resnets[0].conv1.weight.grad is None
