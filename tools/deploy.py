@@ -1,7 +1,8 @@
 """Deploy this repository to a Hugging Face Space: python -m tools.deploy --space USER/NAME.
 
 Without --yes it only lists the files. It sends the files that git tracks, as last committed, except those
-only for development, and deletes all others from the Space. A file that looks like a secret is never sent.
+only for development, and deletes all others from the Space. Links, files that git ignores and files that
+look like secrets are never sent.
 """
 
 import argparse
@@ -9,7 +10,7 @@ import json
 import re
 import subprocess
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -41,9 +42,16 @@ SDKS = ("gradio", "docker")
 ZERO = "zero-"
 PORT = 7860
 SECRET_NAMES = re.compile(
-    r"(^|/)(\.env(\..*)?|.*\.(pem|key|p12|pfx)|id_(rsa|ed25519)|.*token|\.netrc|settings\.toml)$"
+    r"(^|/)(\.git|.*\.env|\.env\..*|.*\.(pem|key|p12|pfx|jks|kdbx|sqlite)|id_(rsa|dsa|ecdsa|ed25519)|logins|.*token"
+    r"|\.netrc|\.pypirc|\.htpasswd|credentials(\.json)?|settings\.toml)(/|$)"
 )
-SECRET_TEXTS = re.compile(rb"hf_[A-Za-z0-9]{30,}|-----BEGIN [A-Z ]*PRIVATE KEY-----")
+# A token of the hub, a private key, a line of the file of --auth.
+SECRET_TEXTS = re.compile(
+    rb"hf_[A-Za-z0-9]{30,}|-----BEGIN [A-Z ]*PRIVATE KEY-----|^[^\s:]+:scrypt:\d+:\d+:\d+:[0-9a-f]{16,}:",
+    re.MULTILINE,
+)
+# Kinds of entries in git that are no files of this repository, by their modes.
+NO_FILES = {"120000": "a symbolic link", "160000": "a repository of its own"}
 
 
 class DeployError(RuntimeError):
@@ -58,34 +66,67 @@ class Item:
     content: bytes
 
 
-def git(*arguments: str) -> str:
-    """Return the output of a git command. Raises DeployError if it fails."""
+def git(*arguments: str, given: str = "") -> bytes:
+    """Return the output of a git command that is given this input. Raises DeployError if it fails."""
     try:
-        done = subprocess.run(["git", *arguments], cwd=ROOT, capture_output=True, text=True, check=True)
+        return subprocess.run(
+            ["git", *arguments], cwd=ROOT, input=given.encode(), capture_output=True, check=True
+        ).stdout
     except (OSError, subprocess.CalledProcessError) as error:
         raise DeployError(
             "This is not a git checkout, or git is missing. Only files that git tracks are sent."
         ) from error
-    return done.stdout
 
 
 def check_clean() -> None:
     """Raise DeployError if there are uncommitted changes."""
-    changed = [line[3:] for line in git("status", "--porcelain").splitlines()]
+    changed = [line[3:] for line in git("status", "--porcelain").decode().splitlines()]
     if changed:
         shown = ", ".join(changed[:5]) + (f" and {len(changed) - 5} more" if len(changed) > 5 else "")
         raise DeployError(f"There are uncommitted changes: {shown}. Commit or remove them, and try again.")
 
 
 def items(sdk: str) -> list[Item]:
-    """Read the files for a Space of that SDK. Raises DeployError if one looks like a secret."""
+    """Read the files for a Space of that SDK from git, so that no link in the working tree is followed.
+
+    Raises DeployError if one is no plain file, is ignored by git, or looks like a secret.
+    """
     kept = NEEDED_BY_DOCKER if sdk == "docker" else ()
-    paths = [path for path in git("ls-files").splitlines() if path in kept or not path.startswith(LEFT_OUT)]
-    found = [Item(path, (ROOT / path).read_bytes()) for path in paths if (ROOT / path).is_file()]
+    hashes = {}
+    for line in _lines("ls-files", "--stage"):
+        about, _, path = line.partition("\t")
+        mode, digest, _ = about.split()
+        if path.startswith(LEFT_OUT) and path not in kept:
+            continue
+        if mode in NO_FILES:
+            raise DeployError(
+                f"{path} is {NO_FILES[mode]}. Nothing was sent. Put a file there, or remove it."
+            )
+        hashes[path] = digest
+    for path in _lines("ls-files", "--cached", "--ignored", "--exclude-standard"):
+        if path in hashes:
+            raise DeployError(
+                f"{path} is tracked, though .gitignore names it. Nothing was sent. Mend either."
+            )
+    found = [Item(path, content) for path, content in zip(hashes, _contents(hashes.values()), strict=True)]
     for item in found:
         if SECRET_NAMES.search(item.path) or SECRET_TEXTS.search(item.content):
             raise DeployError(f"{item.path} looks like a secret. Nothing was sent. Remove it from git.")
     return [Item(each.path, card(each.content, sdk)) if each.path == "README.md" else each for each in found]
+
+
+def _lines(*arguments: str) -> list[str]:
+    return git(*arguments, "-z").decode(errors="surrogateescape").split("\0")[:-1]
+
+
+def _contents(hashes: Iterable[str]) -> Iterator[bytes]:
+    """Yield what git has under each hash."""
+    output, start = git("cat-file", "--batch", given="".join(f"{each}\n" for each in hashes)), 0
+    while start < len(output):
+        end = output.index(b"\n", start) + 1
+        size = int(output[start:end].split()[2])
+        yield output[end : end + size]
+        start = end + size + 1
 
 
 def card(readme: bytes, sdk: str) -> bytes:
@@ -128,7 +169,7 @@ def upload(space: str, sdk: str, hardware: str | None, private: bool, files: Seq
         api.create_commit(
             space,
             operations,
-            commit_message=f"Diffusion Preview {git('rev-parse', '--short', 'HEAD').strip()}",
+            commit_message=f"Diffusion Preview {git('rev-parse', '--short', 'HEAD').decode().strip()}",
             repo_type="space",
         )
         if hardware:

@@ -1,6 +1,8 @@
 """What goes to a Space, and what is said when it can't; against the hub's client with its own errors."""
 
 import json
+import re
+import shutil
 import subprocess
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -17,6 +19,7 @@ from huggingface_hub.errors import (
     RepositoryNotFoundError,
 )
 
+from app.server import auth
 from tools import deploy
 from tools.deploy import DeployError, Item
 
@@ -234,14 +237,78 @@ def test_what_is_not_committed_is_not_sent(
         ("deep/server.key", "x"),
         ("notes.md", "hf_" + "a" * 34),
         ("other.txt", "-----BEGIN OPENSSH " + "PRIVATE KEY-----"),
+        ("production.env", "A=b"),
+        (".env.local", "A=b"),
+        ("deep/id_ed25519", "x"),
+        ("data/study.sqlite", "x"),
+        ("people", "ada:scrypt:32768:8:1:" + "0f" * 16 + ":" + "a0" * 32),
+        ("late.txt", "\n\nada:scrypt:32768:8:1:" + "0f" * 16 + ":" + "a0" * 32),
     ],
 )
 def test_secrets_are_never_sent(repository: Path, path: str, text: str) -> None:
     (repository / path).parent.mkdir(exist_ok=True)
     (repository / path).write_text(text)
     subprocess.run(["git", "add", "-f", path], cwd=repository, check=True)
-    with pytest.raises(DeployError, match=f"{path} looks like a secret"):
+    with pytest.raises(DeployError, match=f"{re.escape(path)} looks like a secret"):
         deploy.items("gradio")
+
+
+def test_a_written_logins_file_is_known_by_its_lines(repository: Path) -> None:
+    auth.add(repository / "people.txt", "ada", "a long password")
+    subprocess.run(["git", "add", "."], cwd=repository, check=True)
+    with pytest.raises(DeployError, match=r"people\.txt looks like a secret"):
+        deploy.items("gradio")
+
+
+@pytest.mark.parametrize("inside", [True, False])
+def test_a_link_is_not_followed(
+    repository: Path, tmp_path_factory: pytest.TempPathFactory, inside: bool
+) -> None:
+    outside = tmp_path_factory.mktemp("home") / "diary"
+    outside.write_text("dear diary")
+    (repository / "notes").symlink_to("app.py" if inside else outside)
+    subprocess.run(["git", "add", "."], cwd=repository, check=True)
+    with pytest.raises(DeployError, match="notes is a symbolic link"):
+        deploy.items("gradio")
+
+
+def test_what_takes_the_place_of_a_file_is_not_read(
+    hub: Hub, repository: Path, tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    (outside := tmp_path_factory.mktemp("home")).joinpath("model_index.json").write_text("dear diary")
+    folder = (repository / deploy.OURS).parent
+    shutil.rmtree(folder)
+    folder.symlink_to(outside)
+    assert {item.path: item.content for item in deploy.items("gradio")}[deploy.OURS] == b""
+    assert deploy.main(["--space", SPACE, "--yes"]) == 1
+    assert hub.calls == []
+
+
+def test_a_repository_inside_is_refused(repository: Path) -> None:
+    identity = ["-c", "user.name=a", "-c", "user.email=a@example.org"]
+    commit = ["-C", "inner", *identity, "commit", "-q", "--allow-empty", "-m", "all"]
+    commands = (["init", "-q", "inner"], commit, ["add", "inner"])
+    for command in commands:
+        subprocess.run(["git", *command], cwd=repository, check=True, capture_output=True)
+    with pytest.raises(DeployError, match="inner is a repository of its own"):
+        deploy.items("gradio")
+
+
+def test_a_tracked_file_that_git_ignores_is_refused(repository: Path) -> None:
+    (repository / ".gitignore").write_text("data/\n")
+    (repository / "data").mkdir()
+    for name in ("made by hand.json", "untracked"):
+        (repository / "data" / name).write_text("{}")
+    subprocess.run(["git", "add", "-f", "data/made by hand.json"], cwd=repository, check=True)
+    with pytest.raises(DeployError, match=r"data/made by hand\.json is in git, though"):
+        deploy.items("gradio")
+
+
+def test_an_odd_name_and_odd_content_go_as_they_are(repository: Path) -> None:
+    for name, content in (("ä \n b", b"a\n\nb"), ("binary", bytes(range(256))), ("empty", b"")):
+        (repository / name).write_bytes(content)
+        subprocess.run(["git", "add", name], cwd=repository, check=True)
+        assert {item.path: item.content for item in deploy.items("gradio")}[name] == content
 
 
 def test_outside_a_checkout(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
