@@ -106,7 +106,7 @@ def items(sdk: str) -> list[Item]:
     for path in _lines("ls-files", "--cached", "--ignored", "--exclude-standard"):
         if path in hashes:
             raise DeployError(
-                f"{path} is tracked, though .gitignore names it. Nothing was sent. Mend either."
+                f"{path} is in git, though .gitignore names it. Nothing was sent. Change one of the two."
             )
     found = [Item(path, content) for path, content in zip(hashes, _contents(hashes.values()), strict=True)]
     for item in found:
