@@ -181,14 +181,17 @@ class WithLayout(nn.Module):
         return noise, nn.functional.pixel_shuffle(self.head(features), 2)
 
 
-def compiled(model: nn.Module, example: tuple[Tensor, ...]) -> Callable[..., Any]:
+def compiled(model: nn.Module, batch: int, device: torch.device, **options: Any) -> Callable[..., Any]:
     """`model` made faster on a GPU by torch.compile; `model` itself where that fails, which is said."""
-    if example[0].device.type != "cuda":
+    if device.type != "cuda" and not options:
         return model
     started = time.monotonic()
+    noisy = torch.zeros(batch, 16, 16, 16, device=device).contiguous(memory_format=torch.channels_last)
+    t = torch.zeros(batch, dtype=torch.long, device=device)
+    example = (noisy, t, torch.zeros(batch, 64, 128, device=device))
     try:
-        fast = torch.compile(model)
-        with torch.autocast("cuda", torch.bfloat16):
+        fast = torch.compile(model, **options)
+        with torch.autocast(device.type, torch.bfloat16):
             sum(out.float().mean() for out in fast(*example)).backward()
         print(f"compiled the UNet in {time.monotonic() - started:.0f} s", flush=True)
         return fast
@@ -232,13 +235,8 @@ def main(argv: list[str] | None = None) -> None:
     if device.type == "cpu":
         unet.set_attn_processor(AttnProcessor())  # for so few tokens faster than the fused one
     unet.to(memory_format=torch.channels_last)
-    model = WithLayout(unet).to(device)
-    example = (
-        torch.zeros(args.batch, 16, 16, 16),
-        torch.zeros(args.batch).long(),
-        torch.zeros(args.batch, 64, 128),
-    )
-    predict = compiled(model, tuple(part.to(device) for part in example))
+    model = WithLayout(unet).to(device).train()  # as `fit` will have it, or it is compiled twice
+    predict = compiled(model, args.batch, device)
 
     def loss_fn(model: nn.Module, rng: np.random.Generator) -> tuple[Tensor, dict[str, Any]]:
         which = torch.randint(len(latents), (args.batch,), device=device)

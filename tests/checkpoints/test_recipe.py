@@ -18,7 +18,14 @@ from checkpoints.recipe.drawing.canvas import KINDS, LAYOUT_SIZE
 from checkpoints.recipe.fit import LossFn, MuonWithAdamW, branch, factor_by_time, fit, warmup_stable_decay
 from checkpoints.recipe.scenes import ATTRIBUTES, Scene, sample_scene
 from checkpoints.recipe.train_text import MAX_TOKENS, make_tokenizer
-from checkpoints.recipe.train_unet import WithLayout, deepened, draw_timesteps, make_unet, min_snr_weight
+from checkpoints.recipe.train_unet import (
+    WithLayout,
+    compiled,
+    deepened,
+    draw_timesteps,
+    make_unet,
+    min_snr_weight,
+)
 
 
 @pytest.fixture(scope="module")
@@ -259,6 +266,32 @@ def test_the_layout_layer_leaves_the_prediction_alone_and_teaches_the_way_up() -
     model(x, t, text)[1].square().mean().backward()
     assert model.unet.up_blocks[1].resnets[0].conv1.weight.grad.abs().max() > 0
     assert model.unet.up_blocks[2].resnets[0].conv1.weight.grad is None
+
+
+@pytest.mark.slow
+def test_the_network_is_compiled_once_and_learns_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
+    torch.manual_seed(0)
+    model = WithLayout(make_unet()).train()
+    device = torch.device("cpu")
+    fast = compiled(model, 3, device, backend="aot_eager", fullgraph=True)
+    assert fast is not model and all(p.grad is None for p in model.parameters())
+    monkeypatch.setattr(torch._dynamo.config, "error_on_recompile", True)
+    gradients = []
+    for predict in (fast, model):
+        torch.manual_seed(1)
+        x = torch.randn(3, 16, 16, 16).contiguous(memory_format=torch.channels_last)
+        with torch.autocast("cpu", torch.bfloat16):
+            noise, layout = predict(x, draw_timesteps(3), torch.randn(3, 64, 128))
+        (noise.float().square().mean() + layout.float().square().mean()).backward()
+        gradients.append(model.unet.conv_in.weight.grad)
+        model.zero_grad(set_to_none=True)
+    torch.testing.assert_close(*gradients, rtol=0.1, atol=1e-3)
+
+
+def test_what_does_not_compile_is_trained_as_it_is(capsys: pytest.CaptureFixture[str]) -> None:
+    model = WithLayout(make_unet())
+    assert compiled(model, 1, torch.device("cpu"), backend="no such compiler") is model
+    assert "training without it" in capsys.readouterr().out
 
 
 def test_another_network_is_not_deepened() -> None:
