@@ -9,6 +9,9 @@ output has the rest, so that they sum to one. `solver.convert` reads the publish
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from typing import ClassVar
+
 import torch
 from torch import Tensor
 
@@ -38,8 +41,7 @@ class PaperPolicy(Policy):
         steps, guidance, num_train_timesteps: as for `Policy`.
     """
 
-    sees = "paper"
-    inputs = 2
+    inputs: ClassVar[Mapping[str, int]] = {"paper": 2}
     last_timestep = -1.0
 
     def __init__(
@@ -57,6 +59,7 @@ class PaperPolicy(Policy):
         super().__init__(
             order,
             "euler",
+            sees="paper",
             bins=bins,
             hidden=hidden,
             steps=steps,

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import json
 import math
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from safetensors import safe_open
@@ -28,8 +29,6 @@ STARTS = {
 }
 MAX_ORDER = 32
 FREQUENCIES = 4
-# What a policy sees, and how many numbers that is: all of its inputs, or the two timesteps alone.
-SEES = {"run": 2 * FREQUENCIES * 4 + 1, "step": 2 * FREQUENCIES * 3}
 
 # What a policy can decide, with the half-width of its bins and the standard deviation of its first draws.
 DECISIONS = {
@@ -76,8 +75,8 @@ class Policy(nn.Module):
 
     # The timestep that stands for the end of a run.
     last_timestep = 0.0
-    sees: str
-    inputs: int
+    # What a policy can see, and how many numbers that is: all of its inputs, or the two timesteps alone.
+    inputs: ClassVar[Mapping[str, int]] = {"run": 2 * FREQUENCIES * 4 + 1, "step": 2 * FREQUENCIES * 3}
 
     def __init__(
         self,
@@ -102,10 +101,8 @@ class Policy(nn.Module):
             raise ValueError(
                 f"Nothing called {unknown.pop()!r} can be learned; there is {', '.join(DECISIONS)}."
             )
-        if not hasattr(self, "sees"):
-            if sees not in SEES:
-                raise ValueError(f"A policy sees one of {', '.join(SEES)}, not {sees!r}.")
-            self.sees, self.inputs = sees, SEES[sees]
+        if sees not in self.inputs:
+            raise ValueError(f"A policy sees one of {', '.join(self.inputs)}, not {sees!r}.")
         if bins and (bins < 3 or bins % 2 == 0):
             raise ValueError(f"bins must be 0 or an odd number from 3 on, not {bins}.")
         self.settings: dict[str, Any] = {
@@ -113,14 +110,14 @@ class Policy(nn.Module):
             "start": start,
             "learns": list(learns),
             "free": free,
-            "sees": self.sees,
+            "sees": sees,
             "bins": bins,
             "hidden": hidden,
             "steps": list(steps),
             "guidance": list(guidance),
             "num_train_timesteps": num_train_timesteps,
         }
-        self.order, self.start, self.free, self.bins = order, start, free, bins
+        self.order, self.start, self.free, self.sees, self.bins = order, start, free, sees, bins
         self.steps, self.guidance, self.num_train_timesteps = (
             tuple(steps),
             tuple(guidance),
@@ -133,7 +130,7 @@ class Policy(nn.Module):
         nn.init.zeros_(last.weight)
         nn.init.zeros_(last.bias)
         self.mlp = nn.Sequential(
-            nn.Linear(self.inputs, hidden), nn.ReLU(), nn.Linear(hidden, hidden), nn.ReLU(), last
+            nn.Linear(self.inputs[sees], hidden), nn.ReLU(), nn.Linear(hidden, hidden), nn.ReLU(), last
         )
         if bins:
             values, prior = self.values_of_bins()

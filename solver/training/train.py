@@ -24,7 +24,7 @@ from tqdm import tqdm
 
 from solver.diffusion import load_diffusion
 from solver.paper import PaperPolicy
-from solver.policy import DECISIONS, MAX_ORDER, SEES, STARTS, Policy
+from solver.policy import DECISIONS, MAX_ORDER, STARTS, Policy
 from solver.scheduler import ConsistencySolverScheduler
 from solver.training.distill import distill
 from solver.training.pairs import Pairs, load_pairs
@@ -183,7 +183,7 @@ def parser() -> argparse.ArgumentParser:
     policy.add_argument("--free", action="store_true", help="rows need not sum to one")
     policy.add_argument(
         "--sees",
-        choices=[*SEES, PaperPolicy.sees],
+        choices=[*Policy.inputs, *PaperPolicy.inputs],
         default="run",
         help="inputs: all (run), t and t_next (step), or the paper's policy on t and t_next (paper)",
     )
