@@ -66,7 +66,7 @@ def main(argv: list[str] | None = None) -> None:
         "--init", type=Path, default=Path("checkpoints/landscapes"), help="the model to start from"
     )
     parser.add_argument("--from-scratch", action="store_true", help="train everything, start from nothing")
-    parser.add_argument("--pictures", type=int, default=28_672, help="training drawings (%(default)s)")
+    parser.add_argument("--pictures", type=int, help="training drawings (GPU 65,536, CPU 28,672)")
     parser.add_argument("--batch", type=int, help="samples per step of the UNet (GPU 512, CPU 64)")
     parser.add_argument("--learning-rate", type=float, default=6e-4, help="of the UNet (%(default)s)")
     parser.add_argument("--device", default="auto", help="cpu, cuda, or auto")
@@ -82,12 +82,14 @@ def main(argv: list[str] | None = None) -> None:
     common = ["--work", str(args.work)]
     trained = [*common, "--device", str(device)]
     batch = args.batch or (512 if device.type == "cuda" else 64)
+    # A GPU sees every drawing so often that it would learn a few by heart.
+    pictures = str(args.pictures or (65_536 if device.type == "cuda" else 28_672))
 
     def init(folder: str) -> list[str]:
         return [] if args.from_scratch else ["--init", str(args.init / folder)]
 
     stages: dict[str, tuple[Stage, list[str]]] = {
-        "drawings": (data.main, [*common, "--count", str(args.pictures)]),
+        "drawings": (data.main, [*common, "--count", pictures]),
         "autoencoder": (train_autoencoder.main, trained),
         "text": (train_text.main, trained),
         "judge": (train_reader.main, ["judge", *trained, *init("readers")]),
@@ -97,7 +99,7 @@ def main(argv: list[str] | None = None) -> None:
             [
                 *trained,
                 *init("unet"),
-                *("--pictures", str(args.pictures), "--batch", str(batch)),
+                *("--pictures", pictures, "--batch", str(batch)),
                 *("--learning-rate", str(args.learning_rate)),
             ],
         ),

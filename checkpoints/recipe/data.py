@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import argparse
 import multiprocessing as mp
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -60,14 +61,18 @@ def load_layouts(folder: Path) -> np.ndarray:
 
 def to_pixels(pictures: np.ndarray, device: torch.device | None = None) -> Tensor:
     """Drawings (n, h, w, 3) uint8 as the networks see them, (n, 3, h, w) in -1..1."""
-    return torch.from_numpy(pictures).to(device).permute(0, 3, 1, 2).float() / 127.5 - 1
+    return torch.from_numpy(np.array(pictures)).to(device).permute(0, 3, 1, 2).float() / 127.5 - 1
 
 
-def _draw_chunk(chunk: int) -> tuple[int, np.ndarray, np.ndarray, np.ndarray]:
-    scenes = [scene_of("train", i) for i in range(chunk * CHUNK, (chunk + 1) * CHUNK)]
-    drawn = [draw_with_layout(scene, rng) for scene, rng in scenes]
-    labels = np.stack([scene.labels() for scene, _ in scenes])
-    return chunk, np.stack([p for p, _ in drawn]), np.stack([m for _, m in drawn]), labels
+def _draw_chunk(folder: Path, chunk: int) -> int:
+    """Draw one chunk into the files of `folder`: pictures need not travel between processes."""
+    files = (np.load(folder / f"{name}.npy", mmap_mode="r+") for name in ("pictures", "layouts", "labels"))
+    pictures, layouts, labels = files
+    for i in range(chunk * CHUNK, (chunk + 1) * CHUNK):
+        scene, rng = scene_of("train", i)
+        pictures[i], layouts[i] = draw_with_layout(scene, rng)
+        labels[i] = scene.labels()
+    return chunk
 
 
 def render(folder: Path, count: int, workers: int) -> None:
@@ -85,16 +90,13 @@ def render(folder: Path, count: int, workers: int) -> None:
     if not (folder / "layouts.npy").exists():  # rendered before there were layout maps
         (folder / "done.npy").unlink(missing_ok=True)
     done = open_array("done", "bool", (chunks,))
-    pictures = open_array("pictures", "uint8", (n, SIZE, SIZE, 3))
-    labels = open_array("labels", "int64", (n, len(ATTRIBUTES)))
-    layouts = open_array("layouts", "uint8", (n, LAYOUT_SIZE, LAYOUT_SIZE))
+    open_array("pictures", "uint8", (n, SIZE, SIZE, 3))
+    open_array("labels", "int64", (n, len(ATTRIBUTES)))
+    open_array("layouts", "uint8", (n, LAYOUT_SIZE, LAYOUT_SIZE))
     todo = np.flatnonzero(~done).tolist()
     with mp.Pool(workers) as pool:
-        for chunk, drawn, maps, named in tqdm(
-            pool.imap_unordered(_draw_chunk, todo), total=len(todo), unit="chunk"
-        ):
-            rows = slice(chunk * CHUNK, (chunk + 1) * CHUNK)
-            pictures[rows], layouts[rows], labels[rows] = drawn, maps, named
+        drawn = pool.imap_unordered(partial(_draw_chunk, folder), todo)
+        for chunk in tqdm(drawn, total=len(todo), unit="chunk", desc="drawings"):
             done[chunk] = True
 
 

@@ -83,7 +83,7 @@ def cache_latents(work: Path, count: int, device: torch.device, batch: int = 32)
         rows = slice(start, min(start + batch, count))
         if done[rows].all():
             continue
-        pixels = data.to_pixels(pictures[rows]).to(device)
+        pixels = data.to_pixels(pictures[rows], device)
         with torch.autocast(device.type, torch.bfloat16):
             mean = vae.encoder(pixels)
         latents[rows] = vae.norm(mean.float()).cpu().numpy()
