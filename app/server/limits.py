@@ -10,6 +10,8 @@ from app.jobs.job import Busy
 
 # Maximum number of buckets; the fullest are forgotten first.
 MAX_PEOPLE = 10_000
+# Less than this is nothing left; it is one, but for rounding.
+ONE = 1 - 1e-6
 
 
 class LimitReached(Busy):
@@ -45,7 +47,7 @@ class Limits:
         """Charge a person. Raises LimitReached, and charges nothing, if nothing is left."""
         with self._lock:
             left = self._left(person)
-            if left <= 0:
+            if left < ONE:
                 raise LimitReached((1 - left) * self._per_s / self._share)
             self._set(person, left - amount)
 

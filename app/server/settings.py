@@ -103,8 +103,10 @@ class Settings(BaseSettings):
     """record the study's events here: an SQLite file or postgresql://…; default: study.sqlite in --data"""
     study_dataset: str | None = Field(default=None, title="OWNER/NAME")
     """mirror the study's events to this private dataset on the Hub"""
+    study_enrolments: int = Field(default=30, title="N", ge=1)
+    """participants of the study that one address may enrol per hour"""
 
-    @field_validator("port", "grace", "replicas", "rate", "metrics_port", mode="before")
+    @field_validator("port", "grace", "replicas", "rate", "metrics_port", "study_enrolments", mode="before")
     @classmethod
     def _reject_booleans(cls, value: Any) -> Any:
         return str(value) if isinstance(value, bool) else value  # pydantic would take `true` for 1
@@ -165,8 +167,9 @@ def _conflicts(settings: Settings) -> list[str]:
         "--replicas and --ray-address need --backend ray.": (
             settings.backend != "ray" and (settings.replicas is not None or settings.ray_address)
         ),
-        "--study-log and --study-dataset need --study.": (
-            not settings.study and (settings.study_log or settings.study_dataset)
+        "--study-log, --study-dataset and --study-enrolments need --study.": (
+            not settings.study
+            and settings.model_fields_set & {"study_log", "study_dataset", "study_enrolments"}
         ),
         "--log is for the ordinary page; a study has --study-log.": settings.study and settings.log,
         "--mcp does not go with --study: a study is for people.": settings.study and settings.mcp,

@@ -57,7 +57,7 @@ def open_page(settings: Settings, backend: Backend) -> Opened:
     if study is None:
         page = build_app(backend, data, watch=Usage(writer).watch, logged=FOOT)
         return Opened(page, close=writer.close)
-    page = build_study_page(backend, data, study, writer, where)
+    page = build_study_page(backend, data, study, writer, where, enrolments=settings.study_enrolments)
     return Opened(page, lambda ready: check_conditions(study, ready), writer.close)
 
 

@@ -10,6 +10,7 @@ from typing import Any
 
 from app.jobs.job import LIMITS, MAX_PROMPT_LETTERS, RequestError
 from app.page import handlers
+from app.server.limits import LimitReached
 from app.study.log import events
 from app.study.log.enrolment import enrol
 from app.study.log.pictures import keep_picture
@@ -27,9 +28,14 @@ MAX_REPORTS = 20_000
 REPORTED = ("painted", "visibility_change")
 
 
-def perform(visit: Participation, values: Values) -> None:
-    """Perform the action values["do"]. Errors are shown on the page; late clicks are ignored."""
+def perform(visit: Participation, values: Values, address: str = "") -> None:
+    """Perform the action values["do"]. Errors are shown on the page; late clicks are ignored.
+
+    Args:
+        address: that the click came from, see `network_of`.
+    """
     with visit.session.lock:
+        visit.address = address
         visit.catch_up()
         phase, act = ACTIONS.get(str(values.get("do")), ("", None))
         if act is None:
@@ -76,6 +82,12 @@ def _agree(visit: Participation, values: Values) -> None:
     if values.get("agree") is not True:
         return
     lab, free_text = visit.lab, values.get("free_text") is True
+    try:
+        if not visit.who:
+            lab.enrolments.take(visit.address, 1)
+    except LimitReached as error:
+        log.warning("An address enrolled too many participants; --study-enrolments has the limit")
+        raise LabelledError("crowded") from error
     try:
         visit.who = visit.who or enrol(lab.writer.store, lab.study, visit.session.secret, free_text)
     except Exception as error:  # any error of a database

@@ -24,6 +24,7 @@ from app.page.live import live_routes, refusal, session_of
 from app.page.scripts import STATIC, make_studio, preload_tags, scripts_route
 from app.page.session import GRACE_S, Session, Sessions
 from app.page.sketches import Sketches
+from app.server.limits import Limits, network_of
 from app.study.log.enrolment import DROPPED_OUT_S
 from app.study.log.writer import Writer
 from app.study.page.actions import perform, report
@@ -57,18 +58,26 @@ class TabHistory(History):
 
 
 def build_study_page(
-    backend: Backend, data: Path, study: Study, writer: Writer, where: str, grace_s: float = GRACE_S
+    backend: Backend,
+    data: Path,
+    study: Study,
+    writer: Writer,
+    where: str,
+    grace_s: float = GRACE_S,
+    enrolments: int = 30,
 ) -> Page:
     """Build the page of a study, to be served with `app.server.service.launch_page`.
 
     Args:
         data: the folder for the pictures of current trials.
         where: the log that `writer` writes to.
+        enrolments: how many participants one address may enrol per hour.
     """
     _delete_abandoned(data / FOLDER)
     sessions = Sessions(TabHistory(data / FOLDER, shelves=PlainShelf), grace_s)
     sketches = Sketches()
-    visits = Participations(Lab(study, writer, where, backend, sketches))
+    limits = Limits(enrolments, per_s=3600)
+    visits = Participations(Lab(study, writer, where, backend, sketches, limits))
     login = {name.removeprefix("login_"): text for name, text in study.labels.items() if "login_" in name}
     with Page(title=study.title, analytics_enabled=False) as page:
         page.sessions, page.head_html = sessions, HEAD + preload_tags("study")
@@ -87,7 +96,8 @@ def build_study_page(
             session = None
             try:
                 session = sessions.of(values.get("browser"), values.get("tab"), request.username or "")
-                perform(visits.of(session), values)
+                client = getattr(request, "client", None)
+                perform(visits.of(session), values, network_of(client.host) if client else "")
             except RequestError as error:
                 _tell(study, session, own_words(study, str(error), "again"))
             except Exception:  # or Gradio would show its own message

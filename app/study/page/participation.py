@@ -20,6 +20,7 @@ from app.jobs.job import Busy, RequestError
 from app.page.click import Click, Form, Studio
 from app.page.session import Session
 from app.page.sketches import Sketches
+from app.server.limits import Limits
 from app.study.log import events
 from app.study.log.enrolment import Enrolled
 from app.study.log.recording import RecordingBackend
@@ -37,6 +38,7 @@ class Lab:
 
     Attributes:
         log: where the events are; pictures that the study keeps are beside it.
+        enrolments: how many participants one address may enrol.
     """
 
     study: Study
@@ -44,6 +46,7 @@ class Lab:
     log: str
     backend: Backend
     sketches: Sketches
+    enrolments: Limits
 
 
 class LabelledError(RequestError):
@@ -60,6 +63,7 @@ class Participation:
         outcome: how it ended: satisfied, gave_up or timed_out.
         final: the name on the shelf of the picture it ended with.
         trial_names: of all trials so far.
+        address: that the latest click came from.
         resumed: whether the progress of this tab was read from the log.
     """
 
@@ -72,7 +76,7 @@ class Participation:
         self.number = -1
         self.trial, self.outcome, self.final = "", "", ""
         self.trial_names: set[str] = set()
-        self.reports = 0
+        self.reports, self.address = 0, ""
         self._began, self._again = 0.0, False
         self._timer: threading.Timer | None = None
         self._studio: Studio | None = None

@@ -6,7 +6,7 @@ from difflib import get_close_matches
 from typing import Any
 
 from app.study.plan.definition import LANGUAGE, RatingQuestion, Study
-from app.study.plan.labels import LABELS, check_places, words_in
+from app.study.plan.labels import INSTEAD, LABELS, check_places, words_in
 
 Problem = tuple[str, str]
 """A path in the file, such as `conditions.1.steps`, and what is wrong there."""
@@ -95,7 +95,7 @@ def _words(language: Any, words: Any) -> Iterator[Problem]:
     texts = {name: text for name, text in words.items() if isinstance(text, str)}
     for name, fault in check_places(texts).items():
         yield f"words.{name}", f"'words.{name}' {fault}."
-    missing = [name for name in known if name not in words]
+    missing = [name for name in known if name not in words and name not in INSTEAD]
     if missing and re.search(LANGUAGE, language) and not words_in(language):
         yield (
             "language",

@@ -11,7 +11,7 @@ from pydantic import AfterValidator, Field, StrictBool, StrictFloat, StrictInt, 
 from pydantic.json_schema import SkipJsonSchema
 
 from app.jobs.job import LIMITS
-from app.study.plan.labels import words_in
+from app.study.plan.labels import INSTEAD, words_in
 from app.study.shared import Strict
 from solver import SOLVERS
 
@@ -140,7 +140,8 @@ class Study(Strict):
     @property
     def labels(self) -> Mapping[str, str]:
         """The words of the study's buttons and messages."""
-        return {**words_in(self.language), **self.words}
+        given = {**words_in(self.language), **self.words}
+        return {name: given[other] for name, other in INSTEAD.items()} | given
 
     @property
     def texts(self) -> frozenset[str]:

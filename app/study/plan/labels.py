@@ -12,6 +12,8 @@ from pathlib import Path
 LABELS: dict[str, dict[str, str]] = tomllib.loads(
     Path(__file__).with_suffix(".toml").read_text(encoding="utf-8")
 )
+INSTEAD = {"crowded": "busy"}
+"""Labels that study files of earlier versions lack, and those that stand for them there."""
 PLACES = re.compile(r"\{(\w+)\}")
 """Where a value goes into a label, such as {count}."""
 

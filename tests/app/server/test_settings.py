@@ -76,6 +76,7 @@ def test_each_setting_can_be_given_in_every_way(
     values = {"backend": "ray", "data": "elsewhere", "auth": "logins", "root_path": "/below", "device": "cpu"}
     values |= {"log_format": "json", "log_level": "info", "mcp": "true", "metrics_token": "t" * 20}
     values |= {"replicas": "2", "ray_address": "auto", "rate": "700", "metrics_port": "9100", "grace": "3.5"}
+    values |= {"study_enrolments": "7"}
     values |= {
         "framed_by": "https://example.org",
         "offload": "model",
@@ -84,7 +85,7 @@ def test_each_setting_can_be_given_in_every_way(
     }
     raw = values.get(name, "8123" if name == "port" else "some")
     beside = ["--backend", "ray"] if name in ("replicas", "ray_address") else []
-    beside = ["--study", "some"] if name in ("study_log", "study_dataset") else beside
+    beside = ["--study", "some"] if name.startswith("study_") else beside
     flag = "--" + name.replace("_", "-")
     given = {"true": [flag], "false": [f"--no-{flag[2:]}"]}.get(raw, [flag, raw])
     by_flag = read([*beside, *given])

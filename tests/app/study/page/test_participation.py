@@ -4,8 +4,10 @@ import threading
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
+import gradio as gr
 import pytest
 
 from app.history.shelf import History
@@ -13,12 +15,14 @@ from app.jobs.job import Job, RequestError
 from app.models import ModelFacts
 from app.page.session import Sessions
 from app.page.sketches import Sketches
+from app.server.limits import Limits
 from app.study.log.events import LogEvent
 from app.study.log.reading import read_log
 from app.study.log.store import SqlStore, open_store
 from app.study.log.writer import Writer
 from app.study.page.actions import perform
 from app.study.page.conditions import check_conditions
+from app.study.page.layout import build_study_page
 from app.study.page.participation import Lab, Participation, Participations
 from app.study.plan.definition import Study
 from app.study.plan.study_file import StudyError
@@ -32,7 +36,7 @@ ID = "0" * 64
 def lab(worker: Worker, study: Study, tmp_path: Path) -> Iterator[Lab]:
     log = str(tmp_path / "log.sqlite")
     writer = Writer(open_store(log))
-    yield Lab(study, writer, log, worker, Sketches())
+    yield Lab(study, writer, log, worker, Sketches(), Limits(100))
     writer.close()
 
 
@@ -118,6 +122,40 @@ def test_a_cancel_that_overtakes_a_click_calls_it_off(visit: Participation) -> N
     assert [event.kind for event in submitted] == ["trial_start", "cancel"]
     do(visit, "preview", prompt="a lake", call="1-2")
     assert visit.session.grid
+
+
+def test_an_address_enrols_so_many_and_the_next_is_told(lab: Lab, tmp_path: Path) -> None:
+    lab = replace(lab, enrolments=Limits(2, per_s=3600))
+    visits, sessions = Participations(lab), Sessions(History(tmp_path / "now"))
+
+    def agrees(number: int, address: str) -> Participation:
+        visit = visits.of(sessions.of(f"{number:064x}", f"{number:064x}"))
+        perform(visit, {"do": "agree", "agree": True}, address)
+        return visit
+
+    assert [agrees(number, "1.2.3.4").phase for number in range(3)] == ["trial", "trial", "consent"]
+    refused = agrees(2, "1.2.3.4")
+    assert refused.who is None and refused.session.notices[-1]["text"] == lab.study.labels["crowded"]
+    assert [event.kind for event in read_log(lab.log).events].count("session") == 2
+    assert agrees(2, "1.2.3.5").phase == "trial", "another address has its own share"
+    assert agrees(0, "1.2.3.4").phase == "trial", "who takes part goes on"
+
+
+def test_the_page_passes_the_address_on(lab: Lab, worker: Worker, tmp_path: Path) -> None:
+    page = build_study_page(worker, tmp_path, lab.study, lab.writer, lab.log, enrolments=1)
+    (act,) = {each.fn for each in page.fns.values() if each.fn and each.fn.__name__ == "act"}
+
+    def agree(number: int, host: str) -> str:
+        tab = f"{number:064x}"
+        values = {"do": "agree", "agree": True, "browser": tab, "tab": tab}
+        event = gr.EventData(None, values)
+        act(event, SimpleNamespace(username=None, client=SimpleNamespace(host=host)))
+        notices = page.sessions.of(tab, tab).notices
+        return notices[-1]["text"] if notices else ""
+
+    assert [agree(1, "2001:db8::1"), agree(2, "2001:db8::2"), agree(3, "2001:db8:0:1::1")] == [
+        "", lab.study.labels["crowded"], "",
+    ]  # fmt: skip
 
 
 def test_junk_is_refused_and_changes_nothing(visit: Participation) -> None:

@@ -14,6 +14,7 @@ from app.history.shelf import History
 from app.jobs.job import RequestError
 from app.page.session import Sessions
 from app.page.sketches import Sketches
+from app.server.limits import Limits
 from app.study.log.events import LogEvent
 from app.study.log.reading import read_log
 from app.study.log.store import SqlStore, open_store
@@ -41,7 +42,7 @@ def start(worker: Worker, study: Study, tmp_path: Path) -> Iterator[Start]:
     def start(tab: str = ID, study: Study = study, backend: Backend = worker) -> Participation:
         log = str(tmp_path / "log.sqlite")
         writers.append(Writer(open_store(log)))
-        lab = Lab(study, writers[-1], log, backend, Sketches())
+        lab = Lab(study, writers[-1], log, backend, Sketches(), Limits(100))
         sessions = Sessions(History(tmp_path / "now", shelves=PlainShelf))
         return Participations(lab).of(sessions.of(tab, tab))
 

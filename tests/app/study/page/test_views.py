@@ -11,6 +11,7 @@ from app.backends.base import Backend
 from app.jobs.job import RequestError
 from app.page.session import Sessions
 from app.page.sketches import Sketches
+from app.server.limits import Limits
 from app.study.log.recording import RecordingBackend
 from app.study.log.store import open_store
 from app.study.log.writer import Writer
@@ -38,7 +39,7 @@ def join(worker: Worker, study: Study, tmp_path: Path) -> Any:
 
     def join(backend: Backend = worker) -> tuple[Any, ...]:
         german = replace(study, language="de")
-        visits = Participations(Lab(german, writer, str(tmp_path / "log"), backend, Sketches()))
+        visits = Participations(Lab(german, writer, str(tmp_path / "log"), backend, Sketches(), Limits(100)))
         sessions = Sessions(TabHistory(tmp_path / "now", shelves=PlainShelf))
         return visits, *(visits.of(sessions.of(tab, tab, "lab")) for tab in TABS)
 
