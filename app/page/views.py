@@ -28,7 +28,7 @@ def status_view(backend: Backend) -> View:
     try:
         facts = backend.facts
     except RequestError as loading:
-        return {"ready": False, "message": str(loading), "model": "", "edits": False, "warnings": []}
+        return {"ready": False, "message": str(loading), "model": "loading …", "edits": False, "warnings": []}
     message = (
         "" if backend.healthy else "No pictures can be made at present. The operator has to look into it."
     )
