@@ -19,21 +19,18 @@ CAREFUL_CALLS = 200
 class BatchDenoiser:
     """Calls a model's network with a batch; with smaller ones where memory runs out, for a while.
 
-    Args:
-        knee: the most rows that a batch has where memory is not short.
-
     Attributes:
         max_rows: limit on the rows of the next batch, or None for no limit.
     """
 
-    def __init__(self, model: ImageModel, knee: int) -> None:
+    def __init__(self, model: ImageModel) -> None:
         self.max_rows: int | None = None
-        self._model, self._knee = model, knee
-        self._calls = 0
+        self._model = model
+        self._calls = self._too_many = 0
 
     def denoise(self, batch: Sequence[Sample]) -> list[torch.Tensor]:
         """The network's guided output [C, H, W] for each sample, at its own timestep and guidance scale."""
-        fitting = len(batch)
+        fitting = rows = _rows(batch)
 
         def call(part: Sequence[Sample]) -> list[torch.Tensor]:
             nonlocal fitting
@@ -45,17 +42,21 @@ class BatchDenoiser:
                 torch.tensor([sample.job.guidance for sample in part]),
             )
             wait_for_device(self._model.device)
-            fitting = min(fitting, len(part))
+            fitting = min(fitting, _rows(part))
             return list(outputs)
 
         outputs = split_on_oom(call, batch)
-        if fitting < len(batch):
-            self.max_rows = 2 * fitting
-            log.warning("Memory ran out at %d pictures; going on with %d at a time", len(batch), fitting)
+        if fitting < rows:
+            self.max_rows, self._too_many = fitting, rows
+            log.warning("Memory ran out with %d rows; going on with %d at a time", rows, fitting)
         elif self.max_rows and self._calls % CAREFUL_CALLS == 0:
-            self.max_rows = 2 * self.max_rows if self.max_rows < self._knee else None
+            self.max_rows = 2 * self.max_rows if 2 * self.max_rows < self._too_many else None
         self._calls += 1
         return outputs
+
+
+def _rows(batch: Sequence[Sample]) -> int:
+    return sum(sample.rows for sample in batch)
 
 
 def wait_for_device(device: torch.device) -> None:

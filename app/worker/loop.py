@@ -20,7 +20,7 @@ from app.jobs.job import Cancelled, Event, Failed, Job, Kind, Record, Started, S
 from app.models import ImageModel, ModelFacts
 from app.models.memory import is_out_of_memory
 from app.worker.calibration import calibrate
-from app.worker.costs import FORGETTING, Costs
+from app.worker.costs import Costs
 from app.worker.decoder import FAILED, Decoder, DecodeRequest
 from app.worker.denoiser import BatchDenoiser
 from app.worker.queue import LONGEST_WAIT_S, SampleQueue
@@ -42,7 +42,7 @@ class Worker:
     Args:
         model: to make pictures with.
         policy: decides which samples take the next step.
-        costs: of ticks on this device; measured where not given.
+        costs: of ticks on this device, at first; measured where not given.
         longest_wait_s: by kind of job, the wait beyond which it is refused.
 
     Attributes:
@@ -62,16 +62,16 @@ class Worker:
     ) -> None:
         policy = policy or SchedulingPolicy()
         self.model = model
-        self.costs = costs or calibrate(model)
+        costs = costs or calibrate(model)
         self.speculates = policy.speculates
         self.ticks = 0
         self.made: Counter[str] = Counter()
         self.on_tick: Callable[[float, int], None] = lambda seconds, pictures: None
         self._numbers, self._requests = itertools.count(), itertools.count()
         self._failures = 0
-        self._queue = SampleQueue(policy, self.costs, longest_wait_s)
-        self._denoiser = BatchDenoiser(model, self.costs.knee)
-        self._decoder = Decoder(model, self.costs.decode_s)
+        self._queue = SampleQueue(policy, costs, longest_wait_s)
+        self._denoiser = BatchDenoiser(model)
+        self._decoder = Decoder(model, costs.decode_s)
         self._thread = threading.Thread(target=self._run, name="worker", daemon=True)
         self._thread.start()
 
@@ -79,6 +79,11 @@ class Worker:
     def facts(self) -> ModelFacts:
         """The metadata of its model."""
         return self.model.facts
+
+    @property
+    def costs(self) -> Costs:
+        """What ticks cost on this device, as the latest ones have it."""
+        return self._queue.costs
 
     @property
     def healthy(self) -> bool:
@@ -97,6 +102,7 @@ class Worker:
             Busy: they would have to wait for too long.
         """
         facts, request = self.facts, next(self._requests)
+        own_pixels = facts.width * facts.height
         samples = [
             Sample(
                 number=next(self._numbers),
@@ -104,7 +110,7 @@ class Worker:
                 handle=Handle(self, job),
                 kind=job.kind,
                 plan=facts.plan(job),
-                rows=facts.rows(job.guidance),
+                rows=max(1, round(facts.rows(job.guidance) * job.width * job.height / own_pixels)),
                 reference=facts.edits and facts.sees_start(job),
             )
             for job in jobs
@@ -167,10 +173,13 @@ class Worker:
         """Advance each sample of the batch by one step, and finish those at the end of their plans."""
         began = time.perf_counter()
         self._start([sample for sample in batch if not sample.started])
+        called = time.perf_counter()
         outputs = self._denoiser.denoise(batch)
         sketches = self._sketches(batch, outputs)
         for sample, output in zip(batch, outputs, strict=True):
             sample.state.step(output)
+        rows = sum(sample.rows for sample in batch)
+        self._queue.costs = self.costs.learn(rows, time.perf_counter() - called)
         self._account(batch, sketches, time.perf_counter() - began)
         expected = self._queue.forecast()
         requests = [
@@ -205,8 +214,6 @@ class Worker:
         """Count a tick that took `seconds`, and share its cost among its samples."""
         self.ticks += 1
         self.on_tick(seconds, len(batch))
-        usual_s = self.costs.tick(sum(sample.rows for sample in batch))
-        self._queue.pace += FORGETTING * (seconds / usual_s - self._queue.pace)
         for sample, sketch in zip(batch, sketches, strict=True):
             self.made[sample.kind] += 1
             sample.speculative_steps += sample.kind == "speculative"

@@ -8,12 +8,14 @@ from app.jobs.handle import Handle
 from app.jobs.job import Busy, Kind, Queued, RequestError
 from app.worker.costs import Costs
 from app.worker.sample import Sample
-from app.worker.scheduling import Forecast, SchedulingPolicy
+from app.worker.scheduling import Forecast, SchedulingPolicy, Ticket
 
 # Limit on the wait before a job begins, by its kind; a longer wait is refused at once.
 LONGEST_WAIT_S: Mapping[Kind, float] = {"preview": 30, "refine": 180}
 # Limit on unfinished pictures of all kinds.
 MAX_PICTURES = 1000
+# Limit on the steps that one owner waits for: two of the largest grids. A first request is never too large.
+MAX_OPEN_STEPS = 1600
 
 
 class SampleQueue:
@@ -21,18 +23,18 @@ class SampleQueue:
 
     Args:
         policy: decides who goes first.
-        costs: what ticks cost on this device.
+        costs: what ticks cost on this device, at first.
         longest_wait_s: by kind of job, the wait beyond which it is refused.
 
     Attributes:
-        pace: how much longer ticks take at present than `costs` say.
+        costs: what ticks cost at present; whoever runs them sets it.
     """
 
     def __init__(
         self, policy: SchedulingPolicy, costs: Costs, longest_wait_s: Mapping[Kind, float] = LONGEST_WAIT_S
     ) -> None:
-        self.pace = 1.0
-        self._policy, self._costs, self._longest_wait_s = policy, costs, longest_wait_s
+        self.costs = costs
+        self._policy, self._longest_wait_s = policy, longest_wait_s
         self._samples: dict[Handle, Sample] = {}
         self._closed = False
         self._changed = threading.Condition()
@@ -40,18 +42,14 @@ class SampleQueue:
     def add(self, samples: Sequence[Sample]) -> None:
         """Admit all of these samples, or none.
 
-        Raises Busy where they would wait for too long, and RequestError once the queue is closed.
+        Raises Busy where there is no room for them (`check_room`), and RequestError once it is closed.
         """
         with self._changed:
             if self._closed:
                 raise RequestError("The app is shutting down.")
+            new = [sample.ticket() for sample in samples]
+            check_room(self._tickets(), new, self._policy, self.costs, self._longest_wait_s)
             self._samples |= {sample.handle: sample for sample in samples}
-            try:
-                self._check_wait(samples)
-            except Busy:
-                for sample in samples:
-                    del self._samples[sample.handle]
-                raise
             self._tell_places()
             self._changed.notify_all()
 
@@ -84,7 +82,7 @@ class SampleQueue:
             while True:
                 waiting = {s.number: s for s in self._samples.values() if not s.cancelled}
                 tickets = [sample.ticket() for sample in waiting.values()]
-                chosen = self._policy.choose(tickets, self._costs, max_rows, self.pace)
+                chosen = self._policy.choose(tickets, self.costs, max_rows)
                 cancelled = [sample for sample in self._samples.values() if sample.cancelled]
                 self.remove(cancelled)
                 if chosen or cancelled or self._closed:
@@ -113,22 +111,10 @@ class SampleQueue:
     def forecast(self) -> dict[int, Forecast]:
         """What each sample has to expect, by its number."""
         with self._changed:
-            tickets = [sample.ticket() for sample in self._samples.values()]
-            return self._policy.forecast(tickets, self._costs, self.pace)
+            return self._policy.forecast(self._tickets(), self.costs)
 
-    def _check_wait(self, samples: Sequence[Sample]) -> None:
-        """Raise Busy where these samples, already in the queue, would wait for too long."""
-        if len(self._samples) > MAX_PICTURES:
-            before = len(self._samples) - len(samples)
-            raise Busy(f"{before} pictures are in line. Please try again in a minute.")
-        expected = self.forecast()
-        for sample in samples:
-            wait_s = expected[sample.number].wait_s
-            if wait_s > self._longest_wait_s.get(sample.kind, float("inf")):
-                raise Busy(
-                    f"Too many people are waiting: this could not begin before {wait_s:.0f} s have passed. "
-                    "Please try again in a minute."
-                )
+    def _tickets(self) -> list[Ticket]:
+        return [sample.ticket() for sample in self._samples.values()]
 
     def _tell_places(self) -> None:
         """Tell the samples that have not begun where they stand, where that has changed."""
@@ -138,3 +124,34 @@ class SampleQueue:
             if not sample.started and sample.place != now.place:
                 sample.place = now.place
                 sample.handle.tell(Queued(now.place, now.seconds))
+
+
+def check_room(
+    waiting: Sequence[Ticket],
+    new: Sequence[Ticket],
+    policy: SchedulingPolicy,
+    costs: Costs,
+    longest_wait_s: Mapping[Kind, float] = LONGEST_WAIT_S,
+) -> None:
+    """Raise Busy if the tickets of a new request can't join those that are waiting.
+
+    There may be MAX_PICTURES, an owner may wait for MAX_OPEN_STEPS apart from guesses, and no wait may be too
+    long.
+    """
+    if len(waiting) + len(new) > MAX_PICTURES:
+        raise Busy(f"{len(waiting)} pictures are in line. Please try again in a minute.")
+    kind, owner = new[0].kind, new[0].owner
+    if kind != "speculative":
+        open_steps = sum(t.steps_left for t in waiting if t.owner == owner and t.kind != "speculative")
+        if open_steps and open_steps + sum(t.steps for t in new) > MAX_OPEN_STEPS:
+            raise Busy(
+                f"Your pictures in line still need {open_steps} steps; with these they would need more than "
+                f"{MAX_OPEN_STEPS}. Wait for some of them, or cancel them."
+            )
+    expected = policy.forecast([*waiting, *new], costs)
+    wait_s = max(expected[t.number].wait_s for t in new)
+    if wait_s > longest_wait_s.get(kind, float("inf")):
+        raise Busy(
+            f"Too many people are waiting: this could not begin before {wait_s:.0f} s have passed. "
+            "Please try again in a minute."
+        )

@@ -26,7 +26,7 @@ class Sample:
         handle: of its job.
         kind: of its job, until a speculative one is promoted.
         plan: the solver's coefficients for all its steps.
-        rows: batch rows of one denoiser call.
+        rows: batch rows of one denoiser call, as many more as its pixels are more than the model's own.
         reference: whether the network is shown a picture to edit; a batch holds only such samples, or none.
         cancelled, favoured: what was done to the handle.
         place: the place in line that was last reported.

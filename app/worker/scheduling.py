@@ -6,6 +6,7 @@ Pure functions of tickets, used by the worker and by the virtual clock of `tools
 from collections import Counter
 from collections.abc import Hashable, Sequence
 from dataclasses import dataclass
+from math import ceil
 
 from app.jobs.job import KINDS, Kind
 from app.worker.costs import Costs
@@ -17,6 +18,9 @@ CARRYING = 0.25
 PATIENCE_S = 1.0
 # A preview is late when it takes more than so many times what its steps take in full batches.
 LATE = 3.0
+# A request takes a turn of its owner for each so many rows times steps: eight previews of 12 steps or one
+# picture of 100, with guidance, are one turn. A larger request waits until others have had theirs.
+TURN = 200
 # A speculative refinement that is not favoured stops at this share of its steps: most are never picked, and
 # the rest is quickly done.
 SPECULATED_SHARE = 0.75
@@ -33,7 +37,7 @@ class Ticket:
         owner: the person it is for.
         steps: denoiser calls from noise to picture.
         steps_left: denoiser calls still needed.
-        rows: batch rows of one call: two with classifier-free guidance.
+        rows: batch rows of one call: two with classifier-free guidance, in proportion to its pixels.
         shape: must be equal within a batch, such as model and latent shape.
         favoured: see `Handle.favour`.
         idle_s: seconds since its last step, or since its arrival.
@@ -58,6 +62,10 @@ class Ticket:
         if self.kind != "speculative" or self.favoured:
             return True
         return self.steps - self.steps_left < SPECULATED_SHARE * self.steps
+
+    def is_late(self, step_s: float) -> bool:
+        """Whether it is a preview that can't be in time (see LATE) where each step takes `step_s` seconds."""
+        return self.kind == "preview" and self.age_s + self.steps_left * step_s > LATE * self.steps * step_s
 
 
 @dataclass(frozen=True)
@@ -86,106 +94,107 @@ class SchedulingPolicy:
 
     speculates: bool = True
 
-    def line_up(self, tickets: Sequence[Ticket], costs: Costs, pace: float = 1.0) -> list[Ticket]:
+    def line_up(self, tickets: Sequence[Ticket], costs: Costs) -> list[Ticket]:
         """Sort the tickets into the order in which they are served.
 
         Previews that can still be in time (see LATE) go before late ones: otherwise, under too much load, all
-        would be late. Within a kind owners take turns, request by request, so that one person's eight grids
-        do not hold up another's first. Of speculative tickets the favoured go first, then those with the
-        fewest steps done, whoever the owner is.
-
-        Args:
-            pace: how much longer calls take at present than `costs` say.
+        would be late. Within a kind owners take turns, so that neither one person's eight grids nor one huge
+        grid holds up another's first. Of speculative tickets the favoured go first, then those with the
+        fewest steps done, of any owner.
         """
-        turns: dict[tuple[Kind, str, int], int] = {}
-        requests: Counter[tuple[Kind, str]] = Counter()
-        for t in sorted(tickets, key=lambda t: t.number):
-            if (t.kind, t.owner, t.request) not in turns:
-                turns[t.kind, t.owner, t.request] = requests[t.kind, t.owner]
-                requests[t.kind, t.owner] += 1
+        turns = _turns(tickets)
+        step_s = costs.tick(costs.knee)
 
         def rank(t: Ticket) -> tuple:
             if t.kind == "speculative":
                 return (KINDS.index(t.kind), not t.favoured, t.steps - t.steps_left, t.number)
-            return (
-                KINDS.index(t.kind),
-                _is_late(t, costs, pace),
-                turns[t.kind, t.owner, t.request],
-                t.number,
-            )
+            return (KINDS.index(t.kind), t.is_late(step_s), turns[t.kind, t.owner, t.request], t.number)
 
         return sorted(tickets, key=rank)
 
-    def choose(
-        self, tickets: Sequence[Ticket], costs: Costs, max_rows: int | None = None, pace: float = 1.0
-    ) -> list[Ticket]:
+    def choose(self, tickets: Sequence[Ticket], costs: Costs, max_rows: int | None = None) -> list[Ticket]:
         """Choose the tickets of the next tick; none when there is nothing to do.
 
-        The first in line decides shape and kind, and others of that kind fill the batch up to the knee. With
-        previews go the first late preview and the first refinement that have been idle for PATIENCE_S and,
-        where no preview is left waiting, more refinements while they lengthen the tick by at most CARRYING.
+        The first in line decides shape and kind, and others of that kind fill the batch up to the knee, or
+        now and then to a size next to it (`Costs.room`). With previews go the first late preview and the
+        first refinement that have been idle for PATIENCE_S and, where no preview is left waiting, more
+        refinements while they lengthen the tick by at most CARRYING.
 
         Args:
             max_rows: where memory is short, fewer rows than the knee.
-            pace: as in `line_up`.
         """
-        line = self.line_up([t for t in tickets if t.ready], costs, pace)
+        line = self.line_up([t for t in tickets if t.ready], costs)
         if not line:
             return []
         first = line[0]
         alike = [t for t in line if (t.shape, t.kind) == (first.shape, first.kind)]
-        batch = fill(alike, min(max_rows or costs.knee, costs.knee))
+        batch = fill(alike, costs, max_rows)
         if first.kind == "preview":
             waiting = alike[len(batch) :]
-            late = [t for t in waiting if _is_late(t, costs, pace)]
+            late = [t for t in waiting if t.is_late(costs.tick(costs.knee))]
             refinements = [t for t in line if t.kind == "refine" and t.shape == first.shape]
             impatient = [t for t in (*late[:1], *refinements[:1]) if t.idle_s > PATIENCE_S]
             others = [] if waiting else [t for t in refinements if t not in impatient]
             batch += _carried(impatient, others, batch, costs, max_rows)
         return batch
 
-    def forecast(self, tickets: Sequence[Ticket], costs: Costs, pace: float = 1.0) -> dict[int, Forecast]:
+    def forecast(self, tickets: Sequence[Ticket], costs: Costs) -> dict[int, Forecast]:
         """Estimate for each ticket, by its number, what it has to expect if nobody else comes.
 
         Everything before it is finished first, in batches of its kind and shape as large as there is enough
         for, and a request is finished as a whole. No picture is faster than its own steps one by one.
         """
-        line = self.line_up(tickets, costs, pace)
+        line = self.line_up(tickets, costs)
         rows: Counter[tuple[Hashable, Kind]] = Counter()
         for t in line:
             rows[t.shape, t.kind] += t.rows
+        row_s = {
+            group: costs.tick(batch) / batch
+            for group, count in rows.items()
+            if (batch := min(count, costs.knee))
+        }
+        alone_s = {count: costs.tick(count) for count in {t.rows for t in line}}
         seconds = 0.0
         begin: dict[int, float] = {}
         end: dict[int, float] = {}
         for t in line:
-            batch = min(rows[t.shape, t.kind], costs.knee)
             begin.setdefault(t.request, seconds)
-            seconds += pace * t.steps_left * t.rows * costs.tick(batch) / batch
+            seconds += t.steps_left * t.rows * row_s[t.shape, t.kind]
             end[t.request] = seconds
         return {
             t.number: Forecast(
                 place,
                 begin[t.request],
-                max(end[t.request], t.steps_left * pace * costs.tick(t.rows)) + costs.decode_s,
+                max(end[t.request], t.steps_left * alone_s[t.rows]) + costs.decode_s,
             )
             for place, t in enumerate(line)
         }
 
 
-def fill(line: Sequence[Ticket], max_rows: int) -> list[Ticket]:
-    """The first of the line that fit into `max_rows` rows; one at least."""
+def fill(line: Sequence[Ticket], costs: Costs, max_rows: int | None) -> list[Ticket]:
+    """The first of the line that fit into a call; one at least."""
+    room = costs.room(sum(t.rows for t in line))
+    room = min(max_rows or room, room)
     batch: list[Ticket] = []
     for t in line:
-        max_rows -= t.rows
-        if batch and max_rows < 0:
+        room -= t.rows
+        if batch and room < 0:
             break
         batch.append(t)
     return batch
 
 
-def _is_late(t: Ticket, costs: Costs, pace: float) -> bool:
-    step_s = pace * costs.tick(costs.knee)
-    return t.kind == "preview" and t.age_s + t.steps_left * step_s > LATE * t.steps * step_s
+def _turns(tickets: Sequence[Ticket]) -> dict[tuple[Kind, str, int], int]:
+    """How many turns (see TURN) of the same owner and kind end before each request."""
+    work: Counter[tuple[Kind, str, int]] = Counter()
+    for t in sorted(tickets, key=lambda t: t.number):
+        work[t.kind, t.owner, t.request] += t.steps * t.rows
+    turns: dict[tuple[Kind, str, int], int] = {}
+    taken: Counter[tuple[Kind, str]] = Counter()
+    for (kind, owner, request), amount in work.items():
+        taken[kind, owner] += ceil(amount / TURN)
+        turns[kind, owner, request] = taken[kind, owner] - 1
+    return turns
 
 
 def _carried(

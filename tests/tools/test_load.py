@@ -2,6 +2,7 @@
 
 import itertools
 import json
+import random
 import statistics
 import subprocess
 import sys
@@ -13,6 +14,7 @@ import pytest
 from app.models import ROOT, ImageModel
 from app.worker.costs import Costs
 from app.worker.scheduling import SPECULATED_SHARE
+from tests.app.worker.test_costs import TWO_GRIDS, WRONG, noisy, wrong
 from tools.load import trace
 from tools.load.figures import LoadRow, alone_s, make_row, visits_per_second
 from tools.load.plots import draw_rows
@@ -21,7 +23,7 @@ from tools.load.runs import Meter, replay, replay_virtually, saturate, saturate_
 from tools.load.soak import soak
 from tools.load.trace import Visit
 from tools.load.virtual import VirtualClock
-from tools.load.visitors import GRID, RequestLog, Visitor
+from tools.load.visitors import GRID, Regular, RequestLog, Visitor
 
 COSTS = Costs((1, 2, 4, 8, 16, 32), (0.06, 0.07, 0.1, 0.14, 0.23, 0.43), decode_s=0.012, encode_s=0.004)
 CALM = Visit(at=0, user=1, seed=0, pick=2, think_s=5)
@@ -111,6 +113,16 @@ def test_the_ladder_does_what_it_is_for() -> None:
     assert calm.wasted_step_share == 0
 
 
+@pytest.mark.parametrize("factor, rows", WRONG)
+def test_a_wrong_calibration_is_forgotten_within_a_minute(factor: float, rows: int) -> None:
+    clock = VirtualClock(POLICIES["speculative"], wrong(TWO_GRIDS, factor, rows), noisy(TWO_GRIDS, rows))
+    for number in range(8):
+        clock.call_at(random.Random(number).uniform(0, 5), Regular(number, clock).arrive)
+    clock.run(60)
+    assert clock.costs.knee in (16, 32), "32 rows do 9 % more a second than 16"
+    assert clock.costs.tick(16) == pytest.approx(TWO_GRIDS.tick(16), rel=0.2)
+
+
 def test_batches_make_more_of_a_second() -> None:
     alone = saturate_virtually("fifo", COSTS, 1.0, 60)
     assert saturate_virtually("step-priority", COSTS, 1.0, 60) > 1.2 * alone
@@ -179,8 +191,8 @@ def test_the_command_tells_draws_and_refuses(tmp_path: Path, tiny_folder: Path) 
     assert [row["policy"] for row in rows] == list(POLICIES)
     assert all(row["clock"] == "virtual" and row["image_steps_per_s"] > 0 for row in rows)
     assert (tmp_path / "load.png").stat().st_size > 10_000
-    for wrong in (["--busy", "0"], ["--visits", "0"], ["--policies", "magic"]):
-        refused = run(*wrong)
+    for nonsense in (["--busy", "0"], ["--visits", "0"], ["--policies", "magic"]):
+        refused = run(*nonsense)
         assert refused.returncode == 2
         assert "Traceback" not in refused.stderr
     missing = run("--model", str(tmp_path / "nowhere"))

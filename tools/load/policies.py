@@ -23,22 +23,19 @@ class Rung(SchedulingPolicy):
     by_kind: bool = True
     speculates: bool = False
 
-    def line_up(self, tickets: Sequence[Ticket], costs: Costs, pace: float = 1.0) -> list[Ticket]:
+    def line_up(self, tickets: Sequence[Ticket], costs: Costs) -> list[Ticket]:
         if self.by_kind:
-            return super().line_up(tickets, costs, pace)
+            return super().line_up(tickets, costs)
         return sorted(tickets, key=lambda t: t.number)
 
-    def choose(
-        self, tickets: Sequence[Ticket], costs: Costs, max_rows: int | None = None, pace: float = 1.0
-    ) -> list[Ticket]:
+    def choose(self, tickets: Sequence[Ticket], costs: Costs, max_rows: int | None = None) -> list[Ticket]:
         if self.every_step and self.by_kind:
-            return super().choose(tickets, costs, max_rows, pace)
+            return super().choose(tickets, costs, max_rows)
         ready = [t for t in tickets if t.ready]
         if not self.every_step and (begun := [t for t in ready if t.steps_left < t.steps]):
             return begun
-        line = self.line_up(ready, costs, pace)
-        fitting = [t for t in line if self._goes_with(t, line[0])]
-        return fill(fitting, min(max_rows or costs.knee, costs.knee))
+        line = self.line_up(ready, costs)
+        return fill([t for t in line if self._goes_with(t, line[0])], costs, max_rows)
 
     def _goes_with(self, t: Ticket, first: Ticket) -> bool:
         # Without `every_step`, all pictures of a batch must also end together.

@@ -65,9 +65,17 @@ class Outcome:
     meter: Meter
 
 
-def replay_virtually(policy: str, meter: Meter, visits: Sequence[Visit], rate: float) -> Outcome:
-    """Replay `rate` visits per second on the virtual clock; calls take as long as `meter` measured."""
-    clock = VirtualClock(POLICIES[policy], meter.costs, meter.pace, meter.calls)
+def replay_virtually(
+    policy: str, meter: Meter, visits: Sequence[Visit], rate: float, first: Costs | None = None
+) -> Outcome:
+    """Replay `rate` visits per second on the virtual clock; calls take as long as `meter` measured.
+
+    first: the calibration to start from, such as a wrong one; by default the meter's costs.
+    """
+    calls, pace = meter.calls, meter.pace
+    clock = VirtualClock(
+        POLICIES[policy], first or meter.costs, lambda rows: calls.get(rows) or pace * meter.costs.tick(rows)
+    )
     record = _replay(clock, visits, rate, POLICIES[policy].speculates)
     return Outcome(record, clock.made, meter)
 
@@ -84,7 +92,7 @@ def replay(policy: str, model: ImageModel, costs: Costs, visits: Sequence[Visit]
 
 def saturate_virtually(policy: str, costs: Costs, pace: float, seconds: float) -> float:
     """Return the steps of pictures per second at full load, on the virtual clock."""
-    clock = VirtualClock(POLICIES[policy], costs, pace)
+    clock = VirtualClock(POLICIES[policy], costs, lambda rows: pace * costs.tick(rows))
     _saturate(clock, seconds)
     return sum(clock.made[kind] for kind in KINDS) / seconds
 

@@ -2,14 +2,14 @@
 pictures."""
 
 import heapq
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from itertools import count
 
-from app.jobs.job import KINDS, Kind
+from app.jobs.job import KINDS, Busy, Kind
 from app.worker.costs import Costs
 from app.worker.loop import SKETCH_SHARE
-from app.worker.queue import LONGEST_WAIT_S, MAX_PICTURES
+from app.worker.queue import check_room
 from app.worker.scheduling import SchedulingPolicy, Ticket
 from tools.load.figures import ROWS
 from tools.load.visitors import FULL_STEPS, PREVIEW_STEPS, Ending, Picture
@@ -27,12 +27,14 @@ class _Making:
 
 
 class VirtualClock:
-    """A `Clock` on which a tick takes its cost times `pace`.
+    """A `Clock` on which only the decisions are made, and calls take a given time.
 
     Args:
-        calls: measured seconds of a call by its rows, used in place of the costs; decisions use `costs`.
+        costs: the calibration to start from; the clock learns from its calls as the worker does.
+        call_s: seconds of a call by its rows; by default what `costs` say.
 
     Attributes:
+        costs: as learned so far.
         made: steps by kind; steps of cancelled guesses as "wasted", as in `Worker.made`.
     """
 
@@ -40,14 +42,13 @@ class VirtualClock:
         self,
         policy: SchedulingPolicy,
         costs: Costs,
-        pace: float = 1.0,
-        calls: Mapping[int, float] | None = None,
+        call_s: Callable[[int], float] | None = None,
     ) -> None:
         self.now = 0.0
         self.ticks = 0
         self.made = dict.fromkeys((*KINDS, "wasted"), 0)
-        self._policy, self._costs, self._pace = policy, costs, pace
-        self._calls = calls or {}
+        self.costs = costs
+        self._policy, self._call_s = policy, call_s or costs.tick
         self._timers: list[tuple[float, int, Callable[[], None]]] = []
         self._order = count()
         self._requests = count()
@@ -62,13 +63,13 @@ class VirtualClock:
         steps = PREVIEW_STEPS if kind == "preview" else FULL_STEPS
         request = next(self._requests)
         numbers = [next(self._order) for _ in seeds]
-        for number in numbers:
-            ticket = Ticket(number, request, kind, owner, steps, steps, ROWS)
-            self._making[number] = _Making(ticket, ended, self.now, self.now)
-        if not self._has_room(numbers):
-            for number in numbers:
-                del self._making[number]
+        new = [Ticket(number, request, kind, owner, steps, steps, ROWS) for number in numbers]
+        try:
+            check_room(self._tickets(), new, self._policy, self.costs)
+        except Busy:
             return None
+        for ticket in new:
+            self._making[ticket.number] = _Making(ticket, ended, self.now, self.now)
         return list(numbers)
 
     def cancel(self, picture: Picture) -> None:
@@ -86,11 +87,8 @@ class VirtualClock:
         """Run until no timers and pictures are left, or until a time."""
         while self.now < until:
             self._drop_cancelled()
-            tickets = [
-                replace(making.ticket, idle_s=self.now - making.stepped, age_s=self.now - making.arrived)
-                for making in self._making.values()
-            ]
-            batch = self._policy.choose(tickets, self._costs, pace=self._pace)
+            tickets = self._tickets()
+            batch = self._policy.choose(tickets, self.costs)
             if batch:
                 alone = len(batch) == sum(t.kind != "speculative" for t in tickets)
                 self._pass_time(self.now + self._seconds(batch, watched=alone))
@@ -100,15 +98,11 @@ class VirtualClock:
             else:
                 return
 
-    def _has_room(self, numbers: Sequence[int]) -> bool:
-        # The rules of `Worker.submit_all`.
-        if len(self._making) > MAX_PICTURES:
-            return False
-        tickets = [making.ticket for making in self._making.values()]
-        expected = self._policy.forecast(tickets, self._costs, self._pace)
-        kind = self._making[numbers[0]].ticket.kind
-        longest = LONGEST_WAIT_S.get(kind, float("inf"))
-        return all(expected[number].wait_s <= longest for number in numbers)
+    def _tickets(self) -> list[Ticket]:
+        return [
+            replace(making.ticket, idle_s=self.now - making.stepped, age_s=self.now - making.arrived)
+            for making in self._making.values()
+        ]
 
     def _drop_cancelled(self) -> None:
         for number in [number for number, making in self._making.items() if making.cancelled]:
@@ -119,18 +113,19 @@ class VirtualClock:
     def _seconds(self, batch: Sequence[Ticket], watched: bool) -> float:
         """Return the seconds of a tick: its call, new prompts, and decoded pictures and sketches."""
         rows = sum(t.rows for t in batch)
-        call = self._calls.get(rows, self._pace * self._costs.tick(rows))
+        call = self._call_s(rows)
+        self.costs = self.costs.learn(rows, call)
         beginning = len({t.request for t in batch if t.steps_left == t.steps})
         finished = sum(t.steps_left == 1 for t in batch)
         shown = self._sketches(batch, call) if watched and batch[0].kind != "speculative" else 0
-        return call + beginning * self._costs.encode_s + (finished + shown) * self._costs.decode_s
+        return call + beginning * self.costs.encode_s + (finished + shown) * self.costs.decode_s
 
     def _sketches(self, batch: Sequence[Ticket], call: float) -> int:
         """Return the number of sketches made with a call, limited to SKETCH_SHARE of the time."""
         shown = 0
         for t in batch:
             making = self._making[t.number]
-            if making.sketch_budget_s >= self._costs.decode_s:
+            if making.sketch_budget_s >= self.costs.decode_s:
                 making.sketch_budget_s = 0.0
                 shown += t.steps_left > 1
             making.sketch_budget_s += SKETCH_SHARE * call / len(batch)

@@ -1,6 +1,10 @@
-"""What ticks cost: the curve, its knee, and the calibration that measures it."""
+"""What ticks cost: the curve, its knee, the calibration that measures it, and what the ticks teach."""
 
+import random
 import time
+from collections.abc import Callable
+from dataclasses import replace
+from itertools import pairwise
 from typing import Any
 
 import pytest
@@ -8,13 +12,19 @@ import torch
 
 from app.models.memory import is_out_of_memory, split_on_oom
 from app.worker.calibration import measure_costs
-from app.worker.costs import LONGEST_S, Costs
+from app.worker.costs import EXPLORING, LONGEST_S, MAX_ROWS, WORTH, Costs
+
+# Of a device on which two grids of four are worth a call: 32 rows do 9 % more a second than 16.
+TWO_GRIDS = Costs((1, 2, 4, 8, 16, 32), (0.045, 0.06, 0.089, 0.139, 0.218, 0.4), 0.012, 0.004)
+FULL = 10**6  # rows that wait
+# And of one on which a single grid is.
+ONE_GRID = Costs((1, 2, 4, 8, 16, 32), (0.045, 0.06, 0.089, 0.139, 0.265, 0.53), 0.012, 0.004)
 
 
 def test_times_lie_on_the_line_through_the_measurements() -> None:
     costs = Costs((2, 4, 8), (1.0, 1.5, 2.5), 0.1)
     assert [costs.tick(rows) for rows in (1, 2, 3, 4, 6, 8)] == [1.0, 1.0, 1.25, 1.5, 2.0, 2.5]
-    assert costs.tick(16) == pytest.approx(4.5), "and go on beyond the last"
+    assert costs.tick(16) == pytest.approx(5.0), "and grow in proportion beyond the last"
     assert Costs((2,), (1.0,), 0).tick(6) == 3
 
 
@@ -86,3 +96,108 @@ def test_what_fits_not_even_alone_and_other_errors_are_raised() -> None:
     with pytest.raises(RuntimeError, match="shapes"):
         split_on_oom(broken, [1, 2])
     assert not is_out_of_memory(ValueError("out of memory"))
+
+
+def wrong(costs: Costs, factor: float, rows: int) -> Costs:
+    """What a calibration has that measures calls from so many rows on wrong, and ends beyond its knee."""
+    seconds = tuple(s * (factor if r >= rows else 1) for r, s in zip(costs.rows, costs.seconds, strict=True))
+    for size in range(3, len(costs.rows) + 1):
+        first = Costs(costs.rows[:size], seconds[:size], costs.decode_s, costs.encode_s)
+        if first.knee < first.rows[-1]:
+            break
+    return first
+
+
+def noisy(costs: Costs, seed: int, jitter: float = 0.08, slow: float = 0.02) -> Callable[[int], float]:
+    """Seconds of calls on a machine that others use: with jitter, and ten times as slow now and then."""
+    rng = random.Random(seed)
+    return lambda rows: costs.tick(rows) * rng.lognormvariate(0, jitter) * (10 if rng.random() < slow else 1)
+
+
+WRONG = [(3.0, 16), (3.0, 8), (3.0, 4), (3.0, 1), (1 / 3, 16), (1 / 3, 8), (1 / 3, 4), (1 / 3, 1)]
+
+
+@pytest.mark.parametrize("true", [TWO_GRIDS, ONE_GRID], ids=["two grids", "one grid"])
+@pytest.mark.parametrize("factor, rows", WRONG)
+def test_a_wrong_calibration_is_forgotten_within_a_minute(true: Costs, factor: float, rows: int) -> None:
+    for seed in range(5):
+        costs, now, call = wrong(true, factor, rows), 0.0, noisy(true, seed)
+        while now < 60:
+            seconds = call(costs.room(FULL))
+            costs, now = costs.learn(costs.room(FULL), seconds), now + seconds
+        assert costs.knee / costs.tick(costs.knee) > true.knee / true.tick(true.knee) / (1 + WORTH)
+        assert true.knee <= costs.knee <= 2 * true.knee
+        assert costs.tick(costs.knee) == pytest.approx(true.tick(costs.knee), rel=0.2)
+
+
+def test_times_stay_positive_and_increase_whatever_is_measured() -> None:
+    rng = random.Random(1)
+    for seed in range(20):
+        costs = wrong(TWO_GRIDS, rng.choice((1 / 3, 1, 3)), 4)
+        for _ in range(500):
+            costs = costs.learn(rng.randint(1, 100), 10 ** rng.uniform(-6, 3))
+            assert all(0 < a <= b for a, b in pairwise(costs.seconds)), seed
+            assert 2 <= costs.knee <= costs.rows[-1] <= MAX_ROWS
+
+
+@pytest.mark.parametrize("slower", [0.01, 3.0, 10.0, 1000.0])
+def test_a_single_slow_call_never_moves_the_knee(slower: float) -> None:
+    for seed in range(100):
+        rng = random.Random(seed)
+        seconds = [0.02 * rng.uniform(0.5, 2)]
+        while len(seconds) < 6:
+            seconds.append(seconds[-1] * rng.uniform(1.05, 2))
+        costs = Costs((1, 2, 4, 8, 16, 32), tuple(seconds), 0.01)
+        knee, size = costs.knee, rng.choice(costs.rows)
+        sizes = [*rng.choices(costs.rows, k=20)]
+        for rows in (*sizes, size, *sizes):
+            costs = costs.learn(rows, costs.tick(rows))
+        assert costs.knee == knee
+        costs = costs.learn(size, slower * costs.tick(size))
+        for rows in sizes:
+            assert costs.knee == knee
+            costs = costs.learn(rows, costs.tick(rows))
+
+
+def test_the_knee_does_not_flap() -> None:
+    for true in (TWO_GRIDS, ONE_GRID):
+        for seed in range(5):
+            rng, call = random.Random(seed), noisy(true, seed, jitter=0.1)
+            costs, moves = wrong(true, 1.0, 1), 0
+            for _ in range(5000):
+                rows = rng.choice((2, 4, 8, costs.room(FULL)))
+                before, costs = costs.knee, costs.learn(rows, call(rows))
+                moves += costs.knee != before
+            assert moves <= 2, "of 5,000 calls"
+
+
+def test_where_everything_gets_slower_times_follow_and_the_knee_stays() -> None:
+    costs = TWO_GRIDS
+    for rows in 30 * (2, 8, 16):
+        costs = costs.learn(rows, 1.8 * TWO_GRIDS.tick(rows))
+    assert costs.tick(8) == pytest.approx(1.8 * TWO_GRIDS.tick(8), rel=0.05)
+    assert costs.tick(4) == pytest.approx(1.8 * TWO_GRIDS.tick(4), rel=0.15), "not called, but a neighbour"
+    assert costs.knee == 16
+    for rows in 30 * (2, 8, 16):
+        costs = costs.learn(rows, 5 * TWO_GRIDS.tick(rows))
+    assert costs.knee == 4, "previews that arrive meanwhile would wait for too long"
+
+
+def test_now_and_then_a_call_may_be_larger_than_the_knee() -> None:
+    costs, called = ONE_GRID, []
+    for _ in range(10 * EXPLORING):
+        assert costs.room(costs.knee) == costs.knee, "only where more wait than fit"
+        called.append(costs.room(FULL))
+        costs = costs.learn(called[-1], ONE_GRID.tick(called[-1]))
+    assert set(called) == {4, 8, 16}
+    assert 8 <= called.count(4) <= 10 and 8 <= called.count(16) <= 10
+    slow = replace(ONE_GRID, seconds=tuple(3 * s for s in ONE_GRID.seconds), unseen=(EXPLORING,) * 6)
+    assert 2 * slow.tick(slow.knee) > LONGEST_S
+    assert slow.room(FULL) < slow.knee, "the larger one could take too long"
+
+
+def test_where_memory_has_room_sizes_go_on_beyond_those_measured() -> None:
+    costs = Costs((1, 2, 4), (0.01, 0.03, 0.06), 0.01)
+    for _ in range(60 * EXPLORING):
+        costs = costs.learn(costs.room(FULL), 0.01)
+    assert costs.knee >= MAX_ROWS // 2 and costs.rows[-1] == MAX_ROWS

@@ -1,7 +1,9 @@
 """The worker's decisions, as properties of every schedule."""
 
 import random
+import timeit
 from dataclasses import replace
+from functools import partial
 
 import pytest
 
@@ -12,6 +14,7 @@ from app.worker.scheduling import (
     LATE,
     PATIENCE_S,
     SPECULATED_SHARE,
+    TURN,
     SchedulingPolicy,
     Ticket,
 )
@@ -33,6 +36,10 @@ def ticket(
     steps = max(left, 6 if kind == "preview" else 40)
     request = number if request is None else request
     return Ticket(number, request, kind, owner, steps, left, rows, shape, favoured)
+
+
+def slower(factor: float) -> Costs:
+    return replace(COSTS, seconds=tuple(factor * seconds for seconds in COSTS.seconds))
 
 
 def crowd(seed: int) -> list[Ticket]:
@@ -107,6 +114,38 @@ def test_owners_take_turns_grid_by_grid() -> None:
     assert owners == ["many"] * 4 + ["few"] * 4 + ["many"] * 8
 
 
+def test_a_huge_request_waits_for_the_turns_of_the_others() -> None:
+    for kind, steps in (("preview", 100), ("refine", 100)):
+        huge = [replace(ticket(n, kind, "huge", request=0), steps=steps, steps_left=steps) for n in range(8)]  # type: ignore[arg-type]
+        begun = [replace(t, steps_left=5) for t in huge]
+        others = [ticket(10 + n, kind, f"{n // 4}", 40, request=1 + n // 4) for n in range(8)]  # type: ignore[arg-type]
+        small = [replace(t, steps=TURN // 8, steps_left=TURN // 8) for t in others]
+        for mine in (huge, begun):
+            assert POLICY.line_up([*mine, *small], COSTS) == [*small, *mine]
+        normal = [replace(t, steps=12, steps_left=12) for t in huge]
+        assert POLICY.line_up([*normal, *small], COSTS) == [*normal, *small], "in order of arrival"
+
+
+def test_a_huge_request_counts_as_many_before_the_next_of_its_owner() -> None:
+    huge = [replace(ticket(n, owner="a", request=0), steps=100, steps_left=100) for n in range(8)]
+    next_one = ticket(8, owner="a")
+    others = [ticket(10 + n, owner="b", request=10 + n) for n in range(3)]
+    line = POLICY.line_up([*huge, next_one, *others], COSTS)
+    assert line == [*others, *huge, next_one]
+
+
+def test_choosing_among_a_thousand_takes_little_time() -> None:
+    rng = random.Random(1)
+    tickets = [
+        replace(
+            ticket(n, rng.choice(KINDS), f"{rng.randrange(200)}", request=n // 4), age_s=rng.uniform(0, 9)
+        )
+        for n in range(1000)
+    ]
+    for work in (POLICY.choose, POLICY.forecast):
+        assert min(timeit.repeat(partial(work, tickets, COSTS), number=1, repeat=20)) < 0.005
+
+
 def test_a_preview_joins_at_the_next_step() -> None:
     running = [ticket(n, left=3, request=0) for n in range(4)]
     late = ticket(9, owner="b")
@@ -163,7 +202,7 @@ def test_where_all_takes_longer_more_time_is_given() -> None:
     age_s = (LATE - 0.5) * 6 * COSTS.tick(COSTS.knee)
     waited, fresh = replace(ticket(0, owner="a"), age_s=age_s), ticket(1, owner="b")
     assert POLICY.line_up([waited, fresh], COSTS) == [fresh, waited]
-    assert POLICY.line_up([waited, fresh], COSTS, pace=2.0) == [waited, fresh]
+    assert POLICY.line_up([waited, fresh], slower(2.0)) == [waited, fresh]
 
 
 def test_refinements_end_under_an_endless_flood_of_previews() -> None:
@@ -242,5 +281,5 @@ def test_a_forecast_grows_with_the_line_and_with_the_pace() -> None:
     assert len({expected[n].seconds for n in range(4)}) == 1, "what is asked for together is done together"
     assert expected[10].seconds > expected[0].seconds
     assert [expected[n].place for n in (0, 1, 2, 3, 10, 11, 12, 13)] == list(range(8))
-    slower = POLICY.forecast(grid, COSTS, pace=3)
-    assert slower[0].seconds == pytest.approx(3 * (POLICY.forecast(grid, COSTS)[0].seconds - 0.01) + 0.01)
+    slow = POLICY.forecast(grid, slower(3))
+    assert slow[0].seconds == pytest.approx(3 * (POLICY.forecast(grid, COSTS)[0].seconds - 0.01) + 0.01)

@@ -3,6 +3,7 @@ import time
 from collections.abc import Iterator
 from dataclasses import replace
 from queue import SimpleQueue
+from types import SimpleNamespace
 from typing import Any
 from unittest.mock import Mock
 
@@ -16,7 +17,9 @@ from app.models import ImageModel
 from app.worker import Worker
 from app.worker.costs import Costs
 from app.worker.decoder import Decoder, DecodeRequest
+from app.worker.queue import MAX_OPEN_STEPS, SampleQueue
 from app.worker.scheduling import SchedulingPolicy
+from tests.app.worker.test_costs import TWO_GRIDS, noisy, wrong
 from tests.conftest import InterceptedModel, make_job
 
 # Of some device on which two grids fit into one call.
@@ -347,6 +350,76 @@ def test_too_many_are_refused_at_once_and_nobody_else_is_harmed(watched: Watched
     assert all(isinstance(last(handle), Done) for handle in accepted)
     assert isinstance(last(worker.submit(make_job(watched))), Done)
     worker.close()
+
+
+@pytest.mark.parametrize("factor, rows", [(3.0, 4), (3.0, 16), (1 / 3, 8), (1 / 3, 1)])
+def test_a_wrong_calibration_is_forgotten_within_a_minute(
+    model: ImageModel, monkeypatch: pytest.MonkeyPatch, factor: float, rows: int
+) -> None:
+    call_s, now = noisy(TWO_GRIDS, rows), 0.0
+
+    class Timed(WatchedModel):
+        def denoise(self, model_input: Any, *args: Any) -> Any:
+            nonlocal now
+            now += call_s(2 * len(model_input))
+            return torch.zeros_like(model_input)
+
+    clock = SimpleNamespace(perf_counter=lambda: now, monotonic=time.monotonic)
+    monkeypatch.setattr("app.worker.loop.time", clock)
+    first = replace(wrong(TWO_GRIDS, factor, rows), decode_s=1e9)  # no sketches
+    worker = Worker(Timed(**vars(model)).watch(), costs=first, longest_wait_s={})
+    grids = [
+        worker.submit_all([make_job(model, seed=i, steps=20, owner=str(grid)) for i in range(4)])
+        for grid in range(40)
+    ]
+    while now < 60 and not all(handle.ended for grid in grids for handle in grid):
+        time.sleep(0.01)
+    worker.close()
+    assert 20 < now < 65, "the test had too little to do, or its clock stood still"
+    assert worker.costs.knee in (16, 32)
+    assert worker.costs.tick(16) == pytest.approx(TWO_GRIDS.tick(16), rel=0.2)
+
+
+def test_an_abandoned_huge_request_delays_nobody(held: Worker, watched: WatchedModel) -> None:
+    held.submit_all([make_job(watched, owner="gone", seed=i, steps=100, guidance=2) for i in range(8)])
+    assert watched.entered.wait(20)
+    grid = held.submit_all([make_job(watched, owner="here", seed=i, steps=6, guidance=3) for i in range(4)])
+    watched.gate.set()
+    assert all(isinstance(last(handle), Done) for handle in grid)
+    assert [call.count(3) for call in watched.calls[:7]] == [0, *[4] * 6], (
+        "it waited for the tick under way only"
+    )
+
+
+def test_nobody_can_wait_for_more_than_a_bounded_number_of_steps(held: Worker, watched: WatchedModel) -> None:
+    huge = [make_job(watched, kind="refine", owner="me", seed=i, steps=100) for i in range(8)]
+    held.submit_all([*huge, *huge, *huge])  # a first request is never too large
+    with pytest.raises(Busy, match=f"still need 2400 steps.*more than {MAX_OPEN_STEPS}.*cancel them"):
+        held.submit(make_job(watched, owner="me"))
+    held.submit(make_job(watched, owner="me", kind="speculative"))
+    other = held.submit(make_job(watched, owner="you"))
+    held.cancel_owner("me")
+    watched.gate.set()
+    assert isinstance(last(other), Done)
+    assert isinstance(last(held.submit(make_job(watched, owner="me"))), Done)
+
+
+def test_larger_pictures_count_as_more_rows(model: ImageModel, monkeypatch: pytest.MonkeyPatch) -> None:
+    rows: list[int] = []
+    monkeypatch.setattr(SampleQueue, "add", lambda self, samples: rows.extend(s.rows for s in samples))
+    facts = replace(model.facts, smallest=16, largest=256)
+    worker = Worker(replace(model, facts=facts), costs=COSTS)
+    assert (facts.width, facts.height) == (64, 64)
+    sizes: list[dict[str, Any]] = [
+        {},
+        {"guidance": 1},
+        {"width": 128},
+        {"width": 128, "height": 128},
+        {"height": 16},
+    ]
+    worker.submit_all([make_job(model, **size) for size in sizes])
+    worker.close()
+    assert rows == [2, 1, 4, 8, 1]
 
 
 def test_batched_latents_equal_single_ones(model: ImageModel) -> None:
