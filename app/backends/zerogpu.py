@@ -122,6 +122,8 @@ class ZeroGpu:
         """
         for job in jobs:
             self.facts.plan(job)
+            if job.start:
+                job.start.check()
             if job.kind == "speculative":
                 raise RequestError("This backend makes no pictures in advance.")
         handles = [Handle(self, job) for job in jobs]

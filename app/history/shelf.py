@@ -25,7 +25,7 @@ from PIL import Image
 
 from app.disk import cannot_keep
 from app.history.entry import NAME, Entry, Shot, read_entries
-from app.jobs.job import RequestError, Start
+from app.jobs.job import RequestError, Start, StoredPicture
 
 __all__ = ["Bounds", "Entry", "History", "Shelf", "Shot"]
 
@@ -80,6 +80,7 @@ class Shelf:
         self._lock = threading.RLock()
         self.notice = ""
         self._starts: list[str] = []
+        self._in_use: WeakValueDictionary[str, StoredPicture] = WeakValueDictionary()
         self._dropped: set[str] = set()  # pictures to delete once the file on disk no longer names them
         self._entries: list[Entry] = []
         self._read()
@@ -124,21 +125,33 @@ class Shelf:
         self._grew(len(png))
         return name
 
-    def put_start(self, start: Start) -> None:
-        """Keep a starting picture, under its own name and so only once."""
+    def put_start(self, start: Start) -> Start:
+        """Keep a picture to start from, under its own name and so only once; return it as `start` does."""
         with self._lock:
-            self._starts = [*(name for name in self._starts if name != start.name), start.name]
             if not all(path.exists() for path in self._files(start.name)):
                 self.put(start.picture, start.name)
-            self._unlink(self._starts[:-UNUSED_STARTS])
-            self._starts = self._starts[-UNUSED_STARTS:]
+            kept = self.start(start.name, start.strength)
+            self._starts = [*(name for name in self._starts if name != start.name), start.name]
+            unused = [name for name in self._starts if name not in self._in_use]
+            self._unlink(unused[:-UNUSED_STARTS])
+            self._starts = [name for name in self._starts if name not in unused[:-UNUSED_STARTS]]
+            return kept
 
-    def find_start(self, mark: object) -> bytes | None:
-        """Return the starting picture with this mark (see `Start.mark`), or None."""
+    def start(self, name: str, strength: float) -> Start:
+        """Return a kept picture to start from, which is not read yet and stays as long as it is in use.
+
+        Raises RequestError if it is gone.
+        """
+        with self._lock:
+            path = self.path(name)
+            return Start(self._in_use.setdefault(name, StoredPicture(path)), strength)
+
+    def find_start(self, mark: object) -> str | None:
+        """Return the name of the picture to start from that has this mark (see `Start.mark`), if kept."""
         if not isinstance(mark, str) or not _MARK.fullmatch(mark):
             return None
         path = next(self.folder.glob(f"{mark}*.png"), None)
-        return path.read_bytes() if path else None
+        return path.stem if path else None
 
     def path(self, name: str, small: bool = False) -> Path:
         """Return the file of a picture. Raises RequestError if there is none of that name."""
@@ -228,9 +241,9 @@ class Shelf:
         self._unlink([path.stem for path in files if path.stat().st_mtime < old])
 
     def _unlink(self, names: Iterable[str]) -> None:
-        """Delete pictures, except those that an entry still shows: a kept preview is in several."""
+        """Delete pictures, except those in use: a kept preview is in several entries."""
         named = {name for entry in self._entries for name in entry.pictures}
-        for name in set(names) - named:
+        for name in set(names) - named - set(self._in_use):
             for path in self._files(name):
                 path.unlink(missing_ok=True)
 

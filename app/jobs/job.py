@@ -3,8 +3,8 @@
 import hashlib
 import math
 from dataclasses import dataclass, field
-from functools import cached_property
-from typing import Literal
+from pathlib import Path
+from typing import Any, Literal
 
 from PIL import Image
 
@@ -52,6 +52,7 @@ LIMITS = {
     "strength": Limit("The strength", 0.05, 1, whole=False),
 }
 MAX_PROMPT_LETTERS = 2000
+_GONE = "The picture to start from is gone. Please add it again."
 
 
 def check_number(field: str, value: object) -> float:
@@ -120,30 +121,56 @@ class Variation:
             object.__setattr__(self, name, check_number(name, getattr(self, name)))
 
 
+class StoredPicture:
+    """A picture on the disk, named by a hash of its content; it is read when it is needed."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+
 @dataclass(frozen=True)
 class Start:
     """Picture to start from; for an editing model, the picture to edit.
 
     Attributes:
-        picture: a file written by `app.jobs.uploads.start_from`; cropped and scaled to the job's size.
+        source: a file written by `app.jobs.uploads.start_from`, or where it is; it is cropped and scaled to
+            the job's size.
         strength: of image-to-image; 1 starts from pure noise. Editing models ignore it.
+        name: of the picture in storage, 32 hex digits of a hash of its content.
 
     Raises:
         RequestError: a strength out of range, or an empty file.
     """
 
-    picture: bytes = field(repr=False)
+    source: bytes | StoredPicture = field(repr=False, compare=False)
     strength: float = 0.6
+    name: str = field(init=False)
 
     def __post_init__(self) -> None:
-        if not isinstance(self.picture, bytes) or not self.picture:
+        if not isinstance(self.source, bytes | StoredPicture) or not self.source:
             raise RequestError("There is no picture to start from. Choose a PNG, JPEG or WebP.")
         object.__setattr__(self, "strength", check_number("strength", self.strength))
+        stored = self.source if isinstance(self.source, StoredPicture) else None
+        name = stored.path.stem if stored else hashlib.sha256(self.picture).hexdigest()[:32]
+        object.__setattr__(self, "name", name)
 
-    @cached_property
-    def name(self) -> str:
-        """Name of the picture in storage: 32 hex digits of a hash of its content."""
-        return hashlib.sha256(self.picture).hexdigest()[:32]
+    def __reduce__(self) -> tuple[Any, ...]:
+        return Start, (self.picture, self.strength)  # another machine has another disk
+
+    @property
+    def picture(self) -> bytes:
+        """The file. Raises RequestError if it is gone."""
+        if isinstance(self.source, bytes):
+            return self.source
+        try:
+            return self.source.path.read_bytes()
+        except OSError as error:
+            raise RequestError(_GONE) from error
+
+    def check(self) -> None:
+        """Raise RequestError if the file is gone."""
+        if isinstance(self.source, StoredPicture) and not self.source.path.is_file():
+            raise RequestError(_GONE)
 
     @property
     def mark(self) -> str:

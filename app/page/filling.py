@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from typing import Any
 
-from app.jobs.job import Record, RequestError, Start
+from app.jobs.job import Record, RequestError
 from app.page.click import Click
 from app.page.form import form_for, form_values, from_link, from_record, made_here, start_of_settings
 from app.page.session import job_of, start_of
@@ -65,8 +65,8 @@ def set_start_as(click: Click, wanted: Mapping[str, Any]) -> list[str]:
             set_start(session, None)
         return []
     mark, session.strength = made
-    data = session.shelf.find_start(mark)
-    set_start(session, Start(data, session.strength) if data else None)
-    if data:
+    name = session.shelf.find_start(mark)
+    set_start(session, session.shelf.start(name, session.strength) if name else None)
+    if name:
         return []
     return ["It was made from a starting picture that is not here. Add that picture to get the same result."]

@@ -347,4 +347,4 @@ def start_of(session: Session, entry: Entry) -> Start | None:
     """Return the picture that an entry's pictures start from. Raises RequestError if it is gone."""
     if not entry.start:
         return None
-    return Start(session.shelf.path(entry.start["picture"]).read_bytes(), entry.start["strength"])
+    return session.shelf.start(entry.start["picture"], entry.start["strength"])

@@ -8,9 +8,7 @@ from app.page.session import Session
 
 def begin_with(session: Session, data: bytes) -> None:
     """Have the next grids start from the picture in a file. Raises RequestError if it can't be used."""
-    start = start_from(data, session.strength)
-    session.shelf.put_start(start)
-    set_start(session, start)
+    set_start(session, session.shelf.put_start(start_from(data, session.strength)))
 
 
 def begin_with_final(click: Click) -> None:

@@ -98,11 +98,15 @@ class Worker:
         """Queue jobs that start together, such as a grid, and return at once; all or none are accepted.
 
         Raises:
-            RequestError: the model can't make such pictures, see `ModelFacts.plan`.
+            RequestError: the model can't make such pictures, see `ModelFacts.plan`, or one to start from is
+                gone.
             Busy: they would have to wait for too long.
         """
         facts, request = self.facts, next(self._requests)
         own_pixels = facts.width * facts.height
+        # Read here, where a picture that is gone fails nobody else's; once, since a grid has one start.
+        starts = {job.start for job in jobs if job.start and facts.sees_start(job)}
+        files = {start: start.picture for start in starts}
         samples = [
             Sample(
                 number=next(self._numbers),
@@ -112,6 +116,7 @@ class Worker:
                 plan=facts.plan(job),
                 rows=max(1, round(facts.rows(job.guidance) * job.width * job.height / own_pixels)),
                 reference=facts.edits and facts.sees_start(job),
+                file=files.get(job.start) if job.start else None,
             )
             for job in jobs
         ]

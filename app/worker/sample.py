@@ -28,6 +28,7 @@ class Sample:
         plan: the solver's coefficients for all its steps.
         rows: batch rows of one denoiser call, as many more as its pixels are more than the model's own.
         reference: whether the network is shown a picture to edit; a batch holds only such samples, or none.
+        file: the picture that it starts from, until it has started.
         cancelled, favoured: what was done to the handle.
         place: the place in line that was last reported.
         speculative_steps: steps made while it was speculative.
@@ -46,6 +47,7 @@ class Sample:
     plan: Plan
     rows: int
     reference: bool
+    file: bytes | None = field(default=None, repr=False)
     cancelled: bool = False
     favoured: bool = False
     place: int | None = None
@@ -96,15 +98,14 @@ def start_samples(model: ImageModel, samples: Sequence[Sample]) -> None:
     prompts = negatives = _encode(model, [job.prompt for job in jobs])
     if model.facts.negative_prompts:
         negatives = _encode(model, [job.negative_prompt for job in jobs], negative=True)
-    files = [job.start.picture if job.start and model.facts.sees_start(job) else None for job in jobs]
-    starts = model.encode_starts(files, jobs[0].width, jobs[0].height)
+    starts = model.encode_starts([sample.file for sample in samples], jobs[0].width, jobs[0].height)
     for sample, job, prompt, negative, clean in zip(samples, jobs, prompts, negatives, starts, strict=True):
         if sample.reference and clean is not None:
             prompt, negative = prompt.with_reference(clean[None]), negative.with_reference(clean[None])
             clean = None
         sample.prompt, sample.negative = prompt, negative
         sample.state = SampleState.start(sample.plan, _noise(model, job), clean)
-        sample.started = True
+        sample.started, sample.file = True, None
 
 
 def _encode(model: ImageModel, texts: Sequence[str], negative: bool = False) -> list[Conditions]:

@@ -26,7 +26,19 @@ from app.backends import on_zerogpu, zerogpu
 from app.backends.zerogpu import COSTS, LONGEST_S, START_S, ZeroGpu
 from app.history.shelf import History
 from app.jobs.handle import Handle
-from app.jobs.job import LAST_EVENTS, Cancelled, Done, Event, Failed, Queued, RequestError, Started, Step
+from app.jobs.job import (
+    LAST_EVENTS,
+    Cancelled,
+    Done,
+    Event,
+    Failed,
+    Queued,
+    RequestError,
+    Start,
+    Started,
+    Step,
+    StoredPicture,
+)
 from app.models import ImageModel
 from app.page import handlers
 from app.page.click import Click, Form, Studio
@@ -223,6 +235,16 @@ def test_what_can_not_be_done_is_refused_before_a_gpu_is_asked_for(
         backend.submit(make_job(backend._model, kind="speculative"))
     assert len(space.schedules) == before
     assert not backend.speculates
+
+
+def test_a_start_that_is_gone_is_refused_before_a_gpu_is_asked_for(
+    backend: ZeroGpu, model: ImageModel
+) -> None:
+    gone = Start(StoredPicture(Path("/nowhere") / f"{'a' * 32}.png"))
+    for _ in range(2 * UNHEALTHY_FAILURES):
+        with pytest.raises(RequestError, match="gone"):
+            backend.submit(make_job(model, start=gone))
+    assert backend.healthy
 
 
 def test_cancelling_is_told_at_once_and_stops_the_fork_at_its_next_step(

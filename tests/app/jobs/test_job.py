@@ -1,11 +1,12 @@
 import math
 import pickle
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import pytest
 
-from app.jobs.job import LIMITS, Job, Record, RequestError, Start, Variation, check_number
+from app.jobs.job import LIMITS, Job, Record, RequestError, Start, StoredPicture, Variation, check_number
 from app.jobs.seeds import following_seeds, fresh_seeds
 
 FIELDS: dict[str, Any] = {
@@ -97,3 +98,18 @@ def test_following_seeds_stay_in_range() -> None:
     assert following_seeds(5, 3) == [5, 6, 7]
     with pytest.raises(RequestError, match="beyond the last"):
         following_seeds(2**32 - 2, 3)
+
+
+def test_a_stored_start_is_read_when_needed_and_travels_whole(tmp_path: Path) -> None:
+    whole = Start(b"picture", 0.5)
+    file = tmp_path / f"{whole.name}.png"
+    file.write_bytes(b"picture")
+    stored = Start(StoredPicture(file), 0.5)
+    assert stored == whole and hash(stored) == hash(whole) and stored.picture == b"picture"
+    sent = pickle.dumps(stored)
+    file.unlink()
+    assert pickle.loads(sent).picture == b"picture"
+    with pytest.raises(RequestError, match="gone"):
+        _ = stored.picture
+    assert replace(stored, strength=0.7) == Start(b"picture", 0.7) != whole
+    assert Start(b"another", 0.5) != whole
