@@ -2,9 +2,10 @@
 
 Noise prediction on cached latents with SD's betas, min-SNR weighting (Hang et al. 2023, γ = 5), more samples
 from the middle of the schedule, a caption chosen for every sample and dropped for one in ten, so that the
-unconditional model is there for guidance. On the side, a layer that is thrown away afterwards reads from the
-UNet's way up what is where (`draw_with_layout`): this is what a half-trained model gets wrong. The
-exponential moving average of the weights is what ships.
+unconditional model is there for guidance. The exponential moving average of the weights is what ships.
+
+With `--layout` a layer on the side, thrown away afterwards, reads from the UNet's way up what is where
+(`draw_with_layout`), and the UNet learns to tell it; see the README for what that gave.
 
 `--cool MINUTES` branches off the run as it is: a copy of its state is trained on while the learning rate
 falls to zero, and the run itself can be prolonged afterwards.
