@@ -213,9 +213,7 @@ class Shelf:
 
     def _trim(self, spared: Entry) -> None:
         """Delete the oldest, but not `spared`: first entries without finals, then previews not picked."""
-        now = time.time()
-        for entry in [e for e in self._entries if e.deleted and now - e.deleted > UNDO_S]:
-            self._remove(entry)
+        self._forget_deleted()
         oldest = sorted((e for e in self._entries if e is not spared), key=lambda e: bool(e.finals))
         while oldest and len(self._entries) > self._bounds.entries:
             self._remove(oldest.pop(0))
@@ -228,12 +226,21 @@ class Shelf:
             if not entry.finals or self.size > self._bounds.shelf_bytes:
                 self._remove(entry)
 
+    def _forget_deleted(self) -> None:
+        now = time.time()
+        for entry in [e for e in self._entries if e.deleted and now - e.deleted > UNDO_S]:
+            self._remove(entry)
+
     def _remove(self, entry: Entry) -> None:
         self._entries.remove(entry)
         self._dropped.update(entry.pictures)
 
     def _clean(self) -> None:
-        """Delete old pictures that no entry names."""
+        """Delete entries that can't be brought back any more, and old pictures that no entry names."""
+        self._forget_deleted()
+        if self._dropped:
+            with contextlib.suppress(RequestError):  # a full disk; the next change does it
+                self._save()
         if any(self.folder.glob(f"{DAMAGED}*")):  # which may name them
             return
         files = [path for path in self.folder.glob("*") if path.suffix in (".png", ".jpg")]

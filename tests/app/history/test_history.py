@@ -135,6 +135,21 @@ def test_deleted_entries_can_be_brought_back_for_a_while(
         shelf.path(first.previews[0].picture)
 
 
+def test_deleted_entries_go_when_a_history_is_opened_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shelf = History(tmp_path).shelf(BROWSER)
+    first, second = entry(shelf, 1), entry(shelf, 2)
+    shelf.delete(first.id)
+    History(tmp_path).shelf(BROWSER).delete(first.id, undo=True)
+    shelf.delete(first.id)
+    now = time.time()
+    monkeypatch.setattr("app.history.shelf.time.time", lambda: now + UNDO_S + 1)
+    assert History(tmp_path).shelf(BROWSER).entries == [second]
+    assert {path.stem for path in shelf.folder.glob("*.png")} == set(second.pictures)
+    assert first.id not in (shelf.folder / "history.json").read_text()
+
+
 def test_all_browsers_together_are_bounded(tmp_path: Path) -> None:
     history = History(tmp_path)
     for number in range(4):
