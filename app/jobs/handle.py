@@ -2,12 +2,15 @@
 
 import threading
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
-from queue import SimpleQueue
+from queue import Empty, SimpleQueue
 from typing import Protocol
 
 from app.jobs.job import LAST_EVENTS, Event, Job, Step
+
+# How often `merge` asks whether anybody still listens.
+ASK_S = 1.0
 
 
 class Maker(Protocol):
@@ -100,14 +103,26 @@ def _without_picture(event: Event) -> Event:
     return replace(event, picture=None) if isinstance(event, Step) and event.picture else event
 
 
-def merge(handles: Sequence[Handle]) -> Iterator[tuple[int, Event]]:
-    """Yield the events of several handles as they come, as (position in `handles`, event)."""
+def merge(
+    handles: Sequence[Handle], is_gone: Callable[[], bool] = lambda: False
+) -> Iterator[tuple[int, Event]]:
+    """Yield the events of several handles as they come, as (position in `handles`, event).
+
+    Ends early when `is_gone`, which is called every ASK_S seconds, says that nobody listens any more.
+    """
     inbox: SimpleQueue[tuple[Handle, Event]] = SimpleQueue()
     positions = {id(handle): position for position, handle in enumerate(handles)}
     for handle in handles:
         handle.listen(inbox)
-    running = len(handles)
+    running, asked = len(handles), time.monotonic()
     while running:
-        handle, event = inbox.get()
+        if time.monotonic() - asked >= ASK_S:
+            if is_gone():
+                return
+            asked = time.monotonic()
+        try:
+            handle, event = inbox.get(timeout=ASK_S)
+        except Empty:
+            continue
         running -= isinstance(event, LAST_EVENTS)
         yield positions[id(handle)], event

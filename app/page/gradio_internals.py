@@ -9,6 +9,7 @@ from functools import partial
 from typing import Any
 
 import gradio as gr
+from anyio import from_thread
 from gradio.context import LocalContext
 from gradio.route_utils import get_root_url
 from gradio.utils import get_upload_folder
@@ -79,6 +80,21 @@ def current_request() -> Any:
 def path_of(scope: Scope) -> str:
     """Return the path of a request below the app's root path."""
     return str(scope.get("path", "")).removeprefix(scope.get("root_path", ""))
+
+
+def has_client_left() -> bool:
+    """Whether the client of the event that runs in this thread has hung up.
+
+    Gradio goes on with an event whose answer nobody waits for. For one in its queue it notes when the stream
+    of answers is closed; one that has not been opened yet may still be.
+    """
+    blocks, event = LocalContext.blocks.get(None), LocalContext.event_id.get(None)
+    if blocks and event:
+        queued = blocks._queue.event_ids_to_events.get(event)
+        return queued is not None and not queued.alive
+    # The connection of an event outside of the queue is open until it is answered.
+    http_request = getattr(current_request(), "request", None)
+    return http_request is not None and from_thread.run(http_request.is_disconnected)
 
 
 def page_of(scope: Scope) -> Any:

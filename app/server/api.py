@@ -18,7 +18,13 @@ from app.jobs.job import Done, Failed, Job, Kind, Record, RequestError
 from app.jobs.request import build_jobs
 from app.jobs.uploads import start_from
 from app.models import ModelFacts
-from app.page.gradio_internals import encode_file_path, get_upload_folder, is_file_obj_with_meta, traverse
+from app.page.gradio_internals import (
+    encode_file_path,
+    get_upload_folder,
+    has_client_left,
+    is_file_obj_with_meta,
+    traverse,
+)
 
 
 def add_endpoints(backend: Backend, pictures: Path) -> None:
@@ -154,12 +160,12 @@ def _owner(request: gr.Request | None) -> str:
 def _make(backend: Backend, jobs: Sequence[Job], pictures: Path) -> tuple[list, list]:
     """Run jobs to their end; return a file (`FileData` as JSON) and a record of each.
 
-    Raises RequestError if one fails or can't be written.
+    Raises RequestError if one fails or can't be written, or if the client hangs up, which cancels them all.
     """
     handles = backend.submit_all(jobs)
     done: dict[int, Done] = {}
     try:
-        for position, event in merge(handles):
+        for position, event in merge(handles, has_client_left):
             if isinstance(event, Done):
                 done[position] = event
             elif isinstance(event, Failed):

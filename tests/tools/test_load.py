@@ -14,13 +14,13 @@ import pytest
 from app.models import ROOT, ImageModel
 from app.worker.costs import Costs
 from app.worker.scheduling import SPECULATED_SHARE
-from tests.app.worker.test_costs import TWO_GRIDS, WRONG, noisy, wrong
 from tools.load import trace
 from tools.load.figures import LoadRow, alone_s, make_row, visits_per_second
 from tools.load.plots import draw_rows
 from tools.load.policies import POLICIES
 from tools.load.runs import Meter, replay, replay_virtually, saturate, saturate_virtually
 from tools.load.soak import soak
+from tools.load.starts import DEVICES, STARTS, calibrated, noisy
 from tools.load.trace import Visit
 from tools.load.virtual import VirtualClock
 from tools.load.visitors import GRID, Regular, RequestLog, Visitor
@@ -113,14 +113,18 @@ def test_the_ladder_does_what_it_is_for() -> None:
     assert calm.wasted_step_share == 0
 
 
-@pytest.mark.parametrize("factor, rows", WRONG)
+@pytest.mark.parametrize("factor, rows", STARTS[1:])
 def test_a_wrong_calibration_is_forgotten_within_a_minute(factor: float, rows: int) -> None:
-    clock = VirtualClock(POLICIES["speculative"], wrong(TWO_GRIDS, factor, rows), noisy(TWO_GRIDS, rows))
+    clock = VirtualClock(
+        POLICIES["speculative"],
+        calibrated(DEVICES["two grids"], factor, rows),
+        noisy(DEVICES["two grids"], rows),
+    )
     for number in range(8):
         clock.call_at(random.Random(number).uniform(0, 5), Regular(number, clock).arrive)
     clock.run(60)
     assert clock.costs.knee in (16, 32), "32 rows do 9 % more a second than 16"
-    assert clock.costs.tick(16) == pytest.approx(TWO_GRIDS.tick(16), rel=0.2)
+    assert clock.costs.tick(16) == pytest.approx(DEVICES["two grids"].tick(16), rel=0.2)
 
 
 def test_batches_make_more_of_a_second() -> None:

@@ -1,6 +1,6 @@
 """One run: a policy under a load, on either clock."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Protocol
 
@@ -66,16 +66,22 @@ class Outcome:
 
 
 def replay_virtually(
-    policy: str, meter: Meter, visits: Sequence[Visit], rate: float, first: Costs | None = None
+    policy: str,
+    meter: Meter,
+    visits: Sequence[Visit],
+    rate: float,
+    first: Costs | None = None,
+    call_s: Callable[[int], float] | None = None,
 ) -> Outcome:
-    """Replay `rate` visits per second on the virtual clock; calls take as long as `meter` measured.
+    """Replay `rate` visits per second on the virtual clock.
 
-    first: the calibration to start from, such as a wrong one; by default the meter's costs.
+    Args:
+        first: the calibration to start from; by default the meter's costs.
+        call_s: seconds of a call by its rows; by default as `meter` measured.
     """
     calls, pace = meter.calls, meter.pace
-    clock = VirtualClock(
-        POLICIES[policy], first or meter.costs, lambda rows: calls.get(rows) or pace * meter.costs.tick(rows)
-    )
+    call_s = call_s or (lambda rows: calls.get(rows) or pace * meter.costs.tick(rows))
+    clock = VirtualClock(POLICIES[policy], first or meter.costs, call_s)
     record = _replay(clock, visits, rate, POLICIES[policy].speculates)
     return Outcome(record, clock.made, meter)
 

@@ -2,7 +2,6 @@
 
 import random
 import time
-from collections.abc import Callable
 from dataclasses import replace
 from itertools import pairwise
 from typing import Any
@@ -13,12 +12,10 @@ import torch
 from app.models.memory import is_out_of_memory, split_on_oom
 from app.worker.calibration import measure_costs
 from app.worker.costs import EXPLORING, LONGEST_S, MAX_ROWS, WORTH, Costs
+from tools.load.starts import DEVICES, STARTS, calibrated, noisy
 
-# Of a device on which two grids of four are worth a call: 32 rows do 9 % more a second than 16.
-TWO_GRIDS = Costs((1, 2, 4, 8, 16, 32), (0.045, 0.06, 0.089, 0.139, 0.218, 0.4), 0.012, 0.004)
+TWO_GRIDS, ONE_GRID = DEVICES["two grids"], DEVICES["one grid"]
 FULL = 10**6  # rows that wait
-# And of one on which a single grid is.
-ONE_GRID = Costs((1, 2, 4, 8, 16, 32), (0.045, 0.06, 0.089, 0.139, 0.265, 0.53), 0.012, 0.004)
 
 
 def test_times_lie_on_the_line_through_the_measurements() -> None:
@@ -98,30 +95,11 @@ def test_what_fits_not_even_alone_and_other_errors_are_raised() -> None:
     assert not is_out_of_memory(ValueError("out of memory"))
 
 
-def wrong(costs: Costs, factor: float, rows: int) -> Costs:
-    """What a calibration has that measures calls from so many rows on wrong, and ends beyond its knee."""
-    seconds = tuple(s * (factor if r >= rows else 1) for r, s in zip(costs.rows, costs.seconds, strict=True))
-    for size in range(3, len(costs.rows) + 1):
-        first = Costs(costs.rows[:size], seconds[:size], costs.decode_s, costs.encode_s)
-        if first.knee < first.rows[-1]:
-            break
-    return first
-
-
-def noisy(costs: Costs, seed: int, jitter: float = 0.08, slow: float = 0.02) -> Callable[[int], float]:
-    """Seconds of calls on a machine that others use: with jitter, and ten times as slow now and then."""
-    rng = random.Random(seed)
-    return lambda rows: costs.tick(rows) * rng.lognormvariate(0, jitter) * (10 if rng.random() < slow else 1)
-
-
-WRONG = [(3.0, 16), (3.0, 8), (3.0, 4), (3.0, 1), (1 / 3, 16), (1 / 3, 8), (1 / 3, 4), (1 / 3, 1)]
-
-
 @pytest.mark.parametrize("true", [TWO_GRIDS, ONE_GRID], ids=["two grids", "one grid"])
-@pytest.mark.parametrize("factor, rows", WRONG)
+@pytest.mark.parametrize("factor, rows", STARTS[1:])
 def test_a_wrong_calibration_is_forgotten_within_a_minute(true: Costs, factor: float, rows: int) -> None:
     for seed in range(5):
-        costs, now, call = wrong(true, factor, rows), 0.0, noisy(true, seed)
+        costs, now, call = calibrated(true, factor, rows), 0.0, noisy(true, seed)
         while now < 60:
             seconds = call(costs.room(FULL))
             costs, now = costs.learn(costs.room(FULL), seconds), now + seconds
@@ -133,7 +111,7 @@ def test_a_wrong_calibration_is_forgotten_within_a_minute(true: Costs, factor: f
 def test_times_stay_positive_and_increase_whatever_is_measured() -> None:
     rng = random.Random(1)
     for seed in range(20):
-        costs = wrong(TWO_GRIDS, rng.choice((1 / 3, 1, 3)), 4)
+        costs = calibrated(TWO_GRIDS, rng.choice((1 / 3, 1, 3)), 4)
         for _ in range(500):
             costs = costs.learn(rng.randint(1, 100), 10 ** rng.uniform(-6, 3))
             assert all(0 < a <= b for a, b in pairwise(costs.seconds)), seed
@@ -163,7 +141,7 @@ def test_the_knee_does_not_flap() -> None:
     for true in (TWO_GRIDS, ONE_GRID):
         for seed in range(5):
             rng, call = random.Random(seed), noisy(true, seed, jitter=0.1)
-            costs, moves = wrong(true, 1.0, 1), 0
+            costs, moves = calibrated(true, 1.0, 1), 0
             for _ in range(5000):
                 rows = rng.choice((2, 4, 8, costs.room(FULL)))
                 before, costs = costs.knee, costs.learn(rows, call(rows))

@@ -19,8 +19,8 @@ from app.worker.costs import Costs
 from app.worker.decoder import Decoder, DecodeRequest
 from app.worker.queue import MAX_OPEN_STEPS, SampleQueue
 from app.worker.scheduling import SchedulingPolicy
-from tests.app.worker.test_costs import TWO_GRIDS, noisy, wrong
 from tests.conftest import InterceptedModel, make_job
+from tools.load.starts import DEVICES, calibrated, noisy
 
 # Of some device on which two grids fit into one call.
 COSTS = Costs(rows=(1, 2, 4, 8, 16, 32), seconds=(0.06, 0.07, 0.1, 0.14, 0.23, 0.43), decode_s=0.1)
@@ -356,7 +356,7 @@ def test_too_many_are_refused_at_once_and_nobody_else_is_harmed(watched: Watched
 def test_a_wrong_calibration_is_forgotten_within_a_minute(
     model: ImageModel, monkeypatch: pytest.MonkeyPatch, factor: float, rows: int
 ) -> None:
-    call_s, now = noisy(TWO_GRIDS, rows), 0.0
+    call_s, now = noisy(DEVICES["two grids"], rows), 0.0
 
     class Timed(WatchedModel):
         def denoise(self, model_input: Any, *args: Any) -> Any:
@@ -366,7 +366,7 @@ def test_a_wrong_calibration_is_forgotten_within_a_minute(
 
     clock = SimpleNamespace(perf_counter=lambda: now, monotonic=time.monotonic)
     monkeypatch.setattr("app.worker.loop.time", clock)
-    first = replace(wrong(TWO_GRIDS, factor, rows), decode_s=1e9)  # no sketches
+    first = replace(calibrated(DEVICES["two grids"], factor, rows), decode_s=1e9)  # no sketches
     worker = Worker(Timed(**vars(model)).watch(), costs=first, longest_wait_s={})
     grids = [
         worker.submit_all([make_job(model, seed=i, steps=20, owner=str(grid)) for i in range(4)])
@@ -377,7 +377,7 @@ def test_a_wrong_calibration_is_forgotten_within_a_minute(
     worker.close()
     assert 20 < now < 65, "the test had too little to do, or its clock stood still"
     assert worker.costs.knee in (16, 32)
-    assert worker.costs.tick(16) == pytest.approx(TWO_GRIDS.tick(16), rel=0.2)
+    assert worker.costs.tick(16) == pytest.approx(DEVICES["two grids"].tick(16), rel=0.2)
 
 
 def test_an_abandoned_huge_request_delays_nobody(held: Worker, watched: WatchedModel) -> None:
