@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from app.jobs import png
+from app.jobs import metadata
 from tests.conftest import Served
 
 API = Path(__file__).parents[1] / "docs" / "api.md"
@@ -25,7 +25,7 @@ def test_the_python_example(served: Served, tmp_path: Path) -> None:
     )
     assert answer.returncode == 0, answer.stderr
     file, seed, seconds = answer.stdout.split("\n")[-2].split()
-    parameters = png.read(Path(file).read_bytes())
+    parameters = metadata.read(Path(file).read_bytes())
     assert (parameters.prompt, parameters.settings["Seed"]) == ("snowy mountains at sunset", seed)
     assert float(seconds) > 0
 
@@ -36,5 +36,5 @@ def test_the_curl_example(served: Served, tmp_path: Path) -> None:
         ["bash", "-euc", example("bash", served.url)], cwd=tmp_path, capture_output=True, text=True
     )
     assert answer.returncode == 0, answer.stderr
-    settings = png.read((tmp_path / "picture.png").read_bytes()).settings
+    settings = metadata.read((tmp_path / "picture.png").read_bytes()).settings
     assert (settings["Seed"], settings["Steps"]) == ("7", "40")

@@ -1,7 +1,6 @@
-"""Read and write PNG metadata in the `parameters` text that other tools use.
+"""Write PNGs with `parameters`, the text that image generation tools exchange, and parse that text.
 
-The text is the one that image generation tools exchange: the prompt, a line with the negative
-prompt where there is one, and one line of `Key: value` pairs.
+It has the prompt, a line with the negative prompt where there is one, and one line of `Key: value` pairs.
 """
 
 import io
@@ -10,11 +9,20 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
-from PIL import Image, PngImagePlugin, UnidentifiedImageError
+from PIL import Image, PngImagePlugin
 
 CHUNK = "parameters"
-_NEGATIVE = "Negative prompt: "
-_PAIR = re.compile(r'\s*([\w][\w \-/]*):\s*("(?:\\.|[^\\"])*"|[^,]*)(?:,|$)')
+# Longer texts are refused before anything looks into them.
+MAX_TEXT_LETTERS = 2**16
+# Settings that any tool writes; a line is taken for settings by them.
+_USUAL = ("Steps", "Sampler", "CFG scale", "Seed", "Size", "Model", "Model hash")
+# Our own, beside the usual ones: prompts that other lines of the text could be mistaken for.
+_EXACT = {"prompt": "Exact prompt", "negative_prompt": "Exact negative prompt"}
+_NEGATIVE = re.compile(r"[ \t]*negative prompt[ \t]*:", re.IGNORECASE)
+# Settings behind a prompt, in the same line.
+_INLINE = re.compile(r"(?<!\w)Steps: ?\d+, ?(?=(?:Sampler|Schedule type|CFG scale|Seed|Size): )")
+# A JSON string, or an object without others in it, up to the comma; both are read once, without backtracking.
+_ENCLOSED = re.compile(r'\s*+("(?:[^"\\]++|\\.)*+"|\{[^{}]*+\})\s*+(?:,|\Z)', re.DOTALL)
 
 
 @dataclass(frozen=True)
@@ -28,61 +36,92 @@ class Parameters:
 
 def write(picture: Image.Image, parameters: Parameters) -> bytes:
     """Return the picture as a PNG with its parameters as metadata."""
-    text = PngImagePlugin.PngInfo()
-    text.add_text(CHUNK, format_parameters(parameters))
+    info, text = PngImagePlugin.PngInfo(), format_parameters(parameters)
+    add = info.add_text if text.isascii() else info.add_itxt  # other letters are bytes of UTF-8 for sure
+    add(CHUNK, text)
     buffer = io.BytesIO()
-    picture.save(buffer, format="PNG", pnginfo=text)
+    picture.save(buffer, format="PNG", pnginfo=info)
     return buffer.getvalue()
 
 
-def read(data: bytes) -> Parameters:
-    """Read the parameters of a PNG.
-
-    Raises:
-        ValueError: not a PNG, or a PNG without parameters; the message is shown to the user.
-    """
-    try:
-        with Image.open(io.BytesIO(data), formats=["PNG"]) as picture:
-            text = picture.info.get(CHUNK)
-    except (UnidentifiedImageError, OSError, SyntaxError, ValueError) as error:
-        raise ValueError("This file is not a PNG picture.") from error
-    if not isinstance(text, str):
-        raise ValueError("This PNG has no 'parameters' text, so it does not tell how it was made.")
-    return parse_parameters(text)
-
-
 def format_parameters(parameters: Parameters) -> str:
-    """Write the `parameters` text. Values that would break the line are quoted as JSON strings."""
-    lines = [parameters.prompt]
-    if parameters.negative_prompt:
-        lines.append(_NEGATIVE + parameters.negative_prompt)
-    lines.append(", ".join(f"{key}: {_quote(value)}" for key, value in parameters.settings.items()))
-    return "\n".join(lines)
+    """Write the `parameters` text; `parse_parameters` reads the same from it, whatever the prompts are."""
+    text = _format(parameters, parameters.settings)
+    if parse_parameters(text) == parameters:
+        return text
+    exact = {name: getattr(parameters, attribute) for attribute, name in _EXACT.items()}
+    return _format(parameters, {**parameters.settings, **exact})
 
 
 def parse_parameters(text: str) -> Parameters:
-    """Parse the text of `format_parameters`, or another tool's in the same format."""
-    *lines, last = text.strip("\n").split("\n")
-    settings = {key.strip(): _unquote(value) for key, value in _PAIR.findall(last)}
-    if "Steps" not in settings:  # other tools always write it; without it the line is prose
-        lines, settings = [*lines, last], {}
-    negative_at = next((i for i, line in enumerate(lines) if line.startswith(_NEGATIVE)), len(lines))
-    return Parameters(
-        prompt="\n".join(lines[:negative_at]),
-        negative_prompt="\n".join(lines[negative_at:]).removeprefix(_NEGATIVE),
-        settings=settings,
-    )
+    """Parse the text of `format_parameters`, or another tool's in the same format, in linear time.
+
+    Raises:
+        ValueError: more than MAX_TEXT_LETTERS; the message is shown to the user.
+    """
+    if len(text) > MAX_TEXT_LETTERS:
+        raise ValueError(f"Its text is too long to be read: {len(text):,} letters.")
+    lines = text.replace("\r\n", "\n").replace("\r", "\n").strip("\0 \t\n\ufeff\u200b").split("\n")
+    settings: dict[str, str] = {}
+    for at in range(len(lines) - 1, -1, -1):  # templates may follow the settings
+        before, settings = _split_line(lines[at])
+        if settings:
+            lines = [*lines[:at], before]
+            break
+    exact = {attribute: settings.pop(name) for attribute, name in _EXACT.items() if name in settings}
+    at = next((i for i, line in enumerate(lines) if _NEGATIVE.match(line)), len(lines))
+    prompts = {
+        "prompt": "\n".join(lines[:at]).strip(),
+        "negative_prompt": _NEGATIVE.sub("", "\n".join(lines[at:]), count=1).strip(),
+    }
+    return Parameters(settings=settings, **prompts | exact)
+
+
+def _format(parameters: Parameters, settings: Mapping[str, str]) -> str:
+    lines = [parameters.prompt]
+    if parameters.negative_prompt:
+        lines.append(f"Negative prompt: {parameters.negative_prompt}")
+    lines.append(", ".join(f"{key}: {_quote(value)}" for key, value in settings.items()))
+    return "\n".join(lines)
+
+
+def _split_line(line: str) -> tuple[str, dict[str, str]]:
+    """Return what stands before a line's settings, and these; no settings if it is prose."""
+    pairs = _pairs(line)
+    usual = [name for name in pairs if name in _USUAL]
+    begins = next(iter(pairs), "") in usual
+    counts = pairs.get("Steps", "").isdecimal() or len(usual) >= 3 if begins else "Exact prompt" in pairs
+    if counts:
+        return "", pairs
+    inline = _INLINE.search(line)
+    return (line[: inline.start()], _pairs(line[inline.start() :])) if inline else (line, {})
+
+
+def _pairs(line: str) -> dict[str, str]:
+    """Return the pairs of a line; of equal keys the first. It moves forward only."""
+    pairs: dict[str, str] = {}
+    at = 0
+    while (colon := line.find(":", at)) >= 0:
+        key = line[at:colon].rpartition(",")[2].strip()
+        enclosed = _ENCLOSED.match(line, colon + 1)
+        comma = line.find(",", colon)
+        end = enclosed.end() if enclosed else comma + 1 or len(line)
+        value = enclosed[1] if enclosed else line[colon + 1 : end].removesuffix(",")
+        pairs.setdefault(key, _unquote(value))
+        at = end
+    return pairs
 
 
 def _quote(value: str) -> str:
-    return json.dumps(value, ensure_ascii=False) if re.search(r'[,:\n"]', value) else value
+    plain = value.isprintable() and value == value.strip() and not re.search(r'[,:"{}]', value)
+    return value if plain else json.dumps(value, ensure_ascii=False)
 
 
 def _unquote(value: str) -> str:
     value = value.strip()
-    if len(value) >= 2 and value[0] == value[-1] == '"':
+    if value.startswith('"') and value.endswith('"'):
         try:
             return str(json.loads(value))
-        except json.JSONDecodeError:
+        except ValueError:
             return value
     return value

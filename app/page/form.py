@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from dataclasses import asdict
 from typing import Any
 
-from app.jobs import png
+from app.jobs import metadata
 from app.jobs.job import LIMITS, Record, RequestError, Start, check_number, check_prompt
 from app.jobs.uploads import read_picture
 from app.models import ModelFacts
@@ -20,6 +20,7 @@ FULL_STEPS = (10, 100)
 EDIT_STEPS = (3, 8)
 USUAL_STEPS, USUAL_EDIT_STEPS = 6, 4
 MAX_GUIDANCE = 12
+_START = "You can still start from the picture: “Add picture”."
 # Our solvers by the names that other programs write; the name of a schedule may follow.
 SAMPLERS = {"dpm++ 2m": "dpm++2m", "dpm++ 3m": "dpm++3m", "dpm-solver 2m": "dpm2m"}
 SCHEDULES = (" karras", " exponential", " sgm uniform", " simple", " normal", " automatic")
@@ -37,17 +38,19 @@ LINK = {
 
 
 def from_picture(data: bytes) -> dict[str, Any]:
-    """Read a picture's `parameters` text: prompt, negative_prompt and settings, as text.
+    """Read how a picture was made: prompt, negative_prompt and settings, as text.
 
-    Raises RequestError if the file is not a PNG, is damaged or too large, or has no such text.
+    Raises RequestError if the file is not a picture, is damaged or too large, or does not say so.
     """
-    text = read_picture(data).info.get(png.CHUNK)
-    if not text:
+    read_picture(data)
+    try:
+        return asdict(metadata.read(data))
+    except metadata.Unreadable as error:
+        raise RequestError(f"{error} {_START}") from error
+    except ValueError as error:
         raise RequestError(
-            "This file does not say how the picture was made. PNG files from here do, unless another program "
-            "has saved them again. You can still start from the picture: “Add picture”."
-        )
-    return asdict(png.parse_parameters(text))
+            f"{error} PNG files from here do, unless another program has saved them again. {_START}"
+        ) from error
 
 
 def from_record(record: Record) -> dict[str, Any]:

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from app.jobs import png
+from app.jobs import metadata
 from app.jobs.job import Cancelled
 from app.worker.scheduling import SPECULATED_SHARE
 from tests.browser.conftest import Hold, OpenPage, preview, seeds, sources, wait_for_grid
@@ -46,7 +46,7 @@ def test_from_prompt_to_downloaded_picture(page: Any, url: str, tmp_path: Path) 
         page.get_by_role("link", name="Download PNG").click()
     download.value.save_as(tmp_path / "picture.png")
     assert download.value.suggested_filename == f"tiny-seed-{seed}-40-steps.png"
-    parameters = png.read((tmp_path / "picture.png").read_bytes())
+    parameters = metadata.read((tmp_path / "picture.png").read_bytes())
     assert parameters.prompt == "snowy mountains with a zeppelin"
     assert (parameters.settings["Seed"], parameters.settings["Steps"]) == (seed, "40")
     assert page.errors == []

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from app.jobs import png
+from app.jobs import metadata, png
 from tests.browser.conftest import Hold, OpenPage, preview, seeds, sources, wait_for_grid
 
 
@@ -128,7 +128,7 @@ def test_the_session_is_exported_with_its_pictures(page: Any, tmp_path: Path) ->
         (grid,) = json.loads(zipped.read("session.json"))
         assert [str(shot["seed"]) for shot in grid["previews"]] == seeds(page)
         for shot in grid["previews"]:
-            assert png.read(zipped.read(shot["file"])).settings["Seed"] == str(shot["seed"])
+            assert metadata.read(zipped.read(shot["file"])).settings["Seed"] == str(shot["seed"])
     assert page.errors == []
 
 

@@ -4,7 +4,7 @@ from typing import Any
 
 import pytest
 
-from app.jobs import png
+from app.jobs import metadata
 from tests.app.page.test_image_to_image import png as noise
 from tests.browser.conftest import OpenPage, preview, sources, wait_for_grid
 from tests.browser.test_for_everybody import PHONE, violations
@@ -36,7 +36,7 @@ def test_from_a_picture_to_a_refined_one(page: Any) -> None:
     page.locator(".stage[data-state=done]").wait_for()
     assert "a picture, strength 40%" in page.locator(".facts").inner_text()
     final = page.request.get(page.locator(".compare-final").get_attribute("src"))
-    assert png.read(final.body()).settings["Denoising strength"] == "0.4"
+    assert metadata.read(final.body()).settings["Denoising strength"] == "0.4"
 
     before = page.locator(".start-picture").get_attribute("src")
     page.get_by_role("button", name="Start from this picture").click()

@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from app.jobs import png
+from app.jobs import metadata
 from app.jobs.job import RequestError
 from app.page import handlers
 from app.page.click import Click, Form, Studio
@@ -29,7 +29,7 @@ def test_a_grid_has_the_seeds_it_shows(studio: Studio, new_session: NewSession) 
     assert [tile["seed"] for tile in grid["tiles"]] == [10, 11, 12, 13]
     assert not grid["busy"]
     for tile in grid["tiles"]:
-        parameters = png.read(picture_of(session, tile["picture"]))
+        parameters = metadata.read(picture_of(session, tile["picture"]))
         assert parameters.prompt == "snowy mountains"
         assert parameters.settings["Seed"] == str(tile["seed"])
         assert parameters.settings["Steps"] == "4"
@@ -102,7 +102,7 @@ def test_a_pick_is_refined_from_the_same_noise(studio: Studio, new_session: NewS
     assert percents == sorted(percents)
     assert (done["state"], done["percent"], done["seed"]) == ("done", 100, 12)
     assert done["preview"] == grid["tiles"][2]["picture"]
-    settings = png.read(picture_of(session, done["picture"])).settings
+    settings = metadata.read(picture_of(session, done["picture"])).settings
     assert (settings["Seed"], settings["Steps"], settings["Sampler"]) == ("12", "12", "dpm++2m")
     assert done["likeness"]["words"] in [words for _, words in WORDS]
     assert done["file"] == "tiny-seed-12-12-steps.png"
@@ -189,7 +189,7 @@ def test_variations_are_near_the_preview_that_they_come_from(
     varied = after["tiles"][1]
     assert varied["label"] == f"12 ~ {varied['seed']}"
     done = refine(studio, session, varied["seed"])
-    settings = png.read(picture_of(session, done["picture"])).settings
+    settings = metadata.read(picture_of(session, done["picture"])).settings
     assert (settings["Seed"], settings["Variation seed"]) == ("12", str(varied["seed"]))
     with pytest.raises(RequestError, match="a variation already"):
         handlers.vary(

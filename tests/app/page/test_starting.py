@@ -18,7 +18,7 @@ from PIL import Image, PngImagePlugin
 
 from app.history.export import export_zip
 from app.history.shelf import UNUSED_STARTS, History
-from app.jobs import png, uploads
+from app.jobs import metadata, png, uploads
 from app.jobs.job import RequestError, Start
 from app.jobs.uploads import START_EDGE, read_picture, start_from
 from app.models import ImageModel
@@ -153,7 +153,7 @@ def test_a_grid_starts_from_the_picture_and_all_that_comes_of_it_does(
     session.settle()
     done = refine(studio, session, session.grid.tiles[1].seed)
     assert {tile.job.start for tile in session.grid.tiles} == {replace(start, strength=0.5)}
-    settings = png.read(picture_of(session, done["picture"])).settings
+    settings = metadata.read(picture_of(session, done["picture"])).settings
     assert (settings["Denoising strength"], settings["Init image hash"]) == ("0.5", start.mark)
     assert ["Made from", "a picture, strength 50%"] in done["facts"]
     assert make_grid(studio, session)["id"] and session.grid.start is None, "what is asked for anew has none"

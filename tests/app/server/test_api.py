@@ -9,7 +9,7 @@ from gradio_client import Client, handle_file
 from gradio_client.exceptions import AppError
 from PIL import Image
 
-from app.jobs import png
+from app.jobs import metadata
 from tests.conftest import Served
 
 
@@ -24,7 +24,7 @@ def test_previews(client: Client) -> None:
     for i, (file, record) in enumerate(zip(files, records, strict=True)):
         assert (record["seed"], record["steps"], record["solver"]) == (40 + i, 5, "ddim")
         assert record["seconds"] > 0
-        parameters = png.read(Path(file).read_bytes())
+        parameters = metadata.read(Path(file).read_bytes())
         assert (parameters.prompt, parameters.negative_prompt) == ("snowy mountains", "lake")
         assert parameters.settings["Seed"] == str(40 + i)
         assert parameters.settings["CFG scale"] == "2.5"
@@ -38,7 +38,7 @@ def test_by_name_and_without_a_client(url: str, endpoint: str) -> None:
     files, _ = json.loads(told.partition("event: complete\ndata: ")[2])
     for file in files if isinstance(files, list) else [files]:
         assert file["url"].startswith(url)
-        assert png.read(httpx.get(file["url"]).content).prompt == "a lake"
+        assert metadata.read(httpx.get(file["url"]).content).prompt == "a lake"
 
 
 def test_defaults_are_those_of_the_page(client: Client) -> None:
@@ -149,7 +149,7 @@ def test_a_picture_to_start_from(client: Client, picture: Path) -> None:
     files, records = client.predict(**asked, count=2, steps=4, api_name="/preview")
     assert [record["strength"] for record in records] == [0.5, 0.5]
     assert [record["evaluations"] for record in records] == [2, 2]
-    assert png.read(Path(files[0]).read_bytes()).settings["Denoising strength"] == "0.5"
+    assert metadata.read(Path(files[0]).read_bytes()).settings["Denoising strength"] == "0.5"
     final, record = client.predict(**asked, steps=20, api_name="/refine")
     assert (record["evaluations"], record["strength"]) == (10, 0.5)
     plain, record = client.predict(prompt="a lake", seed=5, steps=20, api_name="/refine")
