@@ -4,6 +4,7 @@ import json
 import tempfile
 import zipfile
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import asdict
 from datetime import UTC, datetime
 from typing import IO, Any
@@ -34,7 +35,8 @@ def export_zip(shelf: Shelf) -> IO[bytes]:
             zipped.writestr("session.json", json.dumps(grids, indent=1, ensure_ascii=False))
     except OSError as error:
         if file:
-            file.close()
+            with suppress(OSError):  # there is no room for what is in its buffer
+                file.close()
         raise RequestError(cannot_keep(error, shelf.folder, shelf.size)) from error
     file.seek(0)
     return file

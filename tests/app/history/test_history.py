@@ -422,6 +422,21 @@ def test_an_export_on_a_full_disk_is_told_and_leaves_nothing(
     assert sorted(shelf.folder.iterdir()) == before
 
 
+def test_an_export_that_can_t_grow_is_told_and_leaves_nothing(tmp_path: Path) -> None:
+    """As on a full disk, every write fails from there on, also those that clean up."""
+    resource = pytest.importorskip("resource")
+    shelf = History(tmp_path).shelf(BROWSER)
+    entry(shelf, 1)
+    before, limits = sorted(shelf.folder.iterdir()), resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (9000, limits[1]))
+    try:
+        with pytest.raises(RequestError, match="could not be saved"):
+            export_zip(shelf)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    assert sorted(shelf.folder.iterdir()) == before
+
+
 def test_an_export_has_no_name_on_the_disk(tmp_path: Path) -> None:
     shelf = History(tmp_path).shelf(BROWSER)
     made = entry(shelf, 1)
