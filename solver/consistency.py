@@ -18,6 +18,7 @@ import numpy as np
 
 from solver.grids import TimeGrid, partial_grid, time_grid
 from solver.multistep import classical_plan
+from solver.paper import load_policy
 from solver.plan import Plan
 from solver.policy import Policy
 from solver.schedule import NoiseSchedule
@@ -139,7 +140,7 @@ class LearnedSolver:
         policy_file = config.get("policy_file")
         return cls(
             tuple(map(Plan.from_dict, config.get("tables") or ())),
-            Policy.load(Path(folder) / policy_file) if policy_file else None,
+            load_policy(Path(folder) / policy_file) if policy_file else None,
             NoiseSchedule.from_config(config, mu=1.0),  # a mu shifts grids, not levels
         )
 

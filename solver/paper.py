@@ -9,10 +9,13 @@ output has the rest, so that they sum to one. `solver.convert` reads the publish
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
-from typing import ClassVar
+from pathlib import Path
+from typing import Any, ClassVar
 
 import torch
+from safetensors import safe_open
 from torch import Tensor
 
 from solver.policy import Policy
@@ -75,3 +78,25 @@ class PaperPolicy(Policy):
 
     def last_lam(self, schedule: NoiseSchedule) -> float:
         return float(schedule.lam(0.0))
+
+
+def load_policy(path: str | Path) -> Policy:
+    """Read a policy that `Policy.save` wrote, the paper's or ours, on the CPU.
+
+    Raises:
+        FileNotFoundError: no such file.
+        ValueError: a safetensors file that is not a policy.
+    """
+    with safe_open(path, framework="pt") as file:
+        saved = (file.metadata() or {}).get("policy")
+        if saved is None:
+            raise ValueError(f"{path} is not a policy: its metadata lack the settings.")
+        settings = json.loads(saved)
+        policy = Policy(**settings) if settings["sees"] in Policy.inputs else _paper_policy(settings)
+        policy.load_state_dict({name: file.get_tensor(name) for name in file.keys()})  # noqa: SIM118
+    return policy.eval()
+
+
+def _paper_policy(settings: Mapping[str, Any]) -> PaperPolicy:
+    own = ("order", "bins", "hidden", "steps", "guidance", "num_train_timesteps")
+    return PaperPolicy(**{name: settings[name] for name in own})

@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 import torch
-from safetensors import safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
 from torch.distributions import Categorical, Normal
@@ -280,32 +279,6 @@ class Policy(nn.Module):
         """Write weights and settings as one safetensors file."""
         tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in self.state_dict().items()}
         save_file(tensors, path, metadata={"policy": json.dumps(self.settings)})
-
-    @classmethod
-    def load(cls, path: str | Path) -> Policy:
-        """Read a policy that `save` wrote, on the CPU.
-
-        Raises:
-            FileNotFoundError: no such file.
-            ValueError: a safetensors file that is no policy.
-        """
-        with safe_open(path, framework="pt") as file:
-            settings = (file.metadata() or {}).get("policy")
-            if settings is None:
-                raise ValueError(f"{path} is not a policy: its metadata lack the settings.")
-            policy = _made_of(json.loads(settings))
-            policy.load_state_dict({name: file.get_tensor(name) for name in file.keys()})  # noqa: SIM118
-        return policy.eval()
-
-
-def _made_of(settings: dict[str, Any]) -> Policy:
-    """Make the policy of saved settings, the paper's where it sees what that does."""
-    if settings["sees"] != "paper":
-        return Policy(**settings)
-    from solver.paper import PaperPolicy
-
-    own = ("order", "bins", "hidden", "steps", "guidance", "num_train_timesteps")
-    return PaperPolicy(**{name: settings[name] for name in own})
 
 
 def classical_weights(start: str, order: int, schedule: NoiseSchedule, grid: TimeGrid) -> Tensor:

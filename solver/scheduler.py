@@ -20,6 +20,7 @@ from torch import Tensor
 
 from solver.consistency import POLICY_FILE, LearnedSolver
 from solver.grids import TimeGrid, grid_at_sigmas, grid_at_timesteps
+from solver.paper import load_policy
 from solver.plan import Plan
 from solver.policy import Policy
 from solver.sampling import SampleState
@@ -138,7 +139,7 @@ class ConsistencySolverScheduler(SchedulerMixin, ConfigMixin):
                 path = (inside if (inside / cls.config_name).is_file() else folder) / name
             else:
                 path = hf_hub_download(pretrained_model_name_or_path, name, subfolder=subfolder, **hub)
-            scheduler.policy = Policy.load(path)
+            scheduler.policy = load_policy(path)
         return (scheduler, unused) if return_unused_kwargs else scheduler
 
     def save_pretrained(self, save_directory: Any, push_to_hub: bool = False, **kwargs: Any) -> None:

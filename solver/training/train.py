@@ -23,7 +23,7 @@ from torch.utils.tensorboard import SummaryWriter
 from tqdm import tqdm
 
 from solver.diffusion import load_diffusion
-from solver.paper import PaperPolicy
+from solver.paper import PaperPolicy, load_policy
 from solver.policy import DECISIONS, MAX_ORDER, STARTS, Policy
 from solver.scheduler import ConsistencySolverScheduler
 from solver.training.distill import distill
@@ -243,7 +243,7 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
         args.reward, readers=args.readers or Path(args.model) / "readers", device=args.device
     )
     if args.init:
-        policy = Policy.load(args.init / "policy.safetensors")
+        policy = load_policy(args.init / "policy.safetensors")
     else:
         policy = new_policy(args, pairs, model.schedule.num_train_timesteps)
     chosen = ("group", "epochs", "minibatches", "clip", "entropy", "rollouts_at_once")

@@ -11,6 +11,7 @@ import torch
 from solver import LearnedSolver, NoiseSchedule, Policy, advance, make_plan, sample
 from solver.grids import TimeGrid, time_grid
 from solver.multistep import multistep, transport, variable_adams_bashforth
+from solver.paper import load_policy
 from solver.plan import Tables
 from solver.policy import classical_weights
 from tests.solver.toys import FLOW, NOISE, SD, Gaussian, network, relative_error
@@ -238,7 +239,7 @@ def test_rows_can_be_learned() -> Any:
 def test_saved_policy_writes_the_same_plans(start: str, settings: Any, tmp_path: Path) -> None:
     policy = trained(3, start, **settings)
     policy.save(tmp_path / "policy.safetensors")
-    loaded = Policy.load(tmp_path / "policy.safetensors")
+    loaded = load_policy(tmp_path / "policy.safetensors")
     assert loaded.settings == policy.settings
     for steps in (4, 31):
         grid = time_grid("trailing", S, steps)
@@ -250,7 +251,7 @@ def test_file_that_is_no_policy_is_refused(tmp_path: Path) -> None:
 
     save_file({"x": torch.zeros(1)}, tmp_path / "x.safetensors")
     with pytest.raises(ValueError, match="is not a policy"):
-        Policy.load(tmp_path / "x.safetensors")
+        load_policy(tmp_path / "x.safetensors")
 
 
 def test_impossible_policies_are_refused() -> None:
