@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import inspect
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -79,6 +80,11 @@ class ConsistencySolverScheduler(SchedulerMixin, ConfigMixin):
         tables: list[dict[str, Any]] | None = None,
         policy_file: str | None = None,
     ) -> None:
+        # Diffusers takes positional arguments for ones that nobody chose, and `from_config` drops those.
+        defaults = inspect.signature(type(self).__init__).parameters
+        if unchosen := self.config.get("_use_default_values"):
+            unchosen = [key for key in unchosen if repr(self.config[key]) == repr(defaults[key].default)]
+            self.register_to_config(_use_default_values=unchosen)
         self.learned = LearnedSolver(tuple(map(Plan.from_dict, tables or ())))
         # Any mu will do for a dynamically shifted flow: its shift moves grids, not levels.
         self.schedule = NoiseSchedule.from_config(self.config, mu=1.0)

@@ -633,3 +633,11 @@ def test_nothing_waits_for_the_device() -> None:
 def test_a_table_is_kept_to_the_last_bit() -> None:
     scheduler = scheduler_for(SD, tables=tables(SD, 6))
     assert Plan.from_dict(scheduler.config.tables[0]) == make_plan("ddim", 6, SD, grid="linspace")
+
+
+def test_positional_arguments_are_kept() -> None:
+    scheduler = ConsistencySolverScheduler(500, 0.001, 0.01)
+    assert "num_train_timesteps" not in scheduler.config["_use_default_values"]
+    again = ConsistencySolverScheduler.from_config(scheduler.config)
+    assert len(again.alphas_cumprod) == 500
+    assert torch.equal(again.alphas_cumprod, scheduler.alphas_cumprod)

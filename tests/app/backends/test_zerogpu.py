@@ -318,7 +318,7 @@ def test_an_error_in_the_fork_fails_in_words_and_later_requests_work(
             failed = last(handle)
             assert isinstance(failed, Failed)
             assert "try again" in failed.message and "bug" not in failed.message
-    assert "2 pictures are given up" in caplog.text
+    assert "failed with 2 pictures" in caplog.text
     assert isinstance(last(backend.submit(make_job(model))), Done)
 
 
