@@ -149,3 +149,16 @@ def test_a_disk_that_fills_up_meanwhile_is_told() -> None:
 
     answer = asyncio.run(send(app_of(fill)))
     assert answer.status_code == 507 and "has to make room" in answer.json()["detail"]
+
+
+def test_gradio_passes_a_full_disk_on(url: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    def upload() -> httpx.Response:
+        return httpx.post(f"{url}gradio_api/upload", files={"files": ("a.png", b"x")})
+
+    def fill(*_: Any, **__: Any) -> Any:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    assert upload().status_code == 200
+    monkeypatch.setattr("gradio.route_utils.NamedTemporaryFile", fill)
+    answer = upload()
+    assert answer.status_code == 507 and "has to make room" in answer.json()["detail"]
