@@ -18,9 +18,11 @@ from checkpoints.readers import ConvSceneReader, prepare
 
 
 def kernel_distance(one: Tensor, other: Tensor) -> tuple[float, float]:
-    """The kernel distance (KID, Bińkowski et al. 2018) between two sets of features, (n, width) each.
+    """The kernel distance (KID, Bińkowski et al. 2018) of `other` from the reference `one`, (n, width) each.
 
-    The unbiased estimate of the squared maximum mean discrepancy with the kernel (x·y / width + 1)³.
+    The unbiased estimate of the squared maximum mean discrepancy with the kernel (x·y / width + 1)³. Features
+    are first shifted and scaled as a whole so that those of `one` have mean zero and mean square one: the
+    scale of a reader's features means nothing, and a large one lets a few pictures decide.
 
     Returns:
         The distance, and the half-width of its 95 % interval (from the U-statistic's asymptotic variance).
@@ -29,6 +31,9 @@ def kernel_distance(one: Tensor, other: Tensor) -> tuple[float, float]:
     if other.shape != one.shape or n < 3:
         raise ValueError("a kernel distance needs two sets of the same size, at least 3 of each")
     one, other = one.double(), other.double()
+    mean = one.mean(0)
+    scale = (one - mean).square().mean().sqrt()
+    one, other = (one - mean) / scale, (other - mean) / scale
     within_one, within_other, across = (
         ((x @ y.T) / width + 1) ** 3 for x, y in ((one, one), (other, other), (one, other))
     )

@@ -25,6 +25,9 @@ def test_kernel_distance_is_zero_for_equals_and_grows_with_the_difference() -> N
     assert abs(same) < 2 * interval
     near, far = (kernel_distance(one, other + shift)[0] for shift in (0.5, 1.0))
     assert interval < near < far
+    torch.testing.assert_close(
+        kernel_distance(9 * one - 5, 9 * other - 4)[0], kernel_distance(one, other + 1 / 9)[0]
+    )
 
 
 def test_the_interval_of_a_kernel_distance_covers_its_spread() -> None:
