@@ -6,6 +6,7 @@ import random
 import statistics
 import subprocess
 import sys
+import time
 from dataclasses import replace
 from pathlib import Path
 
@@ -15,6 +16,7 @@ from app.models import ROOT, ImageModel
 from app.worker.costs import Costs
 from app.worker.scheduling import SPECULATED_SHARE
 from tools.load import trace
+from tools.load.__main__ import QUICK_S, QUICK_SATURATED_S, QUICK_SPAN_S, quick_span_s
 from tools.load.figures import LoadRow, alone_s, make_row, visits_per_second
 from tools.load.plots import draw_rows
 from tools.load.policies import POLICIES
@@ -144,6 +146,23 @@ def test_refusals_and_late_ones_are_misses_and_cancelled_ones_are_not_counted() 
     assert (row.requests, row.refused, row.rate_rps) == (4, 1, 0.4)
     assert row.wasted_step_share == 0.5
     assert row.refine_p95_s is None and row.cancel_ticks_p95 is None
+
+
+def test_a_quick_run_is_short_on_a_slow_machine_too() -> None:
+    longest_s = (QUICK_S - 6 * QUICK_SATURATED_S) / 18
+    spans = [quick_span_s(longest_s, COSTS, pace) for pace in (0.1, 1.0, 3.0, 30.0)]
+    assert spans[0] == QUICK_SPAN_S and spans == sorted(spans, reverse=True)
+    assert longest_s / 4 == spans[-1] < spans[1] <= QUICK_SPAN_S
+    assert 18 * longest_s + 6 * QUICK_SATURATED_S <= 600
+
+
+@pytest.mark.slow
+def test_a_run_ends_in_time_whatever_is_left(model: ImageModel) -> None:
+    began = time.monotonic()
+    visits = [replace(CALM, at=0.01 * n, seed=1000 * n, user=n) for n in range(200)]
+    outcome = replay("fifo", model, COSTS, visits, rate=1.0, longest_s=1.0)
+    assert time.monotonic() - began < 10
+    assert any(request.outcome == "running" for request in outcome.record.requests)
 
 
 @pytest.mark.slow

@@ -21,7 +21,7 @@ from app.models import DEVICES, Choice, ImageModel, ModelError, open_model
 from app.worker import Worker
 from app.worker.costs import Costs
 from tools.load import trace
-from tools.load.figures import LoadRow, make_row, visits_per_second
+from tools.load.figures import LoadRow, alone_s, make_row, visits_per_second
 from tools.load.policies import POLICIES
 from tools.load.runs import Meter, replay, replay_virtually, saturate, saturate_virtually
 from tools.load.soak import soak
@@ -30,6 +30,8 @@ from tools.load.trace import Visit
 BUSY = (0.3, 0.8, 1.2)
 SPAN_S, QUICK_SPAN_S = 120.0, 16.0
 SATURATED_S, QUICK_SATURATED_S = 30.0, 6.0
+# All quick runs together take so long at most. Loading and calibration come on top.
+QUICK_S = 540.0
 TABLE = (
     ("policy", "{:14}"),
     ("clock", "{:8}"),
@@ -51,21 +53,31 @@ def real_rows(
     model: ImageModel, costs: Costs, options: argparse.Namespace, visits: Sequence[Visit]
 ) -> Iterator[LoadRow]:
     """Yield rows of each policy at each load on the worker, and of the same visits on the virtual clock."""
-    span_s = QUICK_SPAN_S if options.quick else SPAN_S
     saturated_s = QUICK_SATURATED_S if options.quick else SATURATED_S
     steps, pace = {}, 1.0
     for policy in tqdm(options.policies, desc="saturated", unit="policy"):
         steps[policy], measured = saturate(policy, model, costs, saturated_s)
         pace = measured if policy == options.policies[0] else pace
     cells = [(busy, policy) for busy in options.busy for policy in options.policies]
+    longest_s, span_s = float("inf"), SPAN_S
+    if options.quick:
+        longest_s = (QUICK_S - saturated_s * len(options.policies)) / len(cells)
+        span_s = quick_span_s(longest_s, costs, pace)
+        print(f"Each run has the arrivals of {span_s:.0f} s and ends after {longest_s:.0f} s at the latest.")
     for busy, policy in tqdm(cells, desc="replayed", unit="run"):
         rate = visits_per_second(visits, busy, costs, pace)
-        arriving = [visit for visit in visits if visit.at / rate <= span_s]
-        outcome = replay(policy, model, costs, arriving, rate)
+        arriving = [visit for visit in visits if visit.at / rate <= span_s] or visits[:1]
+        outcome = replay(policy, model, costs, arriving, rate, longest_s)
         made = {kind: outcome.made[kind] for kind in ("preview", "refine", "speculative", "wasted")}
         yield make_row(policy, "real", busy, span_s, outcome.record, made, costs, pace, steps[policy])
         virtual = replay_virtually(policy, outcome.meter, arriving, rate)
         yield make_row(policy, "virtual", busy, span_s, virtual.record, virtual.made, costs, pace, None)
+
+
+def quick_span_s(longest_s: float, costs: Costs, pace: float) -> float:
+    """Return the seconds of arrivals that leave time for the last pick in a run of `longest_s` seconds."""
+    last_s = 2 * alone_s("refine", costs, pace) + sum(trace.THINKING_S) / 2
+    return min(QUICK_SPAN_S, max(longest_s / 4, longest_s - last_s))
 
 
 def virtual_rows(costs: Costs, options: argparse.Namespace, visits: Sequence[Visit]) -> Iterator[LoadRow]:
@@ -102,7 +114,7 @@ def parse_options() -> argparse.Namespace:
     )
     parser.add_argument("--model", default="landscapes", help="as for app.py (%(default)s)")
     parser.add_argument("--device", default="auto", choices=DEVICES, help="where to compute (%(default)s)")
-    parser.add_argument("--quick", action="store_true", help="short runs; ten minutes on two CPU cores")
+    parser.add_argument("--quick", action="store_true", help="short runs; ten minutes at most")
     parser.add_argument("--virtual", action="store_true", help="only on the virtual clock")
     parser.add_argument("--visits", type=int, metavar="N", help="with --virtual: a new trace of N visits")
     parser.add_argument(

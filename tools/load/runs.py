@@ -86,12 +86,18 @@ def replay_virtually(
     return Outcome(record, clock.made, meter)
 
 
-def replay(policy: str, model: ImageModel, costs: Costs, visits: Sequence[Visit], rate: float) -> Outcome:
-    """Replay `rate` visits per second on a new worker."""
+def replay(
+    policy: str,
+    model: ImageModel,
+    costs: Costs,
+    visits: Sequence[Visit],
+    rate: float,
+    longest_s: float = float("inf"),
+) -> Outcome:
+    """Replay `rate` visits per second on a new worker, for `longest_s` seconds at most."""
     worker, meter = _metered(policy, model, costs)
-    record = _replay(
-        RealClock(worker), visits, rate, POLICIES[policy].speculates, visits[-1].at / rate + PATIENT_S
-    )
+    until = min(visits[-1].at / rate + PATIENT_S, longest_s)
+    record = _replay(RealClock(worker), visits, rate, POLICIES[policy].speculates, until)
     worker.close()
     return Outcome(record, worker.made, meter)
 

@@ -1,18 +1,21 @@
 """What a wrong calibration costs, on the virtual clock: python -m tools.load.starts [--json FILE]
 
-Two devices: on one a call is worth two grids of four previews, on the other one grid. Their calls have
-jitter, and some are ten times as slow, as on a machine that others use. The worker starts with calibrations
-that are right or wrong by a factor of three from some size on; "fifo", which it is compared with, starts with
-the right one.
+Two devices: on one a call is worth two grids of four previews, on the other one grid. On a busy machine
+calls have more jitter than on an idle one, and some take ten times as long. The worker starts with
+calibrations that are right or wrong by a factor of three from some size on; "fifo", which it is compared
+with, starts with the right one.
 """
 
 import argparse
+import itertools
 import json
+import math
 import random
-from collections.abc import Callable, Iterable, Mapping, Sequence
+import statistics
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
-from itertools import groupby
 from pathlib import Path
+from typing import Any
 
 from tqdm import tqdm
 
@@ -29,9 +32,26 @@ DEVICES: Mapping[str, Costs] = {
 }
 # (factor, rows): calls of so many rows or more were measured as so many times their seconds.
 STARTS = ((1.0, 1), (3.0, 16), (3.0, 8), (3.0, 4), (3.0, 1), (1 / 3, 16), (1 / 3, 8), (1 / 3, 1))
-JITTER, SLOW, SLOWER = 0.08, 0.02, 10
+MEASURED = (STARTS[0], STARTS[3], STARTS[4], STARTS[6], STARTS[7])
 SEEDS = 3
 BUSY = (0.8, 1.2)
+
+
+@dataclass(frozen=True)
+class Noise:
+    """How much calls vary: by `jitter` on a log scale, and a share of `slow` takes SLOWER times as long."""
+
+    jitter: float
+    slow: float
+
+    @property
+    def pace(self) -> float:
+        """Mean duration of a call, in units of its costs."""
+        return (1 + self.slow * (SLOWER - 1)) * math.exp(self.jitter**2 / 2)
+
+
+SLOWER = 10
+MACHINES: Mapping[str, Noise] = {"idle": Noise(0.03, 0.0), "busy": Noise(0.08, 0.02)}
 
 
 @dataclass(frozen=True)
@@ -39,6 +59,7 @@ class StartRow:
     """One policy from one start, on one device, with one trace and load.
 
     Attributes:
+        machine: key of MACHINES.
         device: key of DEVICES.
         policy: its name.
         factor, from_rows: the start, see STARTS.
@@ -46,6 +67,7 @@ class StartRow:
         fifo_busy to preview_goodput: see `LoadRow`.
     """
 
+    machine: str
     device: str
     policy: str
     factor: float
@@ -69,75 +91,69 @@ def calibrated(costs: Costs, factor: float, from_rows: int) -> Costs:
     return first
 
 
-def noisy(costs: Costs, seed: int, jitter: float = JITTER) -> Callable[[int], float]:
-    """Return the seconds of a call by its rows, with jitter, and SLOWER times as long for a share of SLOW."""
+def noisy(costs: Costs, seed: int, noise: Noise = MACHINES["busy"]) -> Callable[[int], float]:
+    """Return a function that draws the seconds of a call with so many rows."""
     rng = random.Random(seed)
-    return lambda rows: (
-        costs.tick(rows) * rng.lognormvariate(0, jitter) * (SLOWER if rng.random() < SLOW else 1)
-    )
+
+    def call_s(rows: int) -> float:
+        slowness = SLOWER if rng.random() < noise.slow else 1
+        return slowness * costs.tick(rows) * rng.lognormvariate(0, noise.jitter)
+
+    return call_s
 
 
 def measure(
-    device: str, policy: str, start: tuple[float, int], seed: int, busy: float, count: int
+    machine: str, device: str, policy: str, start: tuple[float, int], seed: int, busy: float
 ) -> StartRow:
-    """Replay a trace of `count` visits; with seed 0 it is the shipped trace."""
-    costs = DEVICES[device]
-    visits = trace.make_trace(count, trace.SEED + seed)
-    rate = visits_per_second(visits, busy, costs, 1.0)
-    outcome = replay_virtually(
-        policy, Meter(costs), visits, rate, first=calibrated(costs, *start), call_s=noisy(costs, seed)
-    )
+    """Replay a trace; with seed 0 it is the shipped one. The load is that of the mean duration of calls."""
+    costs, noise = DEVICES[device], MACHINES[machine]
+    visits = trace.make_trace(trace.VISITS, trace.SEED + seed)
+    rate = visits_per_second(visits, busy, costs, noise.pace)
+    first, call_s = calibrated(costs, *start), noisy(costs, seed, noise)
+    outcome = replay_virtually(policy, Meter(costs), visits, rate, first, call_s)
     row = make_row(
-        policy, "virtual", busy, visits[-1].at / rate, outcome.record, outcome.made, costs, 1.0, None
+        policy, "virtual", busy, visits[-1].at / rate, outcome.record, outcome.made, costs, noise.pace, None
     )
-    told = (row.preview_p95_s, row.refine_p95_s, row.preview_goodput)
-    return StartRow(device, policy, *start, seed, busy, *told)
+    figures = (row.preview_p95_s, row.refine_p95_s, row.preview_goodput)
+    return StartRow(machine, device, policy, *start, seed, busy, *figures)
 
 
-def measure_all(count: int = trace.VISITS, seeds: int = SEEDS) -> list[StartRow]:
-    """Measure all devices, starts, traces and loads; "fifo" from the right start only."""
+def measure_all() -> list[StartRow]:
+    """Measure all machines, devices, starts and traces; "fifo" at 80 % from the right start only."""
+    runs = [("fifo", STARTS[0], 0.8), *(("speculative", start, busy) for start in MEASURED for busy in BUSY)]
     cells = [
-        (device, policy, start, seed, busy, count)
+        (machine, device, policy, start, seed, busy)
+        for machine in MACHINES
         for device in DEVICES
-        for policy, starts in (("fifo", STARTS[:1]), ("speculative", STARTS))
-        for start in starts
-        for seed in range(seeds)
-        for busy in BUSY
+        for policy, start, busy in runs
+        for seed in range(SEEDS)
     ]
     return [measure(*cell) for cell in tqdm(cells, desc="replayed", unit="run")]
 
 
-def table(rows: Sequence[Mapping[str, float]]) -> str:
+def table(rows: Sequence[Mapping[str, Any]]) -> str:
     """Write a Markdown table of devices and starts: medians over the traces, the worst in brackets."""
-    fifo = {(row["device"], row["seed"], row["fifo_busy"]): row for row in rows if row["policy"] == "fifo"}
+    fifo = {(row["machine"], row["device"], row["seed"]): row for row in rows if row["policy"] == "fifo"}
     lines = [
-        "| a call is worth | calibration | preview p95 at 80 %, share of `fifo`'s | final p95 at 80 %, share "
-        "of `fifo`'s | previews in time at 120 % |",
-        "|" + "---|" * 5,
+        "| machine | a call is worth | calibration | preview p95 at 80 %, share of `fifo`'s "
+        "| final p95 at 80 %, share of `fifo`'s | previews in time at 120 % |",
+        "|" + "---|" * 6,
     ]
-    mine = [row for row in rows if row["policy"] != "fifo"]
-    for (device, factor, size), group in groupby(
-        mine, lambda row: (row["device"], row["factor"], row["from_rows"])
-    ):
+    starts = itertools.groupby(
+        (row for row in rows if row["policy"] != "fifo"),
+        lambda row: (row["machine"], row["device"], row["factor"], row["from_rows"]),
+    )
+    for (machine, device, *start), group in starts:
         runs = list(group)
-        ratios = {
-            name: [
-                row[name] / fifo[device, row["seed"], 0.8][name] for row in runs if row["fifo_busy"] == 0.8
-            ]
+        shares = [
+            [row[name] / fifo[machine, device, row["seed"]][name] for row in runs if row["fifo_busy"] == 0.8]
             for name in ("preview_p95_s", "refine_p95_s")
-        }
+        ]
         in_time = [row["preview_goodput"] for row in runs if row["fifo_busy"] == 1.2]
-        cells = [f"{_median(values):.2f} ({max(values):.2f})" for values in ratios.values()]
-        lines.append(
-            f"| {device} | {_start(factor, size)} | {' | '.join(cells)} | "
-            f"{_median(in_time):.0%} ({min(in_time):.0%}) |"
-        )
+        cells = [f"{statistics.median(values):.2f} ({max(values):.2f})" for values in shares]
+        cells.append(f"{statistics.median(in_time):.0%} ({min(in_time):.0%})")
+        lines.append(f"| {machine} | {device} | {_start(*start)} | {' | '.join(cells)} |")
     return "\n".join(lines)
-
-
-def _median(values: Iterable[float]) -> float:
-    ordered = sorted(values)
-    return ordered[len(ordered) // 2]
 
 
 def _start(factor: float, from_rows: int) -> str:

@@ -12,7 +12,7 @@ import torch
 from app.models.memory import is_out_of_memory, split_on_oom
 from app.worker.calibration import measure_costs
 from app.worker.costs import EXPLORING, LONGEST_S, MAX_ROWS, WORTH, Costs
-from tools.load.starts import DEVICES, STARTS, calibrated, noisy
+from tools.load.starts import DEVICES, STARTS, Noise, calibrated, noisy
 
 TWO_GRIDS, ONE_GRID = DEVICES["two grids"], DEVICES["one grid"]
 FULL = 10**6  # rows that wait
@@ -140,7 +140,7 @@ def test_a_single_slow_call_never_moves_the_knee(slower: float) -> None:
 def test_the_knee_does_not_flap() -> None:
     for true in (TWO_GRIDS, ONE_GRID):
         for seed in range(5):
-            rng, call = random.Random(seed), noisy(true, seed, jitter=0.1)
+            rng, call = random.Random(seed), noisy(true, seed, Noise(jitter=0.1, slow=0.02))
             costs, moves = calibrated(true, 1.0, 1), 0
             for _ in range(5000):
                 rows = rng.choice((2, 4, 8, costs.room(FULL)))
