@@ -82,6 +82,11 @@ def check_number(field: str, value: object) -> float:
     return int(number) if limit.whole else number
 
 
+def exact_number(number: float) -> str:
+    """Write a number so that the same is read again, and 3.0 as "3"."""
+    return repr(number).removesuffix(".0")
+
+
 def check_choice(name: str, value: object, choices: tuple[str, ...]) -> str:
     """Return `value` if it is one of `choices`; otherwise raise RequestError with the choices."""
     if value not in choices:
@@ -247,7 +252,7 @@ class Record:
         settings = {
             "Steps": str(job.steps),
             "Sampler": job.solver,
-            "CFG scale": f"{job.guidance:g}",
+            "CFG scale": exact_number(job.guidance),
             "Seed": str(job.seed),
             "Size": f"{job.width}x{job.height}",
             "Model hash": self.revision[:10],
@@ -255,11 +260,11 @@ class Record:
         }
         if job.variation:
             settings["Variation seed"] = str(job.variation.seed)
-            settings["Variation seed strength"] = f"{job.variation.amount:g}"
+            settings["Variation seed strength"] = exact_number(job.variation.amount)
         if self.decoder:
             settings["Preview decoder"] = self.decoder
         if job.start:
-            settings["Denoising strength"] = f"{job.start.strength:g}"
+            settings["Denoising strength"] = exact_number(job.start.strength)
             settings["Init image hash"] = job.start.mark
         return png.Parameters(job.prompt, job.negative_prompt, settings)
 

@@ -92,6 +92,12 @@ def reseeded(job: Job, seed: int) -> Job:
     return replace(job, seed=seed)
 
 
+def first_varied(jobs: list[Job], variation: Variation) -> list[Job]:
+    """Make the first job a variation; another one of the seed that it is turned to is left out."""
+    first, *others = jobs
+    return [replace(first, variation=variation), *(job for job in others if job.seed != variation.seed)]
+
+
 def variations_of(job: Job, count: int, amount: float) -> list[Job]:
     """Make variations of the job towards `count` fresh seeds, each by `amount`, 0 to 1."""
     seeds = fresh_seeds(count, taken=[job.seed])

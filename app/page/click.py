@@ -67,6 +67,11 @@ class Click:
     values: Mapping[str, Any] = field(default_factory=dict)
     form: Form = Form()
 
+    @property
+    def final_solver(self) -> str:
+        """The solver of refinements."""
+        return self.session.final_solver or self.studio.final_solver
+
     def grid(self) -> Grid:
         """Return the grid that values["grid"] names. Raises RequestError if the tab shows another one."""
         grid = self.session.grid

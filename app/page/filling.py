@@ -3,9 +3,17 @@
 from collections.abc import Mapping
 from typing import Any
 
-from app.jobs.job import Record, RequestError
+from app.jobs.job import Record, RequestError, Variation
 from app.page.click import Click
-from app.page.form import form_for, form_values, from_link, from_record, made_here, start_of_settings
+from app.page.form import (
+    form_for,
+    form_values,
+    from_link,
+    from_record,
+    made_here,
+    parts_with,
+    start_of_settings,
+)
 from app.page.session import job_of, start_of
 from app.page.starting import set_start
 
@@ -18,19 +26,34 @@ def fill(click: Click) -> dict[str, dict[str, Any]]:
 
     With values["new"] the page has just been opened, and its form is fitted to the model.
     """
-    facts = click.studio.backend.facts
+    facts, session = click.studio.backend.facts, click.session
     changes = form_for(facts) if click.values.get("new") else {}
+    if "new" in click.values:
+        session.variation, session.final_solver = None, ""
     if SOURCES & click.values.keys():
         try:
             wanted = wanted_of(click)
             values, notes = form_values(wanted, facts)
             notes += set_start_as(click, wanted)
         except RequestError as error:
-            values, notes = {}, [str(error)]
+            session.tell(str(error))
+            return changes
+        kind = "warning" if notes else "info"
+        dropped = click.values.get("dropped")
+        if isinstance(dropped, str):
+            notes = ["Prompt, seed and settings of this picture are back.", *notes]
         if notes:
-            click.session.tell(" ".join(notes))
-        for name, value in values.items():
-            changes[name] = changes.get(name, {}) | {"value": value}
+            session.tell(
+                " ".join(notes), kind, **{"dropped": dropped[:32]} if isinstance(dropped, str) else {}
+            )
+        variation, final_solver = values.pop("variation", None), values.pop("final_solver", "")
+        if made_here(wanted):
+            session.variation = (values["seed"], Variation(**variation)) if variation else None
+            session.final_solver = final_solver
+            if "size" not in values:
+                changes["size"] = form_for(facts)["size"]
+        for name, part in parts_with(values, facts).items():
+            changes[name] = changes.get(name, {}) | part
     return changes
 
 
@@ -49,9 +72,10 @@ def wanted_of(click: Click) -> dict[str, Any]:
         for shot in [*entry.previews, *entry.finals]:
             if shot.picture == values.get("picture"):
                 job = job_of(shot, "preview", session, start_of(session, entry))
-                return from_record(Record(job, shot.revision, 0, 0))
+                return from_record(Record(job, shot.revision, 0, 0, shot.decoder))
+        raise RequestError("This picture is gone from the history.")
     tile = click.tile()
-    return from_record(Record(tile.job, tile.revision, 0, 0))
+    return from_record(Record(tile.job, tile.revision, 0, 0, tile.decoder))
 
 
 def set_start_as(click: Click, wanted: Mapping[str, Any]) -> list[str]:

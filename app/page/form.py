@@ -1,13 +1,15 @@
 """The values of the form: what it offers for a model, and what a PNG's text, a link or a record fills in."""
 
+import re
 from collections.abc import Mapping
 from dataclasses import asdict
 from typing import Any
 
 from app.jobs import metadata
-from app.jobs.job import LIMITS, Record, RequestError, Start, check_number, check_prompt
+from app.jobs.job import LIMITS, Record, RequestError, Start, Variation, check_number, check_prompt
 from app.jobs.uploads import read_picture
 from app.models import ModelFacts
+from app.page.click import Studio
 from solver import SOLVERS
 
 # Placeholders of the prompt; the second is for a model that edits.
@@ -34,7 +36,16 @@ LINK = {
     "size": "Size",
     "start": "Init image hash",
     "strength": "Denoising strength",
+    "variation": "Variation seed",
+    "amount": "Variation seed strength",
+    "full_steps": "Full steps",
+    "full_solver": "Full sampler",
 }
+# Settings that the form, the session or a note has, and those that do not change a picture.
+_HELD = {*LINK.values(), "Model hash", "Preview decoder", "Schedule type"}
+_WITHOUT_EFFECT = {"Version", "Hashes", "VAE hash", "User", "App"}
+# Ranges of the sliders, which are widened for values beyond.
+_RANGES = {"full_steps": FULL_STEPS, "guidance": (1, MAX_GUIDANCE)}
 
 
 def from_picture(data: bytes) -> dict[str, Any]:
@@ -98,14 +109,20 @@ def check_size(name: str | None, facts: ModelFacts) -> tuple[int, int]:
     sizes = sizes_of(facts)
     if not name:
         return facts.width, facts.height
-    if name not in sizes:
-        raise RequestError(f"{facts.name} has no size “{str(name)[:20]}”. Choose one of: {', '.join(sizes)}.")
-    return sizes[name]
+    edges = re.fullmatch(r"([0-9]{1,5})x([0-9]{1,5})", str(name))
+    choices = f"Choose one of: {', '.join(sizes)}."
+    if not edges:
+        raise RequestError(f"{facts.name} has no size “{str(name)[:20]}”. {choices}")
+    width, height = int(edges[1]), int(edges[2])
+    try:
+        facts.check_size(width, height)
+    except RequestError as error:
+        raise RequestError(f"{error} {choices}") from error
+    return width, height
 
 
 def form_for(facts: ModelFacts) -> dict[str, dict[str, Any]]:
     """Return Gradio's properties of the form's parts for a model, by the names of `app.page.click.Form`."""
-    sizes = sizes_of(facts)
     low, high = facts.guidance_limits
     fewest, most = preview_steps(facts)
     return {
@@ -118,14 +135,29 @@ def form_for(facts: ModelFacts) -> dict[str, dict[str, Any]]:
             "maximum": most,
         },
         "full_steps": {"value": facts.full_steps},
-        "size": {
-            "choices": [(name.replace("x", " × "), name) for name in sizes],
-            "value": f"{facts.width}x{facts.height}",
-            "visible": True,
-        }
-        if len(sizes) > 1
-        else {"visible": False},
+        "size": size_part(facts, f"{facts.width}x{facts.height}"),
     }
+
+
+def size_part(facts: ModelFacts, name: str) -> dict[str, Any]:
+    """Return Gradio's properties of the choice of sizes, with one beyond the model's own if it is chosen."""
+    names = dict.fromkeys([*sizes_of(facts), name])
+    choices = [(each.replace("x", " × "), each) for each in names]
+    return (
+        {"choices": choices, "value": name, "visible": True}
+        if len(names) > 1
+        else {"visible": False, "value": None}
+    )
+
+
+def parts_with(values: Mapping[str, Any], facts: ModelFacts) -> dict[str, dict[str, Any]]:
+    """Return Gradio's properties of the form's parts that have these values, in ranges that hold them."""
+    parts = {}
+    for name, value in values.items():
+        parts[name] = size_part(facts, value) if name == "size" else {"value": value}
+        if low_high := _RANGES.get(name) or (preview_steps(facts) if name == "steps" else None):
+            parts[name] |= {"minimum": min(low_high[0], value), "maximum": max(low_high[1], value)}
+    return parts
 
 
 def preview_steps(facts: ModelFacts) -> tuple[int, int]:
@@ -135,6 +167,8 @@ def preview_steps(facts: ModelFacts) -> tuple[int, int]:
 
 def form_values(wanted: Mapping[str, Any], facts: ModelFacts) -> tuple[dict[str, Any], list[str]]:
     """Return the form's fields that `wanted` (see `from_picture`) fills, and messages on what does not fit.
+
+    Beside the fields there may be "variation", with a seed and an amount, and "final_solver".
 
     Raises RequestError if there is no usable prompt.
     """
@@ -148,63 +182,119 @@ def form_values(wanted: Mapping[str, Any], facts: ModelFacts) -> tuple[dict[str,
     }
     notes: list[str] = []
     if settings.get("Seed"):
-        try:
-            values |= {"seed": check_number("seed", settings["Seed"]), "random_seeds": False}
-        except RequestError:
-            notes.append(f"The seed must be from 0 to {LIMITS['seed'].high:,}; this one is ignored.")
-    _guidance(settings, values, notes)
+        _seed(settings, values, notes)
+    if settings.get("CFG scale"):
+        _guidance(settings["CFG scale"], facts, values, notes)
     _steps(settings, facts, values, notes)
     model, size = settings.get("Model"), settings.get("Size")
+    same_model = model == facts.name and settings.get("Model hash") == facts.revision[:10]
     if model and model != facts.name:
         notes.append(
-            f"It was made by {str(model)[:60]}; here the model is {facts.name}, so it will look different."
+            f"It was made by {model[:60]}; here the model is {facts.name}, so it will look different."
         )
     elif settings.get("Model hash") and settings["Model hash"] != facts.revision[:10]:
         notes.append(f"It was made by another version of {facts.name}, so it will look different.")
-    sizes = sizes_of(facts)
-    if size and size not in sizes:
-        notes.append(f"It had {str(size)[:20]} pixels; here it will have {facts.width}x{facts.height}.")
-    elif size and len(sizes) > 1:
-        values["size"] = size
+    if size:
+        try:
+            edges = check_size(size, facts)
+            if edges not in facts.sizes and not same_model:
+                raise RequestError("")
+            if edges != (facts.width, facts.height) or len(facts.sizes) > 1:
+                values["size"] = size
+        except RequestError:
+            notes.append(f"It had {size[:20]} pixels; here it will have {facts.width}x{facts.height}.")
+    dropped = [name for name in settings if name not in _HELD | _WITHOUT_EFFECT]
+    if dropped:
+        more = f" and {len(dropped) - 6} more" if len(dropped) > 6 else ""
+        notes.append(f"Not used here: {', '.join(name[:40] for name in dropped[:6])}{more}.")
     return values, notes
 
 
-def _settings(wanted: Mapping[str, Any]) -> Mapping[str, Any]:
+def _settings(wanted: Mapping[str, Any]) -> dict[str, str]:
     settings = wanted.get("settings")
-    return settings if isinstance(settings, Mapping) else {}
+    if not isinstance(settings, Mapping):
+        return {}
+    return {name: str(value) for name, value in settings.items() if isinstance(value, str | int | float)}
 
 
-def _guidance(settings: Mapping[str, Any], values: dict[str, Any], notes: list[str]) -> None:
-    if not settings.get("CFG scale"):
+def _seed(settings: Mapping[str, str], values: dict[str, Any], notes: list[str]) -> None:
+    try:
+        seed = check_number("seed", settings["Seed"])
+    except RequestError:
+        values["random_seeds"] = True
+        notes.append(
+            f"The seed must be from 0 to {LIMITS['seed'].high:,}; its seed, "
+            f"{settings['Seed'][:40]}, is not, so the previews get random seeds."
+        )
+        return
+    values |= {"seed": seed, "random_seeds": False}
+    if seed + LIMITS["count"].high > LIMITS["seed"].high:
+        values["count"] = 1  # the seeds after it may not exist
+    if not settings.get("Variation seed"):
         return
     try:
-        guidance = check_number("guidance", settings["CFG scale"])
+        variation = Variation(settings["Variation seed"], settings.get("Variation seed strength"))  # type: ignore[arg-type]
     except RequestError:
-        notes.append("Its guidance can't be used here and is ignored.")
+        notes.append(
+            "It is a variation by a seed or an amount that can't be used here, so it will look different."
+        )
         return
-    values["guidance"] = min(guidance, MAX_GUIDANCE)
-    if guidance > MAX_GUIDANCE:
-        notes.append(f"Its guidance was {guidance:g}; the limit here is {MAX_GUIDANCE}.")
+    values["variation"] = asdict(variation)
+    notes.append(
+        f"It is a variation: the noise of seed {seed} turned {variation.amount:.0%} towards that of "
+        f"{variation.seed}. The first preview of seed {seed} will be so, too."
+    )
 
 
-def _steps(settings: Mapping[str, Any], facts: ModelFacts, values: dict[str, Any], notes: list[str]) -> None:
+def _guidance(written: str, facts: ModelFacts, values: dict[str, Any], notes: list[str]) -> None:
+    low, high = facts.guidance_limits
+    try:
+        guidance = check_number("guidance", written)
+    except RequestError:
+        notes.append(f"Its guidance can't be used here and is ignored: {written[:40]}.")
+        return
+    if low <= guidance <= high:
+        values["guidance"] = guidance
+    else:
+        due = f"{low:g} to {high:g}" if low < high else f"{low:g}"
+        notes.append(f"Its guidance was {guidance:g}; with {facts.name} it is {due}.")
+
+
+def _steps(settings: Mapping[str, str], facts: ModelFacts, values: dict[str, Any], notes: list[str]) -> None:
     """A few steps are those of a preview, with its solver; more are those of a final."""
     sampler = _solver(settings.get("Sampler"))
     if settings.get("Sampler") and not sampler:
-        notes.append(f"There is no sampler “{str(settings['Sampler'])[:40]}” here; it will look different.")
+        notes.append(f"There is no sampler “{settings['Sampler'][:40]}” here; it will look different.")
+    _final(settings.get("Full steps"), _solver(settings.get("Full sampler")), values, notes)
     if not settings.get("Steps"):
         values |= {"solver": sampler} if sampler else {}
         return
     try:
         steps = int(check_number("steps", settings["Steps"]))
     except RequestError:
-        notes.append("Its number of steps can't be used here and is ignored.")
+        notes.append(f"Its number of steps can't be used here and is ignored: {settings['Steps'][:40]}.")
         return
-    fewest, most = preview_steps(facts)
-    if fewest <= steps <= most:
+    decoder = settings.get("Preview decoder", "")
+    usual = facts.preview_decoder if 2 * steps < facts.full_steps else ""
+    if decoder not in ("", usual):
+        notes.append(f"It was drawn by {decoder[:60]}, which is not here, so it will look different.")
+    if decoder or (steps < FULL_STEPS[0] and not (usual and settings.get("Model") == facts.name)):
         values |= {"steps": steps} | ({"solver": sampler} if sampler else {})
     else:
-        values["full_steps"] = max(steps, FULL_STEPS[0])
+        _final(str(steps), sampler, values, notes)
+
+
+def _final(steps: str | None, solver: str | None, values: dict[str, Any], notes: list[str]) -> None:
+    """Fill in the steps of a final, and its solver, which the form has no field for."""
+    if steps:
+        try:
+            values["full_steps"] = int(check_number("steps", steps))
+        except RequestError:
+            notes.append(f"Its number of full steps can't be used here and is ignored: {steps[:40]}.")
+    if solver:
+        values["final_solver"] = solver
+        if solver != Studio.final_solver:
+            notes.append(f"Its full steps were made by {solver}; refinements are now, too.")
 
 
 def _solver(sampler: Any) -> str | None:

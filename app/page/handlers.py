@@ -20,7 +20,7 @@ from dataclasses import replace
 from typing import Any
 
 from app.jobs.job import RequestError
-from app.jobs.request import build_jobs, refinement_of, reseeded, variations_of
+from app.jobs.request import build_jobs, first_varied, refinement_of, reseeded, variations_of
 from app.jobs.seeds import fresh_seeds
 from app.page import starting
 from app.page.click import Click
@@ -77,6 +77,11 @@ def preview(click: Click) -> None:
         strength=click.values.get("strength"),
         owner=session.owner,
     )
+    seed, variation = session.variation or (None, None)
+    if variation and not form.random_seeds and seed == jobs[0].seed:
+        jobs = first_varied(jobs, variation)
+    else:
+        session.variation = None  # the user has gone on to other noise
     start = jobs[0].start
     with session.lock:
         if session.grid and session.grid.busy and session.grid.asks_the_same(jobs):
@@ -132,7 +137,7 @@ def refine(click: Click) -> None:
     session = click.session
     with session.lock:
         tile, grid = click.tile(), click.grid()
-        job = refinement_of(tile.job, click.form.full_steps, click.studio.final_solver)
+        job = refinement_of(tile.job, click.form.full_steps, click.final_solver)
         if all(entry.id != grid.id for entry in session.shelf.entries):
             record_grid(session, grid)  # it was deleted, and is needed again, for its final
         if session.refinement and not session.refinement.ended:

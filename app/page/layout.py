@@ -161,10 +161,11 @@ def _connect(
             handlers.perform(click, submits=False, watch=watch)
 
     def fill(event: gr.EventData, request: gr.Request) -> dict[gr.components.Component, Any]:
-        changes = {}
+        changes: dict[str, dict[str, Any]] = {}
         with clicked(event, request) as click:
             changes = filling.fill(click)
-        return {parts[name]: gr.update(**change) for name, change in changes.items()}
+        # All of them: without any, Gradio would take the empty dict for a value of one.
+        return {part: gr.update(**changes.get(name, {})) for name, part in parts.items()}
 
     view.act(act, form, None, **QUEUED)
     view.note(note, None, None, queue=False, **SILENT)
@@ -206,7 +207,7 @@ def _settings() -> list[gr.components.Component]:
         with gr.Row():
             random_seeds = gr.Checkbox(True, label="Random seeds", info="Other pictures every time")
             seed = gr.Number(1, label="First seed", info="The others follow it", precision=0, visible=False)
-    for part in (steps, size):
+    for part in (steps, full_steps, guidance, size):
         accept_any_value(part)
     random_seeds.change(
         lambda drawn: gr.Number(visible=not drawn),

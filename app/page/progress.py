@@ -19,7 +19,7 @@ PAINTING_S = 0.4
 def paint(click: Click, tiles: list[Tile]) -> None:
     """Show `tiles` as the session's grid, and have the pictures made that are missing."""
     studio, session = click.studio, click.session
-    refinements = [refinement_of(tile.job, click.form.full_steps, studio.final_solver) for tile in tiles]
+    refinements = [refinement_of(tile.job, click.form.full_steps, click.final_solver) for tile in tiles]
     missing = [tile for tile in tiles if not tile.name]
     handles = studio.backend.submit_all([tile.job for tile in missing])
     for handle in session.previews:

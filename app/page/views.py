@@ -3,8 +3,9 @@
 from typing import Any
 
 from app.backends.base import Backend
-from app.jobs.job import Job, RequestError
+from app.jobs.job import Job, RequestError, exact_number
 from app.models import ModelFacts
+from app.page.click import Studio
 from app.page.session import Session, Shelf, Stage, Tile
 
 View = dict[str, Any]
@@ -170,10 +171,14 @@ def _link(stage: Stage) -> dict[str, str]:
     """Return the query of a link to this picture, see `app.page.form.from_link`."""
     job = stage.tile.job
     link = {"prompt": job.prompt, "negative_prompt": job.negative_prompt, "seed": str(job.seed)}
-    link |= {"steps": str(job.steps), "solver": job.solver, "guidance": f"{job.guidance:g}"}
-    link |= {"model": job.model, "size": f"{job.width}x{job.height}"}
+    link |= {"steps": str(job.steps), "solver": job.solver, "guidance": exact_number(job.guidance)}
+    link |= {"model": job.model, "size": f"{job.width}x{job.height}", "full_steps": str(stage.job.steps)}
+    if stage.job.solver != Studio.final_solver:
+        link |= {"full_solver": stage.job.solver}
+    if job.variation:
+        link |= {"variation": str(job.variation.seed), "amount": exact_number(job.variation.amount)}
     if job.start:
-        link |= {"start": job.start.mark, "strength": f"{job.start.strength:g}"}
+        link |= {"start": job.start.mark, "strength": exact_number(job.start.strength)}
     return {name: value for name, value in link.items() if value}
 
 
