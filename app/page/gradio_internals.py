@@ -9,13 +9,14 @@ from functools import partial
 from typing import Any
 
 import gradio as gr
+import gradio.routes
 from anyio import from_thread
 from gradio.context import LocalContext
 from gradio.route_utils import get_root_url
 from gradio.utils import get_upload_folder
 from gradio_client.utils import encode_file_path, is_file_obj_with_meta, traverse
 from starlette.requests import Request
-from starlette.types import Scope
+from starlette.types import ASGIApp, Receive, Scope, Send
 
 __all__ = [
     "Blocks",
@@ -42,6 +43,20 @@ OPEN = re.compile(
 # Options of `launch`. After the server has answered once, Gradio also opens the page and gives up after three
 # seconds, which a busy machine may need. No public option avoids that.
 LAUNCH: Mapping[str, Any] = {"_frontend": False}
+
+
+class NoOtherOrigins:
+    """In the place of Gradio's middleware that lets pages of every other origin read answers with cookies."""
+
+    def __init__(self, app: ASGIApp, **options: Any) -> None:
+        self._app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        await self._app(scope, receive, send)
+
+
+# It cannot be switched off, and is outside of the middleware that `launch` can be given.
+gradio.routes.CustomCORSMiddleware = NoOtherOrigins  # type: ignore[assignment, misc]
 
 
 class Blocks(gr.Blocks):

@@ -17,8 +17,6 @@ HEADERS = {"x-content-type-options": "nosniff", "referrer-policy": "same-origin"
 class Origins:
     """Refuse changes requested by pages of other sites, and have browsers keep such pages out.
 
-    Gradio allows other origins to read every answer with the visitor's cookies; those headers are removed.
-
     Args:
         framed_by: origins of the sites that may show the page in a frame; all others may not. If there are
             any, the login's cookie is sent in frames, too.
@@ -45,10 +43,8 @@ class Origins:
         await self._app(scope, receive, send_with_headers)
 
     def _headers(self, start: Message) -> list[tuple[bytes, bytes]]:
-        """Return the headers of a response with this policy, and without permissions for other origins."""
+        """Return the headers of a response, with this policy."""
         headers = MutableHeaders(raw=list(start.get("headers", ())))
-        for name in {name for name in headers if name.startswith("access-control-")}:
-            del headers[name]
         for name, value in {**HEADERS, "content-security-policy": self._policy}.items():
             headers.setdefault(name, value)
         if not self._framed_by:
