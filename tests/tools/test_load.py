@@ -15,7 +15,7 @@ import pytest
 from app.models import ROOT, ImageModel
 from app.worker.costs import Costs
 from app.worker.scheduling import SPECULATED_SHARE
-from tools.load import trace
+from tools.load import starts, trace
 from tools.load.__main__ import QUICK_S, QUICK_SATURATED_S, QUICK_SPAN_S, quick_span_s
 from tools.load.figures import LoadRow, alone_s, make_row, visits_per_second
 from tools.load.plots import draw_rows
@@ -127,6 +127,21 @@ def test_a_wrong_calibration_is_forgotten_within_a_minute(factor: float, rows: i
     clock.run(60)
     assert clock.costs.knee in (16, 32), "32 rows do 9 % more a second than 16"
     assert clock.costs.tick(16) == pytest.approx(DEVICES["two grids"].tick(16), rel=0.2)
+
+
+def test_the_page_says_what_was_measured_from_wrong_calibrations() -> None:
+    rows = json.loads((ROOT / "docs/results/starts.json").read_text(encoding="utf-8"))
+    assert starts.table(rows) in (ROOT / "docs/worker.md").read_text(encoding="utf-8")
+    assert {(row["factor"], row["from_rows"]) for row in rows} == set(starts.MEASURED)
+
+
+def test_a_wrong_calibration_is_measured_in_the_load_that_it_says() -> None:
+    row = starts.measure("idle", "two grids", "speculative", (3.0, 4), seed=0, busy=0.3)
+    assert row.preview_goodput and row.preview_goodput > 0.98
+    for noise in starts.MACHINES.values():
+        call_s = noisy(COSTS, 1, noise)
+        mean_s = statistics.mean(call_s(8) for _ in range(20_000))
+        assert mean_s == pytest.approx(noise.pace * COSTS.tick(8), rel=0.03)
 
 
 def test_batches_make_more_of_a_second() -> None:

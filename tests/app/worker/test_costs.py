@@ -4,6 +4,7 @@ import random
 import time
 from dataclasses import replace
 from itertools import pairwise
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -39,17 +40,23 @@ def test_senseless_costs_are_refused(rows: tuple, seconds: tuple) -> None:
         Costs(rows, seconds, 0.0)
 
 
-def test_calibration_stops_soon_after_the_knee() -> None:
+def test_calibration_stops_soon_after_the_knee(monkeypatch: pytest.MonkeyPatch) -> None:
     asked: list[int] = []
+    now = 0.0
+
+    def wait(seconds: float) -> None:
+        nonlocal now
+        now += seconds
 
     def call(rows: int) -> None:
         asked.append(rows)
-        time.sleep(0.02 * max(1, rows / 4))
+        wait(0.02 * max(1, rows / 4))
 
-    costs = measure_costs(call, lambda: time.sleep(0.005), lambda: time.sleep(0.002))
+    monkeypatch.setattr("app.worker.calibration.time", SimpleNamespace(perf_counter=lambda: now))
+    costs = measure_costs(call, lambda: wait(0.005), lambda: wait(0.002))
     assert costs.knee == 4
     assert max(asked) == 8
-    assert 0.002 <= costs.encode_s < 0.005 <= costs.decode_s < 0.05
+    assert costs.encode_s == pytest.approx(0.002) and costs.decode_s == pytest.approx(0.005)
 
 
 def test_calibration_bears_memory_that_runs_out() -> None:
