@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 from app.jobs import container
+from app.jobs.job import RequestError
 from app.jobs.png import CHUNK, MAX_TEXT_LETTERS, Parameters, parse_parameters
 
 # Longer JSON is not parsed: this much takes a tenth of a second.
@@ -43,7 +44,7 @@ _TEXTS = ("text", "text_g", "text_l", "t5xxl", "clip_l", "string", "value", "pro
           "string_a", "string_b", "text_a", "text_b", "text1", "text2")  # fmt: skip
 
 
-class Unreadable(ValueError):
+class Unreadable(RequestError):
     """A picture that carries something of a program that can't be read; the message is shown to the user."""
 
 

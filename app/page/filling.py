@@ -24,28 +24,26 @@ SOURCES = {"link", "picture", "entry", "grid"}
 def fill(click: Click) -> dict[str, dict[str, Any]]:
     """Return what changes in the form: Gradio's properties of its parts, by their names in `Form`.
 
-    With values["new"] the page has just been opened, and its form is fitted to the model.
+    With values["new"] the page has just been opened, and its form is fitted to the model. values["dropped"]
+    names a picture that was dropped on the page, and so does the message on it.
     """
     facts, session = click.studio.backend.facts, click.session
     changes = form_for(facts) if click.values.get("new") else {}
     if "new" in click.values:
         session.variation, session.final_solver = None, ""
     if SOURCES & click.values.keys():
+        dropped = click.values.get("dropped")
+        more = {"dropped": dropped[:32]} if isinstance(dropped, str) else {}
         try:
             wanted = wanted_of(click)
             values, notes = form_values(wanted, facts)
             notes += set_start_as(click, wanted)
         except RequestError as error:
-            session.tell(str(error))
+            session.tell(str(error), **more)
             return changes
-        kind = "warning" if notes else "info"
-        dropped = click.values.get("dropped")
-        if isinstance(dropped, str):
-            notes = ["Prompt, seed and settings of this picture are back.", *notes]
-        if notes:
-            session.tell(
-                " ".join(notes), kind, **{"dropped": dropped[:32]} if isinstance(dropped, str) else {}
-            )
+        words = ["Prompt, seed and settings of this picture are back."] if more else []
+        if words + notes:
+            session.tell(" ".join(words + notes), "warning" if notes else "info", **more)
         variation, final_solver = values.pop("variation", None), values.pop("final_solver", "")
         if made_here(wanted):
             session.variation = (values["seed"], Variation(**variation)) if variation else None

@@ -22,7 +22,6 @@ FULL_STEPS = (10, 100)
 EDIT_STEPS = (3, 8)
 USUAL_STEPS, USUAL_EDIT_STEPS = 6, 4
 MAX_GUIDANCE = 12
-_START = "You can still start from the picture: “Add picture”."
 # Our solvers by the names that other programs write; the name of a schedule may follow.
 SAMPLERS = {"dpm++ 2m": "dpm++2m", "dpm++ 3m": "dpm++3m", "dpm-solver 2m": "dpm2m"}
 SCHEDULES = (" karras", " exponential", " sgm uniform", " simple", " normal", " automatic")
@@ -51,16 +50,18 @@ _RANGES = {"full_steps": FULL_STEPS, "guidance": (1, MAX_GUIDANCE)}
 def from_picture(data: bytes) -> dict[str, Any]:
     """Read how a picture was made: prompt, negative_prompt and settings, as text.
 
-    Raises RequestError if the file is not a picture, is damaged or too large, or does not say so.
+    Raises RequestError if the file is not a picture, is damaged or too large, or does not say so; Unreadable
+    if it does, but in a way that can't be read.
     """
     read_picture(data)
     try:
         return asdict(metadata.read(data))
-    except metadata.Unreadable as error:
-        raise RequestError(f"{error} {_START}") from error
+    except metadata.Unreadable:
+        raise
     except ValueError as error:
         raise RequestError(
-            f"{error} PNG files from here do, unless another program has saved them again. {_START}"
+            f"{error} PNG files from here do, unless another program has saved them again. "
+            "You can still start from the picture: “Add picture”."
         ) from error
 
 

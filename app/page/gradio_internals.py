@@ -26,6 +26,10 @@ __all__ = [
     "traverse",
 ]
 
+NOT_UPLOADED = (
+    "The picture to start from was not uploaded. Upload it first: post the file to /gradio_api/upload, and "
+    "pass on the path that this returns. Pictures at other addresses are not fetched."
+)
 # The addresses of Gradio's events, which the app checks before Gradio sees them.
 EVENT = re.compile(r"/gradio_api/(queue/join|(call(/v2)?|run|api)/[^/]+)/?")
 UNQUEUED_EVENT = re.compile(r"/gradio_api/(run|api)/")
@@ -62,11 +66,13 @@ gradio.routes.CustomCORSMiddleware = NoOtherOrigins  # type: ignore[assignment, 
 class Blocks(gr.Blocks):
     """Blocks that refuse a value that no control of the page can send, instead of logging a traceback."""
 
-    async def preprocess_data(self, *arguments: Any, **options: Any) -> list[Any]:
+    async def preprocess_data(self, block_fn: Any, *arguments: Any, **options: Any) -> list[Any]:
         try:
-            return await super().preprocess_data(*arguments, **options)
+            return await super().preprocess_data(block_fn, *arguments, **options)
         except Exception as error:
             message = "A setting has a value that it can't have. Please load the page again."
+            if not block_fn.targets:  # a program's, not the page's; of its values, files are checked
+                message = NOT_UPLOADED
             raise gr.Error(message, print_exception=False) from error
 
 

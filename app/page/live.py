@@ -17,6 +17,7 @@ from starlette.routing import BaseRoute, Route
 from app.backends.base import Backend
 from app.history.export import export_zip
 from app.jobs.job import RequestError
+from app.jobs.metadata import Unreadable
 from app.jobs.uploads import MAX_BYTES
 from app.page.form import from_picture
 from app.page.gradio_internals import login_of
@@ -102,7 +103,7 @@ def file_routes(sessions: Sessions) -> list[BaseRoute]:
             data = await _read_body(request, MAX_BYTES)
             return JSONResponse(await asyncio.to_thread(from_picture, data))
         except RequestError as error:
-            return refusal(error)
+            return refusal(error, 422 if isinstance(error, Unreadable) else 400)
 
     async def start(request: Request) -> Response:
         try:

@@ -3,6 +3,8 @@
 import json
 import secrets
 import shutil
+import threading
+import time
 from base64 import b64encode
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -14,17 +16,22 @@ from gradio import FileData
 from app.backends.base import Backend
 from app.disk import cannot_keep
 from app.jobs.handle import merge
-from app.jobs.job import Done, Failed, Job, Kind, Record, RequestError
+from app.jobs.job import Busy, Done, Failed, Job, Kind, Record, RequestError
 from app.jobs.request import build_jobs
 from app.jobs.uploads import start_from
 from app.models import ModelFacts
 from app.page.gradio_internals import (
+    NOT_UPLOADED,
     encode_file_path,
     get_upload_folder,
     has_client_left,
     is_file_obj_with_meta,
     traverse,
 )
+
+# Calls wait so long for a model that is loading, and so many at a time: each takes a thread of the server.
+LOADING_WAIT_S = 60.0
+_WAITING = threading.Semaphore(16)
 
 
 def add_endpoints(backend: Backend, pictures: Path) -> None:
@@ -33,7 +40,7 @@ def add_endpoints(backend: Backend, pictures: Path) -> None:
     def answer(kind: Kind, picture: Any, request: gr.Request | None, **values: Any) -> tuple[list, list]:
         try:
             start = start_from(_uploaded(picture)) if picture else None
-            jobs = build_jobs(kind, backend.facts, **values, start=start, owner=_owner(request))
+            jobs = build_jobs(kind, _facts_of(backend), **values, start=start, owner=_owner(request))
             return _make(backend, jobs, pictures)
         except RequestError as error:
             raise gr.Error(str(error), print_exception=False) from error
@@ -137,6 +144,23 @@ def add_endpoints(backend: Backend, pictures: Path) -> None:
     gr.api(cancel, api_name="cancel", concurrency_limit=None, api_visibility="undocumented")
 
 
+def _facts_of(backend: Backend) -> ModelFacts:
+    """Wait until the model is loaded. Raises Busy, with when to come back, if that takes too long."""
+    waits = _WAITING.acquire(blocking=False)
+    until = time.monotonic() + (LOADING_WAIT_S if waits else 0)
+    try:
+        while True:
+            try:
+                return backend.facts
+            except Busy as error:
+                if time.monotonic() >= until or not backend.healthy:
+                    raise Busy("The model is still loading. Please call again in a minute.") from error
+                time.sleep(0.2)
+    finally:
+        if waits:
+            _WAITING.release()
+
+
 def _uploaded(picture: Any) -> bytes:
     """Read a file that was uploaded. Raises RequestError for any other file on this machine."""
     named = picture.get("path") if isinstance(picture, dict) else getattr(picture, "path", None)
@@ -146,7 +170,7 @@ def _uploaded(picture: Any) -> bytes:
             raise FileNotFoundError
         return path.read_bytes()
     except (OSError, ValueError) as error:
-        raise RequestError("The picture to start from was not uploaded. Upload it first.") from error
+        raise RequestError(NOT_UPLOADED) from error
 
 
 def _owner(request: gr.Request | None) -> str:

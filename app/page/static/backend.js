@@ -55,8 +55,17 @@ export async function act(action, values = {}) {
 /** Have the form filled in from a source, see app/page/filling.py. @param {object} source */
 export const fillForm = (source) => trigger("fill", { ...me, ...source });
 
+/** What the server answers to a request that it refuses. */
+export class Refusal extends Error {
+  /** @param {string} message @param {number} [status] */
+  constructor(message, status) {
+    super(message);
+    this.status = status;
+  }
+}
+
 /**
- * Post to the server. Throws its message if it refuses.
+ * Post to the server. Throws a Refusal with its message if it refuses.
  * @param {string} path
  * @param {BodyInit} body
  */
@@ -64,7 +73,7 @@ async function post(path, body) {
   const answer = await fetch(base + path, { method: "POST", body }).catch(() => null);
   if (answer?.ok) return answer;
   const told = await answer?.json().catch(() => null);
-  throw new Error(told?.error || "The server did not answer. Please try again.");
+  throw new Refusal(told?.error || "The server did not answer. Please try again.", answer?.status);
 }
 
 /** Send the picture that the next previews start from. @param {File} file */

@@ -1,6 +1,6 @@
 // Pictures that are dropped, pasted or chosen: to start from, or to bring back how they were made.
 /** @import { Start } from "./start.js" */
-import { readPicture } from "./backend.js";
+import { Refusal, readPicture } from "./backend.js";
 import { makeChooser } from "./dom.js";
 import { useAsStart } from "./form.js";
 import { toast } from "./messages.js";
@@ -8,24 +8,32 @@ import { toast } from "./messages.js";
 /** @param {DragEvent} event */
 const hasFiles = (event) => !!event.dataTransfer?.types.includes("Files");
 
-/** Bring back how a picture was made; throws if it does not say. @param {File} file */
-const reuse = async (file) => useAsStart({ picture: await readPicture(file) });
+const UNREADABLE = 422; // the picture carries how it was made, but in a way that can't be read
+/** @type {{ name: string, file: File } | undefined} the picture that was dropped last */
+let dropped;
+
+/** Bring back how a picture was made; throws if it does not say. @param {File} file @param {object} [more] */
+const reuse = async (file, more) => useAsStart({ picture: await readPicture(file), ...more });
 
 /** Make a hidden input that asks for a picture to reuse. */
 export const makeReader = () =>
-  makeChooser("image/png", (file) => reuse(file).catch((error) => toast(error.message)));
+  makeChooser("image/png, image/jpeg, image/webp", (file) => reuse(file).catch((error) => toast(error.message)));
 
-/** Accept pictures that are dropped on the page or pasted. @param {Start} start */
+/**
+ * Accept pictures that are dropped on the page or pasted. Returns a function for the button beside the server's
+ * answer to a dropped one.
+ * @param {Start} start
+ */
 export function acceptFiles(start) {
   /** A dropped picture that says how it was made brings that back; the user may still start from it. @param {File} file */
   async function take(file) {
+    dropped = { file, name: crypto.getRandomValues(new Uint32Array(2)).join("-") };
     try {
-      await reuse(file);
-    } catch {
-      return start.send(file);
+      await reuse(file, { dropped: dropped.name });
+    } catch (error) {
+      if (error instanceof Refusal && error.status === UNREADABLE) toast(error.message, "info");
+      start.send(file);
     }
-    const action = { label: "Start from it instead", run: () => start.send(file) };
-    toast("Prompt, seed and settings of this picture are back.", "info", action);
   }
 
   addEventListener("dragover", (event) => {
@@ -49,4 +57,10 @@ export function acceptFiles(start) {
     event.preventDefault();
     start.send(file);
   });
+
+  /** @param {string} [name] */
+  return (name) => {
+    const { file } = (name && name === dropped?.name && dropped) || {};
+    return file ? { label: "Start from it instead", run: () => start.send(file) } : null;
+  };
 }

@@ -23,6 +23,7 @@ export function open(element, trigger) {
   const grid = makeGrid(act);
   const stage = makeStage(act);
   const history = makeHistory();
+  const insteadOf = acceptFiles(start);
   const lostText = new Text("The connection is lost. Trying again …");
   const logIn = make("a", "", "Log in again", { href: base, hidden: "" });
   const lost = make("p", "lost", [lostText, logIn], { role: "status", hidden: "" });
@@ -73,7 +74,7 @@ export function open(element, trigger) {
       if (views.history) history.render(views.history);
       for (const notice of notices) {
         const undo = { label: "Undo", run: () => act("delete", { entry: notice.undo, undo: true }) };
-        if (opened || notice.undo) showNotice(notice, notice.undo ? undo : null);
+        if (opened || notice.undo) showNotice(notice, notice.undo ? undo : insteadOf(notice.dropped));
       }
       opened = true;
     },
@@ -88,7 +89,6 @@ export function open(element, trigger) {
   logIn.addEventListener("click", () => {
     if (typedPrompt()) logIn.search = `${new URLSearchParams({ prompt: typedPrompt() })}`;
   });
-  acceptFiles(start);
   listenToKeys(() => grid, { v: () => grid.press("vary"), "/": focusPrompt, "?": () => help.showModal() });
 
   // Gradio takes a moment to pass on an Enter or a click; Esc in that moment cancels it.

@@ -68,6 +68,8 @@ export interface Notice {
   text: string;
   kind: "info" | "warning";
   undo?: string;
+  /** the picture that was dropped on the page, by the name that it was given there */
+  dropped?: string;
 }
 
 export interface Question {

@@ -70,6 +70,8 @@ def report(visit: Participation, values: Values) -> None:
         if isinstance(body, events.Painted):
             if body.what not in ("preview", "final"):
                 raise RequestError("A page may paint a preview or a final.")
+            if not visit.is_first_painting(trial, body.what, body.seed):
+                return  # the page was loaded again, or is open twice
             if trial == visit.trial and visit.now.condition.mode == "full":
                 body = events.Painted("final", body.seed)
         at = _milliseconds(values)

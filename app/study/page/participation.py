@@ -77,6 +77,7 @@ class Participation:
         self.trial, self.outcome, self.final = "", "", ""
         self.trial_names: set[str] = set()
         self.reports, self.address = 0, ""
+        self._painted: set[tuple[str, str, int, str]] = set()
         self._began, self._again = 0.0, False
         self._timer: threading.Timer | None = None
         self._studio: Studio | None = None
@@ -180,6 +181,18 @@ class Participation:
         return self.lab.writer.post(
             events.LogEvent(self.who.participant, self.who.session, body, name, at, self.lab.study.digest)
         )
+
+    def is_first_painting(self, trial: str, what: str, seed: int) -> bool:
+        """Whether a picture of a trial was not painted before: another grid may have the same seeds."""
+        name, grid, stage = "", self.session.grid, self.session.stage
+        if trial == self.trial and what == "preview" and grid:
+            name = next((tile.name for tile in grid.tiles if tile.seed == seed), "")
+        elif trial == self.trial and stage and stage.tile.seed == seed:
+            name = stage.name
+        picture = (trial, what, seed, name)
+        is_first = picture not in self._painted
+        self._painted.add(picture)
+        return is_first
 
     def tell(self, error: RequestError) -> None:
         """Show an error in the study's own words, which do not say how pictures are made."""

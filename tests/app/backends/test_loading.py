@@ -9,6 +9,7 @@ from app.backends.loading import Loading
 from app.jobs.job import Busy, Done, RequestError
 from app.models import ImageModel, ModelError
 from app.page.views import status_view
+from app.server import api
 from app.server.metered import MeteredBackend
 from app.server.metrics import Metrics
 from app.worker import Worker
@@ -34,6 +35,26 @@ def test_until_it_is_there_it_says_so_and_then_it_works(model: ImageModel, worke
     assert (status["ready"], status["message"], metered.state) == (True, "", "ready")
     assert "tiny" in status["model"]
     assert isinstance(list(metered.submit(make_job(model)).events())[-1], Done)
+
+
+def test_programs_wait_for_it_or_hear_when_to_come_back(
+    worker: Worker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    arrived = threading.Event()
+
+    def start() -> Worker:
+        arrived.wait()
+        return worker
+
+    loading = Loading(start)
+    monkeypatch.setattr(api, "LOADING_WAIT_S", 0.3)
+    with pytest.raises(Busy, match="call again in a minute"):
+        api._facts_of(loading)
+    monkeypatch.setattr(api, "LOADING_WAIT_S", 60)
+    threading.Timer(0.3, arrived.set).start()
+    assert api._facts_of(loading) is worker.facts
+    monkeypatch.setattr(api, "_WAITING", threading.Semaphore(0))
+    assert api._facts_of(loading) is worker.facts
 
 
 def test_what_went_wrong_is_raised_to_whoever_waits(tmp_path: Path) -> None:

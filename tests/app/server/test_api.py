@@ -178,15 +178,25 @@ def test_what_is_no_picture_is_refused_with_a_message(client: Client, tmp_path: 
         client.predict(prompt="a lake", picture=handle_file(str(tmp_path / "start.png")), api_name="/preview")
 
 
-@pytest.mark.parametrize(
-    ("meta", "words"), [({}, "Upload it first"), ({"meta": {"_type": "gradio.FileData"}}, "event: error")]
-)
-def test_no_file_but_an_uploaded_one_is_read(served: Served, picture: Path, meta: dict, words: str) -> None:
-    named = {"path": str(picture)} | meta
+FILE = {"meta": {"_type": "gradio.FileData"}}
+
+
+@pytest.mark.parametrize("meta", [{}, FILE])
+@pytest.mark.parametrize("address", ["", "https://example.com/a.png", "data:image/png;base64,AAAA"])
+def test_no_file_but_an_uploaded_one_is_read(served: Served, picture: Path, meta: dict, address: str) -> None:
+    path = address or str(picture)
+    for named in ({"path": path} | meta, {"url": path} | meta, path):
+        told = asked_with(served, named)
+        assert (
+            "Upload it first: post the file to /gradio_api/upload" in told and "event: complete" not in told
+        )
+
+
+def asked_with(served: Served, named: object) -> str:
+    """The answer to a request that starts from a picture so named."""
     data = ["a lake", "", 1, 4, 3, 1, "ddim", named, 0.5, 0, 0]
     asked = httpx.post(f"{served.url}gradio_api/call/preview", json={"data": data})
-    told = httpx.get(f"{served.url}gradio_api/call/preview/{asked.json()['event_id']}", timeout=60).text
-    assert words in told and "event: complete" not in told
+    return httpx.get(f"{served.url}gradio_api/call/preview/{asked.json()['event_id']}", timeout=60).text
 
 
 def test_a_full_disk_is_answered_with_a_message(

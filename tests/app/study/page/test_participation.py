@@ -20,7 +20,7 @@ from app.study.log.events import LogEvent
 from app.study.log.reading import read_log
 from app.study.log.store import SqlStore, open_store
 from app.study.log.writer import Writer
-from app.study.page.actions import perform
+from app.study.page.actions import perform, report
 from app.study.page.conditions import check_conditions
 from app.study.page.layout import build_study_page
 from app.study.page.participation import Lab, Participation, Participations
@@ -110,6 +110,22 @@ def test_full_step_pictures_are_finals_and_nothing_is_refined(visit: Participati
     assert (len(grid.tiles), stage.name) == (2, grid.tiles[0].name)
     trial = [event.kind for event in read_log(visit.lab.log).events if event.trial == visit.trial]
     assert "refine" not in trial and trial.count("submit") == 1
+
+
+@pytest.mark.parametrize("condition", ["quick", "full"])
+def test_a_picture_is_painted_once_in_however_many_pages(visit: Participation, condition: str) -> None:
+    through(visit, condition)
+    paintings = []
+    for _ in range(2):
+        open_first(visit)
+        grid, stage = visit.session.grid, visit.session.stage
+        assert grid and stage
+        paintings += [("preview", tile.seed) for tile in grid.tiles] + [("final", stage.tile.seed)]
+        for _ in range(3):  # the page, a refreshed and a duplicated one
+            for what, seed in paintings[-len(grid.tiles) - 1 :]:
+                body = {"what": what, "seed": seed}
+                report(visit, {"kind": "painted", "trial": visit.trial, "at": 1, "body": body})
+    assert kinds(visit).count("painted") == len(paintings)
 
 
 def test_a_cancel_that_overtakes_a_click_calls_it_off(visit: Participation) -> None:
