@@ -86,7 +86,7 @@ class Costs:
         """
         octaves = [abs(log2(size / rows)) for size in self.rows]
         nearest = octaves.index(min(octaves))
-        surprise = max(-LARGEST_SURPRISE, min(log(seconds / self.tick(rows)), LARGEST_SURPRISE))
+        surprise = max(-LARGEST_SURPRISE, min(log(max(seconds, 1e-9) / self.tick(rows)), LARGEST_SURPRISE))
         move = LEARNING * sorted((0.0, surprise, self.surprises[nearest]))[1]
         times = [s * exp(move * FOLLOWING**far) for s, far in zip(self.seconds, octaves, strict=True)]
         times = [*accumulate(times, max)] if move > 0 else [*accumulate(times[::-1], min)][::-1]
