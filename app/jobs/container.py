@@ -8,6 +8,7 @@ import re
 import struct
 import zlib
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import dataclass, field
 
 # Larger texts and colour profiles are ignored, and so are further ones of a file.
@@ -119,7 +120,7 @@ def _carry(parts: Parts, kind: bytes, body: bytes | None, head: bytes) -> None:
         parts.icc = parts.icc or _inflate(rest[1:] if rest else b"", MAX_CARRIED_BYTES) or b""
         return
     key = name.decode("latin-1")
-    if key in parts.texts or len(parts.texts) >= MAX_TEXTS:
+    if parts.texts.get(key) is not None or len(parts.texts) >= MAX_TEXTS:
         return
     left = MAX_CARRIED_BYTES - sum(len(text or "") for text in parts.texts.values())
     if rest is not None and kind == b"zTXt":
@@ -131,8 +132,8 @@ def _carry(parts: Parts, kind: bytes, body: bytes | None, head: bytes) -> None:
     if key == "XML:com.adobe.xmp":
         parts.xmp = rest or b""
     elif key.startswith("Raw profile type ") and key[17:] in ("exif", "APP1") and not parts.exif:
-        digits = (parts.texts[key] or "").strip().split("\n", 2)[-1]
-        parts.exif = bytes.fromhex(digits) if re.fullmatch(r"[0-9a-fA-F\s]*", digits) else b""
+        with suppress(ValueError):  # hexadecimal digits behind a name and a length
+            parts.exif = bytes.fromhex((parts.texts[key] or "").strip().split("\n", 2)[-1])
 
 
 def decode_text(data: bytes) -> str:

@@ -44,6 +44,23 @@ _TEXTS = ("text", "text_g", "text_l", "t5xxl", "clip_l", "string", "value", "pro
           "string_a", "string_b", "text_a", "text_b", "text1", "text2")  # fmt: skip
 
 
+_SAMPLER = ("steps", "cfg", "sampler_name", "scheduler")
+_WIDGETS = {
+    "KSampler": ("seed", "", *_SAMPLER, "denoise"),
+    "KSamplerAdvanced": ("add_noise", "noise_seed", "", *_SAMPLER, "start_at_step"),
+    "KSamplerSelect": ("sampler_name",),
+    "BasicScheduler": ("scheduler", "steps", "denoise"),
+    "RandomNoise": ("noise_seed",),
+    "FluxGuidance": ("guidance",),
+    "CLIPTextEncode": ("text",),
+    "CLIPTextEncodeFlux": ("clip_l", "t5xxl", "guidance"),
+    "EmptyLatentImage": ("width", "height"),
+    "EmptySD3LatentImage": ("width", "height"),
+    "CheckpointLoaderSimple": ("ckpt_name",),
+    "UNETLoader": ("unet_name",),
+}
+
+
 class Unreadable(RequestError):
     """A picture that carries something of a program that can't be read; the message is shown to the user."""
 
@@ -65,7 +82,7 @@ def read(data: bytes) -> Parameters:
             if not text:
                 raise ValueError("it is damaged or too large")
             return reader(text)
-        except (ValueError, TypeError, LookupError, AttributeError, RecursionError) as error:
+        except (ValueError, TypeError, LookupError, AttributeError, ArithmeticError, RecursionError) as error:
             reason = str(error) if type(error) is ValueError else "it is written in an unknown way"
             problems.append(f"It carries what {program} writes (“{key}”), but that can't be read: {reason}.")
     if problems:
@@ -228,9 +245,18 @@ def _read_comfyui(text: str) -> Parameters:
 
 
 def _read_workflow(text: str) -> Parameters:
-    """Say that a graph as ComfyUI's editor keeps it lacks the names of its values."""
-    _load(text)
-    raise ValueError("it has the editor's nodes only, without the names of their values")
+    """Read a graph as ComfyUI's editor keeps it: its values have no names, and get those in _WIDGETS."""
+    workflow = _load(text)
+    origins = {link[0]: [str(link[1]), 0] for link in workflow.get("links", []) if isinstance(link, list)}
+    nodes = {}
+    for node in workflow["nodes"]:
+        kind, values = str(node.get("type")), node.get("widgets_values")
+        values = values if isinstance(values, list) else []
+        inputs: dict[str, Any] = dict(zip(_WIDGETS.get(kind, ("value",)), values, strict=False))
+        slots = node.get("inputs") or []
+        inputs |= {slot["name"]: origins[slot["link"]] for slot in slots if slot.get("link") in origins}
+        nodes[str(node.get("id"))] = {"class_type": kind, "inputs": inputs}
+    return _from_graph(nodes)
 
 
 def _from_graph(nodes: Mapping[str, Any]) -> Parameters:
@@ -308,7 +334,7 @@ PROGRAMS: Mapping[str, tuple[str, Callable[[str], Parameters]]] = {
     "workflow": ("ComfyUI", _read_workflow),
     "Comment": ("NovelAI", _read_novelai),
     "Description": ("NovelAI", lambda text: Parameters(text.strip())),
-    "invokeai_workflow": ("InvokeAI", _read_workflow),
-    "invokeai_graph": ("InvokeAI", _read_workflow),
+    "invokeai_workflow": ("InvokeAI", _read_json),
+    "invokeai_graph": ("InvokeAI", _read_json),
     "generation_data": ("TensorArt", _read_json),
 }

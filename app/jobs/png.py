@@ -16,13 +16,16 @@ CHUNK = "parameters"
 MAX_TEXT_LETTERS = 2**16
 # Settings that any tool writes; a line is taken for settings by them.
 _USUAL = ("Steps", "Sampler", "CFG scale", "Seed", "Size", "Model", "Model hash")
+_SPELLED = {name.lower(): name for name in _USUAL}
 # Our own, beside the usual ones: prompts that other lines of the text could be mistaken for.
 _EXACT = {"prompt": "Exact prompt", "negative_prompt": "Exact negative prompt"}
 _NEGATIVE = re.compile(r"[ \t]*negative prompt[ \t]*:", re.IGNORECASE)
 # Settings behind a prompt, in the same line.
-_INLINE = re.compile(r"(?<!\w)Steps: ?\d+, ?(?=(?:Sampler|Schedule type|CFG scale|Seed|Size): )")
-# A JSON string, or an object without others in it, up to the comma; both are read once, without backtracking.
-_ENCLOSED = re.compile(r'\s*+("(?:[^"\\]++|\\.)*+"|\{[^{}]*+\})\s*+(?:,|\Z)', re.DOTALL)
+_INLINE = re.compile(
+    r"(?<!\w)Steps: ?\d+, ?(?=(?:Sampler|Schedule type|CFG scale|Seed|Size): )", re.IGNORECASE
+)
+# A JSON string, or an object or list without others in it, up to the comma; read without backtracking.
+_ENCLOSED = re.compile(r'\s*+("(?:[^"\\]++|\\.)*+"|\{[^{}]*+\}|\[[^\[\]]*+\])\s*+(?:,|\Z)', re.DOTALL)
 
 
 @dataclass(frozen=True)
@@ -103,6 +106,7 @@ def _pairs(line: str) -> dict[str, str]:
     at = 0
     while (colon := line.find(":", at)) >= 0:
         key = line[at:colon].rpartition(",")[2].strip()
+        key = _SPELLED.get(key.lower(), key)
         enclosed = _ENCLOSED.match(line, colon + 1)
         comma = line.find(",", colon)
         end = enclosed.end() if enclosed else comma + 1 or len(line)
@@ -113,7 +117,7 @@ def _pairs(line: str) -> dict[str, str]:
 
 
 def _quote(value: str) -> str:
-    plain = value.isprintable() and value == value.strip() and not re.search(r'[,:"{}]', value)
+    plain = value.isprintable() and value == value.strip() and not re.search(r'[,:"{}\[\]]', value)
     return value if plain else json.dumps(value, ensure_ascii=False)
 
 

@@ -23,8 +23,9 @@ EDIT_STEPS = (3, 8)
 USUAL_STEPS, USUAL_EDIT_STEPS = 6, 4
 MAX_GUIDANCE = 12
 # Our solvers by the names that other programs write; the name of a schedule may follow.
-SAMPLERS = {"dpm++ 2m": "dpm++2m", "dpm++ 3m": "dpm++3m", "dpm-solver 2m": "dpm2m"}
-SCHEDULES = (" karras", " exponential", " sgm uniform", " simple", " normal", " automatic")
+SAMPLERS = {"dpm++ 2m": "dpm++2m", "dpm++ 3m": "dpm++3m", "dpm-solver 2m": "dpm2m", "dpmpp_2m": "dpm++2m"}
+SAMPLERS |= {"k_dpmpp_2m": "dpm++2m", "k_euler": "euler", "euler_discrete": "euler", "uni_pc": "unipc"}
+SCHEDULES = (" karras", " exponential", " sgm uniform", " simple", " normal", " automatic", "_karras", "_k")
 # The names of a link's query, and what a PNG's text calls the same.
 LINK = {
     "seed": "Seed",
@@ -42,7 +43,7 @@ LINK = {
 }
 # Settings that the form, the session or a note has, and those that do not change a picture.
 _HELD = {*LINK.values(), "Model hash", "Preview decoder", "Schedule type"}
-_WITHOUT_EFFECT = {"Version", "Hashes", "VAE hash", "User", "App"}
+_WITHOUT_EFFECT = {"Version", "Hashes", "VAE hash", "User", "App", "Civitai resources", "Civitai metadata"}
 # Ranges of the sliders, which are widened for values beyond.
 _RANGES = {"full_steps": FULL_STEPS, "guidance": (1, MAX_GUIDANCE)}
 

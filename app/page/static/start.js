@@ -22,7 +22,7 @@ export function makeStart() {
     strength,
     make("span", "start-ends", [make("span", "", "near to it"), make("span", "", "far from it")], { "aria-hidden": "true" }),
   ]);
-  const chooser = makeChooser("image/png, image/jpeg, image/webp", send);
+  const chooser = makeChooser("image/png, image/jpeg, image/webp, image/avif", send);
   const choose = () => chooser.click();
   const replace = makeButton("plain start-replace", "Replace", choose);
   const remove = makeButton("plain start-remove", "Remove", () => {

@@ -140,6 +140,49 @@ FLUX = {
     "8": {"class_type": "CLIPTextEncode", "inputs": {"text": "a hill at noon"}},
     "9": {"class_type": "UNETLoader", "inputs": {"unet_name": "x.safetensors"}},
 }
+WORKFLOW = {
+    "nodes": [
+        {
+            "id": 3,
+            "type": "KSampler",
+            "widgets_values": [1234, "randomize", 20, 7.5, "euler", "normal", 1],
+            "inputs": [
+                {"name": name, "link": link}
+                for name, link in (
+                    ("model", 1),
+                    ("positive", 4),
+                    ("negative", 6),
+                    ("latent_image", 2),
+                    ("x", None),
+                )
+            ],
+        },
+        {"id": 4, "type": "CheckpointLoaderSimple", "widgets_values": ["x.safetensors"]},
+        {"id": 5, "type": "EmptyLatentImage", "widgets_values": [512, 768, 1], "inputs": []},
+        {
+            "id": 6,
+            "type": "CLIPTextEncode",
+            "inputs": [{"name": "clip", "link": 3}, {"name": "text", "link": 7}],
+        },
+        {
+            "id": 7,
+            "type": "CLIPTextEncode",
+            "widgets_values": ["fog"],
+            "inputs": [{"name": "clip", "link": 5}],
+        },
+        {"id": 8, "type": "PrimitiveNode", "widgets_values": ["a hill at noon", "fixed"]},
+        {"id": 9, "type": "Note", "widgets_values": {"text": "no list"}},
+    ],
+    "links": [
+        [1, 4, 0, 3, 0, "MODEL"],
+        [2, 5, 0, 3, 3, "LATENT"],
+        [3, 4, 1, 6, 0, "CLIP"],
+        [4, 6, 0, 3, 1, "CONDITIONING"],
+        [5, 4, 1, 7, 0, "CLIP"],
+        [6, 7, 0, 3, 2, "CONDITIONING"],
+        [7, 8, 0, 6, 1, "STRING"],
+    ],
+}
 FLAT = {"prompt": "a hill at noon", "steps": 20, "seed": 1234}
 PROGRAMS: dict[str, tuple[dict[str, Any], dict[str, str]]] = {
     "ComfyUI": ({"prompt": GRAPH}, {"Sampler": "euler", "Model": "x.safetensors"}),
@@ -147,6 +190,7 @@ PROGRAMS: dict[str, tuple[dict[str, Any], dict[str, str]]] = {
         {"workflow": {"nodes": [], "links": []}, "prompt": GRAPH},
         {"Sampler": "euler", "Model": "x.safetensors"},
     ),
+    "ComfyUI, workflow": ({"workflow": WORKFLOW}, {"Sampler": "euler", "Model": "x.safetensors"}),
     "ComfyUI, Flux": ({"prompt": FLUX}, {"Sampler": "euler", "Model": "x.safetensors"}),
     "Fooocus": (
         {
@@ -281,11 +325,13 @@ def test_broken_files_say_nothing(data: bytes) -> None:
 
 
 KEYS = ["3", "inputs", "class_type", "steps", "positive", "negative", "guider", "sigmas", "prompt", "image"]
+KEYS += ["nodes", "links", "link", "id", "type", "widgets_values", "name"]
 KEYS += ["sui_image_params", "v4_prompt", "caption", "text", "seed", "width", "height", "size", "model"]
 JSON = st.recursive(
     st.none()
     | st.booleans()
     | st.integers()
+    | st.just(10**400)
     | st.floats()
     | st.text(max_size=5)
     | st.sampled_from(["3", "x"]),
@@ -328,7 +374,7 @@ def test_any_bytes_raise_nothing_but_the_plain_error(place: str, changes: list[t
 @options(max_examples=200, deadline=None)
 @given(
     st.sampled_from([b"tEXt", b"zTXt", b"iTXt", b"iCCP", b"eXIf"]),
-    st.sampled_from([b"", b"parameters\0", b"MM\0*"]),
+    st.sampled_from([b"", b"parameters\0", b"MM\0*", b"Raw profile type exif\0\nexif\n9\n"]),
     st.binary(),
 )
 def test_any_bytes_in_a_chunk_leave_the_pixels_alone(kind: bytes, head: bytes, body: bytes) -> None:

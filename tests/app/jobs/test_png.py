@@ -75,6 +75,11 @@ def test_the_picture_itself_is_unchanged() -> None:
             "fog,\nrain",
         ),
         (f"a hill. {TAIL}", "a hill.", ""),
+        (
+            f"a hill\nnegative prompt : fog\n{TAIL.replace('Seed', 'seed').replace('Steps', 'steps')}",
+            "a hill",
+            "fog",
+        ),
         (f"{TAIL}", "", ""),
         (f"a hill\nNegative prompt: fog\n{TAIL.partition(', ')[2]}", "a hill", "fog"),
     ],
@@ -100,7 +105,7 @@ def test_a_text_without_settings_is_a_prompt(text: str) -> None:
 def test_the_first_of_equal_keys_counts_and_values_keep_their_commas() -> None:
     read = parse_parameters(
         'a hill\nSteps: 20, Seed: 12, ADetailer prompt: "a face, Seed: 99, \\"smile\\"", '
-        'Hashes: {"a": "b", "c": "d"}, '
+        'Hashes: {"a": "b", "c": "d"}, Civitai resources: [{"a": 1, "b": 2}], '
         'Lora hashes: "x: 0011, y: 22", Seed: 13, Template: "open, to the end'
     )
     assert read.settings == {
@@ -108,6 +113,7 @@ def test_the_first_of_equal_keys_counts_and_values_keep_their_commas() -> None:
         "Seed": "12",
         "ADetailer prompt": 'a face, Seed: 99, "smile"',
         "Hashes": '{"a": "b", "c": "d"}',
+        "Civitai resources": '[{"a": 1, "b": 2}]',
         "Lora hashes": "x: 0011, y: 22",
         "Template": '"open',
     }

@@ -114,6 +114,12 @@ def test_foreign_and_broken_files_get_a_clear_message(data: bytes, words: str) -
         from_picture(data)
 
 
+@pytest.mark.parametrize("name", ["DPM++ 2M Karras", "dpmpp_2m", "dpmpp_2m_k", "DPM++ 2M", "dpm++2m"])
+def test_our_solvers_are_known_by_other_names(model: ImageModel, name: str) -> None:
+    values, notes = form_values({"prompt": "a", "settings": {"Steps": "6", "Sampler": name}}, model.facts)
+    assert (values["solver"], notes) == ("dpm++2m", [])
+
+
 def test_a_link_says_the_same_as_a_picture(model: ImageModel) -> None:
     query = {"prompt": "lake", "seed": "5", "steps": "7", "solver": "deis", "guidance": "2"}
     values, notes = form_values(from_link(query), model.facts)
