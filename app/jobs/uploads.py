@@ -107,7 +107,14 @@ def _open(data: bytes) -> ImageFile.ImageFile:
     except Image.DecompressionBombError as error:
         raise _too_large() from error
     except Exception as error:
-        name = {b"heic": "HEIC", b"heix": "HEIC", b"hevc": "HEIC", b"mif1": "HEIF", b"avif": "AVIF"}
+        name = {
+            b"heic": "HEIC",
+            b"heix": "HEIC",
+            b"hevc": "HEIC",
+            b"mif1": "HEIF",
+            b"avif": "AVIF",
+            b"avis": "AVIF",
+        }
         kind = name.get(data[8:12], "") if data[4:8] == b"ftyp" else ""
         what = (
             f"This file is a {kind} picture, which can't be read here"

@@ -72,8 +72,11 @@ def wanted_of(click: Click) -> dict[str, Any]:
                 job = job_of(shot, "preview", session, start_of(session, entry))
                 return from_record(Record(job, shot.revision, 0, 0, shot.decoder))
         raise RequestError("This picture is gone from the history.")
-    tile = click.tile()
-    return from_record(Record(tile.job, tile.revision, 0, 0, tile.decoder))
+    tile, stage = click.tile(), session.stage
+    wanted = from_record(Record(tile.job, tile.revision, 0, 0, tile.decoder))
+    if stage and stage.grid == values["grid"] and stage.tile.seed == tile.seed:
+        wanted["settings"] |= {"Full steps": str(stage.job.steps), "Full sampler": stage.job.solver}
+    return wanted
 
 
 def set_start_as(click: Click, wanted: Mapping[str, Any]) -> list[str]:

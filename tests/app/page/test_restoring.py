@@ -18,7 +18,7 @@ from app.page import handlers
 from app.page.click import Click, Form, Studio
 from app.page.filling import fill
 from app.page.form import from_picture
-from app.page.session import Session, Stage, Tile
+from app.page.session import Grid, Session, Stage, Tile
 from app.page.sketches import Sketches
 from app.page.views import stage_view
 from solver import SOLVERS
@@ -123,7 +123,10 @@ def test_a_link_and_an_entry_of_a_variation_bring_it_back(
     stage = Stage(
         "grid", Tile(job, name="0" * 32), refinement_of(job, 12, "euler"), "done", 100, "", "", "0" * 32
     )
-    session.stage = stage
+    session.grid, session.stage = Grid([stage.tile], id="grid"), stage
+    here = filled(studio, session, {"grid": "grid", "seed": 7})
+    assert (here.full_steps, Click(studio, session).final_solver) == (12, "euler")
+    assert same(asked(studio, session, here)[1], stage.job)
     view = stage_view(session)
     assert view
     preview, final = asked(studio, session, filled(studio, session, {"link": view["link"]}))
