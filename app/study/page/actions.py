@@ -67,15 +67,15 @@ def report(visit: Participation, values: Values) -> None:
             raise RequestError(f"This is not an event of the kind {kind}: {error}.") from error
         if not LIMITS["seed"].low <= getattr(body, "seed", 0) <= LIMITS["seed"].high:
             raise RequestError("There is no such seed.")
+        if isinstance(body, events.Painted) and body.what not in ("preview", "final"):
+            raise RequestError("A page may paint a preview or a final.")
+        at = _milliseconds(values)
+        visit.reports += 1
         if isinstance(body, events.Painted):
-            if body.what not in ("preview", "final"):
-                raise RequestError("A page may paint a preview or a final.")
             if not visit.is_first_painting(trial, body.what, body.seed):
                 return  # the page was loaded again, or is open twice
             if trial == visit.trial and visit.now.condition.mode == "full":
                 body = events.Painted("final", body.seed)
-        at = _milliseconds(values)
-        visit.reports += 1
         written = visit.note(body, at, trial)
     wait_for(written)
 
