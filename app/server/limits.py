@@ -5,6 +5,7 @@ import math
 import threading
 import time
 from collections.abc import Callable
+from typing import Any
 
 from app.jobs.job import Busy
 
@@ -66,6 +67,12 @@ class Limits:
             fullest = sorted(self._buckets, key=self._left, reverse=True)
             for other in fullest[: MAX_PEOPLE // 10]:
                 del self._buckets[other]
+
+
+def address_of(request: Any) -> str:
+    """Return whom a request of Starlette's or Gradio's counts for, see `network_of`; "" without a client."""
+    client = getattr(request, "client", None)
+    return network_of(client.host) if client else ""
 
 
 def network_of(host: str) -> str:

@@ -15,7 +15,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from app.page.gradio_internals import asks_for_login, page_of, path_of
 from app.page.scripts import STATIC
 from app.server.events import is_allowed, refusal, replay
-from app.server.limits import LimitReached, Limits, network_of
+from app.server.limits import LimitReached, Limits, address_of
 
 LOGIN_LABELS: Mapping[str, str] = {
     "language": "en",
@@ -40,8 +40,10 @@ WITHOUT_LOGIN = {
     "scripts",
     "favicon.ico",
     "robots.txt",
+    "theme.css",
+    "manifest.json",
+    "pwa_icon",
 }
-WITHOUT_LOGIN |= {"theme.css", "manifest.json", "pwa_icon"}
 # Gradio asks for this address when it launches.
 GRADIOS_START = "gradio_api/startup-events"
 # Wrong passwords in a minute: of an address for one name, and of an address for all names.
@@ -99,8 +101,8 @@ class LoginGuard:
             and asks_for_login(scope)
         ):
             return await self._app(scope, receive, send)
-        body = await Request(scope, receive).body()
-        address = network_of((scope.get("client") or ("",))[0])
+        request = Request(scope, receive)
+        body, address = await request.body(), address_of(request)
         pair = f"{address} {await _name_in(scope, body)}"
         try:
             self._wrong_for_name.take(pair, 0)

@@ -10,7 +10,7 @@ from app.backends.base import Backend, BackendWrapper
 from app.jobs.handle import Handle
 from app.jobs.job import LAST_EVENTS, Busy, Cancelled, Done, Event, Failed, Job, Queued, RequestError
 from app.page.gradio_internals import current_request
-from app.server.limits import MAX_PEOPLE, LimitReached, Limits, network_of
+from app.server.limits import MAX_PEOPLE, LimitReached, Limits, address_of
 from app.server.metrics import Metrics
 
 log = logging.getLogger("app.jobs")
@@ -107,8 +107,8 @@ class MeteredBackend(BackendWrapper):
         request: Any = current_request()
         if request is None:
             return self._people.get(owner, ""), ""
-        client, http_request = getattr(request, "client", None), getattr(request, "request", None)
-        person = request.username or (network_of(client.host) if client else "")
+        http_request = getattr(request, "request", None)
+        person = request.username or address_of(request)
         with self._changed:
             self._people.pop(owner, None)
             self._people[owner] = person

@@ -15,7 +15,7 @@ from app.disk import cannot_keep, free_bytes, is_full
 from app.jobs.uploads import MAX_BYTES
 from app.page.gradio_internals import get_upload_folder, login_of, path_of
 from app.server.events import refusal
-from app.server.limits import LimitReached, Limits, network_of
+from app.server.limits import LimitReached, Limits, address_of
 
 log = logging.getLogger("app.service")
 
@@ -95,7 +95,6 @@ class UploadLimit:
         request, answering = Request(scope), False
         declared = request.headers.get("content-length", "")
         size = int(declared[:20]) if declared.isdigit() else MAX_BYTES
-        address = request.client.host if request.client else ""
 
         async def answer(message: Message) -> None:
             nonlocal answering
@@ -106,7 +105,7 @@ class UploadLimit:
         try:
             if free_bytes(folder) < size + RESERVE_BYTES:
                 raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
-            self._limits.take(login_of(request) or network_of(address), size)
+            self._limits.take(login_of(request) or address_of(request), size)
             await self._app(scope, receive, answer)
         except LimitReached as error:
             await refusal(str(error), 429)(scope, receive, send)

@@ -32,7 +32,7 @@ def perform(visit: Participation, values: Values, address: str = "") -> None:
     """Perform the action values["do"]. Errors are shown on the page; late clicks are ignored.
 
     Args:
-        address: that the click came from, see `network_of`.
+        address: that the click came from, see `address_of`.
     """
     with visit.session.lock:
         visit.address = address

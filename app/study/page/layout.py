@@ -24,7 +24,7 @@ from app.page.live import live_routes, refusal, session_of
 from app.page.scripts import STATIC, make_studio, preload_tags, scripts_route
 from app.page.session import GRACE_S, Session, Sessions
 from app.page.sketches import Sketches
-from app.server.limits import Limits, network_of
+from app.server.limits import Limits, address_of
 from app.study.log.enrolment import DROPPED_OUT_S
 from app.study.log.writer import Writer
 from app.study.page.actions import perform, report
@@ -96,8 +96,7 @@ def build_study_page(
             session = None
             try:
                 session = sessions.of(values.get("browser"), values.get("tab"), request.username or "")
-                client = getattr(request, "client", None)
-                perform(visits.of(session), values, network_of(client.host) if client else "")
+                perform(visits.of(session), values, address_of(request))
             except RequestError as error:
                 _tell(study, session, own_words(study, str(error), "again"))
             except Exception:  # or Gradio would show its own message
