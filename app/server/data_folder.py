@@ -1,4 +1,4 @@
-"""The folder of --data: private to whoever runs the app, and used by one process at a time."""
+"""The folder of --data: readable by the app's own user only, and used by one process at a time."""
 
 import logging
 import os

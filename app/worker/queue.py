@@ -27,7 +27,7 @@ class SampleQueue:
         longest_wait_s: by kind of job, the wait beyond which it is refused.
 
     Attributes:
-        costs: what ticks cost at present; whoever runs them sets it.
+        costs: the current costs of ticks; the worker updates them after each tick.
     """
 
     def __init__(
