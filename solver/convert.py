@@ -1,10 +1,11 @@
-"""Read the published ConsistencySolver weights: `python -m solver convert model.ckpt OUT`.
+"""Read weights of the paper's authors' code: `python -m solver convert model.ckpt OUT`.
 
-The paper's authors published the policy for Stable Diffusion 1.5 as `model.ckpt` in the hub repository
-`wangfuyun/consolver` (`hf download wangfuyun/consolver model.ckpt --local-dir .` fetches it). It becomes
-a `ConsistencySolverScheduler` in the folder OUT, as `solver.training.train` leaves one: copied to
+They published the policy for Stable Diffusion 1.5 as `model.ckpt` in the hub repository `wangfuyun/consolver`
+(`hf download wangfuyun/consolver model.ckpt --local-dir .` fetches it). Their variant for FLUX.1 Kontext
+saves files of the same kind, which differ in the values to choose from. A file becomes a
+`ConsistencySolverScheduler` in the folder OUT, as `solver.training.train` leaves one: copied to
 `<model>/solver/`, the app uses it. In each step it takes the likeliest decision, where the authors' code
-draws one, and it stays on the exact trailing grid.
+draws one, and it stays on the exact grid.
 
 Nothing in the file is executed: it is read as tensors alone.
 """
@@ -17,6 +18,7 @@ import pickle
 import struct
 import sys
 from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -24,20 +26,58 @@ import torch
 from torch import Tensor
 
 from solver.consistency import CONFIG_FILE, POLICY_FILE
-from solver.paper import PaperPolicy, paper_values
+from solver.paper import PaperFlowPolicy, PaperPolicy
 
 REPOSITORY, FILE = "wangfuyun/consolver", "model.ckpt"
 
 TIMESTEPS = 1000
-# What it was trained for: Stable Diffusion 1.5's noise schedule, at one guidance scale.
-SCHEDULE = {
-    "num_train_timesteps": TIMESTEPS,
-    "beta_start": 0.00085,
-    "beta_end": 0.012,
-    "beta_schedule": "scaled_linear",
-    "prediction_type": "epsilon",
-}
-GUIDANCE = 3.0
+
+
+@dataclass(frozen=True)
+class Kind:
+    """A model that the authors' code trained a policy for.
+
+    Attributes:
+        model: its name.
+        policy: class of its policy.
+        schedule: config of its noise schedule.
+        guidance: the one scale that it was trained at.
+        sharpness: factor on the logits; the decisions do not depend on it, the odds of a drawn one do.
+    """
+
+    model: str
+    policy: type[PaperPolicy]
+    schedule: Mapping[str, Any]
+    guidance: float
+    sharpness: float = 1.0
+
+
+KINDS = (
+    Kind(
+        "Stable Diffusion 1.5",
+        PaperPolicy,
+        {
+            "num_train_timesteps": TIMESTEPS,
+            "beta_start": 0.00085,
+            "beta_end": 0.012,
+            "beta_schedule": "scaled_linear",
+            "prediction_type": "epsilon",
+        },
+        guidance=3.0,
+    ),
+    Kind(
+        "FLUX.1 Kontext",
+        PaperFlowPolicy,
+        {
+            "num_train_timesteps": TIMESTEPS,
+            "prediction_type": "flow_prediction",
+            "use_flow_sigmas": True,
+            "use_dynamic_shifting": True,
+        },
+        guidance=2.5,
+        sharpness=100.0,  # softmax(logits / 0.01)
+    ),
+)
 
 LAYERS = (0, 2, 4)
 VALUES = "action_values"
@@ -45,8 +85,8 @@ KEYS = (*(f"mlp.{i}.{part}" for i in LAYERS for part in ("weight", "bias")), VAL
 MAX_BYTES = 64 * 2**20  # the published file has less than one MB
 
 
-def convert(path: str | Path, out: str | Path) -> PaperPolicy:
-    """Write the solver in the published file `path` as a new folder `out`, and return its policy.
+def convert(path: str | Path, out: str | Path) -> tuple[PaperPolicy, Kind]:
+    """Write the solver in the published file `path` as a new folder `out`; return its policy and its kind.
 
     Raises:
         FileExistsError: `out` holds a solver already.
@@ -58,17 +98,17 @@ def convert(path: str | Path, out: str | Path) -> PaperPolicy:
     out = Path(out)
     if (out / CONFIG_FILE).exists() or (out / POLICY_FILE).exists():
         raise FileExistsError(f"{out} holds a solver already; choose another folder.")
-    policy = read_published(path)
-    scheduler = ConsistencySolverScheduler(**SCHEDULE, guidance=GUIDANCE)
+    policy, kind = read_published(path)
+    scheduler = ConsistencySolverScheduler(**kind.schedule, guidance=kind.guidance)
     scheduler.policy = policy
     scheduler.save_pretrained(out)
-    return policy
+    return policy, kind
 
 
-def read_published(path: str | Path) -> PaperPolicy:
-    """The policy in a file of the published kind, for any number of steps, on the CPU.
+def read_published(path: str | Path) -> tuple[PaperPolicy, Kind]:
+    """Read the policy in a file of the published kind, for any number of steps, on the CPU.
 
-    Its order and bins are taken from the file's shapes.
+    Its order and bins are taken from the file's shapes, its kind from the values to choose from.
 
     Raises:
         OSError: no such file, or one that can't be read.
@@ -77,16 +117,37 @@ def read_published(path: str | Path) -> PaperPolicy:
     path = Path(path)
     tensors = _checked(_read_tensors(path), path)
     rows, bins = tensors[VALUES].shape
-    policy = PaperPolicy(
+    kind = _kind_of(tensors[VALUES], path)
+    policy = kind.policy(
         order=rows + 1,
         bins=bins,
         hidden=tensors["mlp.0.bias"].numel(),
-        guidance=(GUIDANCE, GUIDANCE),
+        guidance=(kind.guidance, kind.guidance),
         num_train_timesteps=TIMESTEPS,
     )
     layers = {name: tensor.float() for name, tensor in tensors.items() if name != VALUES}
+    for name in ("mlp.4.weight", "mlp.4.bias"):
+        layers[name] = kind.sharpness * layers[name]
     policy.load_state_dict(policy.state_dict() | layers)
-    return policy.eval()
+    return policy.eval(), kind
+
+
+def _kind_of(values: Tensor, path: Path) -> Kind:
+    """Return the kind with these values to choose from, [order - 1, values]."""
+    values = values.float()
+    for kind in KINDS:
+        if torch.allclose(values, kind.policy.choices(*values.shape), rtol=0, atol=1e-4):
+            return kind
+    # Only the first row differs between the kinds, so any of them shows which one is wrong.
+    known = KINDS[0].policy.choices(*values.shape)
+    row = next((i for i in range(1, len(values)) if not torch.allclose(values[i], known[i], atol=1e-4)), 0)
+    spans = dict.fromkeys(
+        f"{span[0]:g} to {span[-1]:g}" for span in (k.policy.choices(*values.shape)[row] for k in KINDS)
+    )
+    raise ValueError(
+        f"Row {row} of {VALUES} in {path} runs from {values[row][0]:g} to {values[row][-1]:g}, where the "
+        f"published solvers' run evenly from {' or '.join(spans)}: these decisions mean something else."
+    )
 
 
 def _read_tensors(path: Path) -> Mapping[str, Any]:
@@ -162,13 +223,6 @@ def _checked(found: Any, path: Path) -> dict[str, Tensor]:
                 f"{key} in {path} has the shape {[*found[key].shape]}; with {hidden} hidden units and {rows} "
                 f"decisions of {bins} values it must be {[*shape]}."
             )
-    for i, (here, published) in enumerate(zip(values.float(), paper_values(rows, bins), strict=True)):
-        if not torch.allclose(here, published, rtol=0, atol=1e-4):
-            raise ValueError(
-                f"Row {i} of {VALUES} in {path} runs from {here[0]:g} to {here[-1]:g}, where the published "
-                f"solver's runs evenly from {published[0]:g} to {published[-1]:g}: these decisions mean "
-                "something else."
-            )
     return dict(found)
 
 
@@ -187,7 +241,7 @@ def main() -> int:
     parser.add_argument("--json", action="store_true", help="print what was found as JSON")
     arguments = parser.parse_args()
     try:
-        policy = convert(arguments.checkpoint, arguments.out)
+        policy, kind = convert(arguments.checkpoint, arguments.out)
     except OSError as error:
         reason = f"{error.filename}: {error.strerror}" if error.strerror else str(error)
         print(f"Can't convert: {reason}", file=sys.stderr)
@@ -200,14 +254,15 @@ def main() -> int:
         "order": policy.order,
         "values": policy.bins,
         "parameters": sum(weight.numel() for weight in policy.mlp.parameters()),
-        "guidance": GUIDANCE,
+        "guidance": kind.guidance,
+        "model": kind.model,
     }
     if arguments.json:
         print(json.dumps(found))
     else:
         print(
             f"{arguments.out} holds a solver of order {policy.order}, each weight one of {policy.bins}, for "
-            f"Stable Diffusion 1.5 at guidance {GUIDANCE:g}.\nCopy it to <model>/solver/ and the app uses it."
+            f"{kind.model} at guidance {kind.guidance:g}.\nCopy it to <model>/solver/ and the app uses it."
         )
     return 0
 

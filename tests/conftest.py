@@ -12,6 +12,7 @@ import torch
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("GRADIO_ANALYTICS_ENABLED", "False")
 
+import checkpoints  # noqa: F401 - registers the embedded model's classes, whichever test runs first
 from app.jobs.job import Job
 from app.models import ImageModel, load
 from app.worker import Worker

@@ -23,8 +23,9 @@ from torch.utils.tensorboard import SummaryWriter
 from tqdm import tqdm
 
 from solver.diffusion import load_diffusion
-from solver.paper import PaperPolicy, load_policy
+from solver.paper import PaperPolicy, load_policy, paper_policy_for
 from solver.policy import DECISIONS, MAX_ORDER, STARTS, Policy
+from solver.schedule import NoiseSchedule
 from solver.scheduler import ConsistencySolverScheduler
 from solver.training.distill import distill
 from solver.training.pairs import Pairs, load_pairs
@@ -217,12 +218,12 @@ def main() -> None:
     )
 
 
-def new_policy(args: argparse.Namespace, pairs: Pairs, num_train_timesteps: int) -> Policy:
+def new_policy(args: argparse.Namespace, pairs: Pairs, schedule: NoiseSchedule) -> Policy:
     """Make an untrained policy from the options; raise ValueError for options that contradict each other."""
     trained_for: dict[str, Any] = {
         "steps": (min(args.steps), max(args.steps)),
         "guidance": (float(pairs.guidance.min()), float(pairs.guidance.max())),
-        "num_train_timesteps": num_train_timesteps,
+        "num_train_timesteps": schedule.num_train_timesteps,
     }
     if args.sees != "paper":
         policy = {"free": args.free, "sees": args.sees, "bins": args.bins, "hidden": args.hidden}
@@ -232,7 +233,7 @@ def new_policy(args: argparse.Namespace, pairs: Pairs, num_train_timesteps: int)
             "The paper's policy starts as euler and learns only the rows: give --start euler --learns rows, "
             "and remove --free."
         )
-    return PaperPolicy(args.order, args.bins, args.hidden, **trained_for)
+    return paper_policy_for(schedule)(args.order, args.bins, args.hidden, **trained_for)
 
 
 def run(args: argparse.Namespace) -> dict[str, Any]:
@@ -245,7 +246,7 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
     if args.init:
         policy = load_policy(args.init / "policy.safetensors")
     else:
-        policy = new_policy(args, pairs, model.schedule.num_train_timesteps)
+        policy = new_policy(args, pairs, model.schedule)
     chosen = ("group", "epochs", "minibatches", "clip", "entropy", "rollouts_at_once")
     settings = PPOSettings(**{name: getattr(args, name) for name in chosen})
     best = train(

@@ -26,15 +26,19 @@ from solver import (
     sample,
 )
 from solver.evaluation.evaluate import check_fair
-from solver.grids import grid_at_timesteps
-from solver.paper import PaperPolicy
+from solver.grids import grid_at_timesteps, time_grid
+from solver.paper import PAPER_POLICIES, PaperFlowPolicy, PaperPolicy, load_policy
 from tests.solver.toys import FLOW, NOISE, SD, network, relative_error
 
 S = NoiseSchedule.from_config(SD)
-SPANS = [(0.0, 2.0), (-2.0, 0.0), (-1.0, 1.0), (-1.0, 1.0)]
+SPANS: list[tuple[float, float]] = [(0.0, 2.0), (-2.0, 0.0), (-1.0, 1.0), (-1.0, 1.0)]
+FLOW_SPANS: list[tuple[float, float]] = [(0.0, 1.0), *SPANS[1:]]
+KONTEXT = {"use_flow_sigmas": True, "use_dynamic_shifting": True, "flow_shift": 3.0}
 
 
-def published(order: int = 4, values: int = 11, hidden: int = 256) -> dict[str, torch.Tensor]:
+def published(
+    order: int = 4, values: int = 11, hidden: int = 256, spans: list[tuple[float, float]] = SPANS
+) -> dict[str, torch.Tensor]:
     """A state dict of the published kind, with a network that decides differently at every step."""
     generator = torch.Generator().manual_seed(order)
     rows = order - 1
@@ -44,7 +48,7 @@ def published(order: int = 4, values: int = 11, hidden: int = 256) -> dict[str, 
         scale = 6 / math.sqrt(shape[1])
         state[f"mlp.{layer}.weight"] = scale * torch.randn(shape, generator=generator)
         state[f"mlp.{layer}.bias"] = torch.randn(shape[:1], generator=generator)
-    state["action_values"] = torch.stack([torch.linspace(*span, values) for span in SPANS[:rows]])
+    state["action_values"] = torch.stack([torch.linspace(*span, values) for span in spans[:rows]])
     return state
 
 
@@ -54,9 +58,12 @@ def checkpoint(tmp_path: Path) -> Path:
     return tmp_path / "model.ckpt"
 
 
-def reference_weights(state: dict[str, torch.Tensor], t: float, t_next: float, outputs: int) -> list[float]:
-    """The weights of one step, newest output first, from the published formulas."""
-    x = torch.tensor([t, t_next]) / 999
+def reference_weights(state: dict[str, torch.Tensor], now: float, after: float, outputs: int) -> list[float]:
+    """The weights of one step, newest output first, from the published formulas.
+
+    `now` and `after` are what its network sees: t / 999, or on a flow σ.
+    """
+    x = torch.tensor([now, after], dtype=torch.float32)
     for layer in ("0", "2", "4"):
         x = state[f"mlp.{layer}.weight"] @ x + state[f"mlp.{layer}.bias"]
         x = x.relu() if layer != "4" else x
@@ -78,7 +85,7 @@ def reference_sample(state: dict[str, torch.Tensor], N: int, noise: torch.Tensor
     for t, t_next in itertools.pairwise(timesteps):
         now, after = cumprod[t], cumprod[max(t_next, 0)]
         past = [network(x, torch.tensor(float(t))), *past][:order]
-        weights = reference_weights(state, t, t_next, len(past))
+        weights = reference_weights(state, t / 999, t_next / 999, len(past))
         epsilon = sum(w * output for w, output in zip(weights, past, strict=True))
         y = x / now.sqrt() + (((1 - after) / after).sqrt() - ((1 - now) / now).sqrt()) * epsilon
         x = after.sqrt() * y
@@ -107,13 +114,87 @@ def test_plans_are_the_published_formulas_at_every_number_of_steps(
         plan = make_plan("consistency", N, S, learned=learned)
         told = [*plan.timestep, -1]
         for i in range(N):
-            expected = reference_weights(state, told[i], told[i + 1], min(i + 1, order))
+            expected = reference_weights(state, told[i] / 999, told[i + 1] / 999, min(i + 1, order))
             step = plan.alpha[i + 1] * (plan.sigma[i + 1] / plan.alpha[i + 1] - plan.sigma[i] / plan.alpha[i])
             assert [b / step for b in plan.b[i][:order]] == pytest.approx(expected, abs=1e-6)
             seen.add(tuple(expected))
         assert (plan.alpha[-1], plan.sigma[-1]) == (plan.alpha[-1], pytest.approx(float(S.sigma(0))))
         assert relative_error(follow(plan, NOISE), reference_sample(state, N, NOISE)) < 1e-6
     assert len(seen) > order  # the network does decide
+
+
+def flow_sigmas(N: int, mu: float) -> list[float]:
+    """The noise levels of N steps of FLUX.1 Kontext: 1, 1 - 1/N, … shifted by mu, and 0."""
+    even = np.linspace(1, 1 / N, N)
+    return [*(math.exp(mu) / (math.exp(mu) + 1 / even - 1)), 0.0]
+
+
+def reference_flow_sample(
+    state: dict[str, torch.Tensor], sigmas: list[float], noise: torch.Tensor
+) -> torch.Tensor:
+    """x[i+1] = x[i] + (σ[i+1] - σ[i]) Σ w v in float64."""
+    order = len(state["action_values"]) + 1
+    x, past = noise.double(), list[torch.Tensor]()
+    for now, after in itertools.pairwise(sigmas):
+        past = [network(x, torch.tensor(1000 * now)), *past][:order]
+        weights = reference_weights(state, now, after, len(past))
+        x = x + (after - now) * sum(w * v for w, v in zip(weights, past, strict=True))
+    return x
+
+
+@pytest.mark.parametrize(("order", "values"), [(2, 11), (3, 161), (4, 11)])
+@pytest.mark.parametrize("mu", [0.5, 1.15])
+def test_plans_on_a_flow_are_the_published_formulas_at_every_number_of_steps(
+    order: int, values: int, mu: float, tmp_path: Path
+) -> None:
+    state = published(order, values, spans=FLOW_SPANS)
+    torch.save(state, tmp_path / "model.ckpt")
+    _, kind = convert.convert(tmp_path / "model.ckpt", tmp_path / "out")
+    assert (kind.model, kind.guidance) == ("FLUX.1 Kontext", 2.5)
+    learned = LearnedSolver.load(tmp_path / "out")
+    schedule = NoiseSchedule.from_config(KONTEXT, mu=mu)
+    assert learned.mismatch(schedule, 2.5) == ""
+    seen = set()
+    for N in range(1, 51) if order == 2 else (2, 3, 7, 28):
+        plan, sigmas = make_plan("consistency", N, schedule, learned=learned), flow_sigmas(N, mu)
+        assert plan.sigma == pytest.approx(sigmas, abs=2e-6)  # a flow starts at σ = 1 - 1e-6 here
+        for i in range(N):
+            expected = reference_weights(state, sigmas[i], sigmas[i + 1], min(i + 1, order))
+            step = plan.sigma[i + 1] - plan.sigma[i]
+            assert [b / step for b in plan.b[i][:order]] == pytest.approx(expected, abs=1e-5)
+            seen.add(tuple(expected))
+        expected_sample = reference_flow_sample(state, sigmas, NOISE)
+        assert relative_error(follow(plan, NOISE), expected_sample) < 1e-4
+    assert len(seen) > order
+
+
+def test_a_converted_flow_policy_draws_with_the_published_odds(tmp_path: Path) -> None:
+    """The authors' flow code draws from softmax(logits / 0.01)."""
+    state = published(2, spans=FLOW_SPANS)
+    state = {name: tensor * (0.01 if name.startswith("mlp.4") else 1) for name, tensor in state.items()}
+    torch.save(state, tmp_path / "model.ckpt")
+    policy, _ = convert.read_published(tmp_path / "model.ckpt")
+    x = torch.tensor([0.7, 0.4])
+    for layer in ("0", "2", "4"):
+        x = state[f"mlp.{layer}.weight"] @ x + state[f"mlp.{layer}.bias"]
+        x = x.relu() if layer != "4" else x
+    one = torch.ones(1)
+    drawn = policy(700 * one, 400 * one, 3 * one, 2.5 * one)
+    torch.testing.assert_close(drawn.probs[0, 0], (x / 0.01).softmax(0), rtol=1e-4, atol=1e-6)
+
+
+def test_integer_division_leaves_the_grid_where_the_page_says() -> None:
+    """The authors take t - 1000 // N for the next time; the page names the N that it misses."""
+
+    def misses(N: int) -> bool:
+        t = (np.round(np.arange(1000, 0, -1000 / N)).astype(int) - 1)[:N]
+        return bool((t - 1000 // N != np.append(t[1:], -1)).any())
+
+    missed = [N for N in range(1, 51) if misses(N)]
+    ends = [N for N in missed if N - 1 not in missed], [N for N in missed if N + 1 not in missed]
+    ranges = [str(a) if a == b else f"{a}–{b}" for a, b in zip(*ends, strict=True)]
+    page = (Path(__file__).parents[2] / "docs" / "stable-diffusion.md").read_text(encoding="utf-8")
+    assert f"for {', '.join(ranges[:-1])} and {ranges[-1]} steps" in " ".join(page.split())
 
 
 def test_what_is_written_is_a_scheduler_like_any_trained_one(checkpoint: Any, tmp_path: Path) -> None:
@@ -137,6 +218,20 @@ def test_a_policy_of_the_papers_kind_can_be_trained_here_too(tmp_path: Path) -> 
     assert torch.equal(policy.get_buffer("values"), published()["action_values"])
     distribution = policy.distribution(grid_at_timesteps([999.0, 499.0], S), torch.tensor([3.0]))
     assert torch.allclose(distribution.entropy(), torch.tensor(11.0).log())  # every bin alike
+
+
+@pytest.mark.parametrize("kind", PAPER_POLICIES.values())
+def test_the_continuous_twin_starts_as_eulers_method(kind: type[PaperPolicy], tmp_path: Path) -> None:
+    twin = kind(3, bins=0, hidden=8)
+    schedule = NoiseSchedule.from_config(FLOW) if kind is PaperFlowPolicy else S
+    grid = time_grid("trailing", schedule, 5)
+    plan, euler = twin.plan(schedule, grid, 3.0), make_plan("euler", 5, schedule)
+    assert plan.sigma[-1] == pytest.approx(0 if schedule.is_flow else float(schedule.sigma(0)))
+    for row, expected in zip(plan.b[:-1], euler.b, strict=False):
+        assert [w for w in row if w] == pytest.approx([w for w in expected if w])
+    twin.save(tmp_path / "policy.safetensors")
+    assert load_policy(tmp_path / "policy.safetensors").settings == twin.settings
+    assert isinstance(load_policy(tmp_path / "policy.safetensors"), kind)
 
 
 def test_models_it_was_not_learned_for_are_named(checkpoint: Any, tmp_path: Path) -> None:
@@ -200,6 +295,7 @@ def resave(change: Any) -> Any:
         ),
         (resave(lambda s: s.update(action_values=torch.zeros(33))), "must be .order - 1, values"),
         (resave(lambda s: s["action_values"][2].mul_(0.05)), "Row 2 of action_values .* mean something else"),
+        (resave(lambda s: s["action_values"][0].mul_(2)), "Row 0 of .* from 0 to 4, .* 0 to 2 or 0 to 1"),
         (resave(lambda s: s.update({"mlp.0.bias": 3})), "mlp.0.bias .* is not a tensor"),
         (lambda path: torch.save(published(values=10), path), "odd number"),
         (lambda path: (path.unlink(), path.mkdir()), "is a folder"),

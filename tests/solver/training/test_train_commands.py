@@ -87,7 +87,7 @@ def test_training_goes_on_from_a_policy(
         (("--reward", "beauty"), "beauty"),
         (("--order", "33"), "order of a policy is 1 to 32"),
         (("--sees", "paper"), "The paper's policy starts as euler and learns only the rows"),
-        (("--sees", "paper", "--start", "euler", "--learns", "rows"), "order 2 or more and 3 bins or more"),
+        (("--sees", "paper", "--start", "euler", "--learns", "rows", "--order", "1"), "has order 2 or more"),
         (("--pairs", "nowhere"), "There are no pairs in nowhere"),
         (("--model", "nowhere"), "nowhere"),
     ],
