@@ -170,4 +170,7 @@ def _fitting(table: Plan, schedule: NoiseSchedule) -> Plan:
             f"The table for {table.steps} steps was made for another noise schedule: it starts at "
             f"σ = {starts[0]:.4f} where this one has {starts[1]:.4f}."
         )
-    return table
+    # Tables of older versions do not have these.
+    told = schedule.levels(schedule.lam(table.timestep))
+    told_alpha, told_sigma = (tuple(level.tolist()) for level in told)
+    return dataclasses.replace(table, told_alpha=told_alpha, told_sigma=told_sigma)

@@ -242,10 +242,11 @@ def multistep(weights: Tensor, combines: str, schedule: NoiseSchedule, grid: Tim
     alpha, sigma = (level.expand(len(weights), -1) for level in schedule.levels(grid.lam))
     A, B = transport(combines, alpha, sigma)
     c, d = convert_prediction(schedule.prediction_type, combines, alpha[:, :-1], sigma[:, :-1])
-    told = grid.timestep.expand_as(A)
+    t = grid.timestep.expand_as(A)
     b = B[..., None] * weights
     A, c, d = (torch.as_tensor(v).to(A).expand_as(A) for v in (A, c, d))
-    return Tables(schedule.prediction_type, told, alpha, sigma, A, b, c, d, torch.ones_like(told))
+    told = schedule.levels(schedule.lam(t))
+    return Tables(schedule.prediction_type, t, alpha, sigma, A, b, c, d, torch.ones_like(t), *told)
 
 
 def heun(schedule: NoiseSchedule, grid: TimeGrid) -> Tables:

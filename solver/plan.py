@@ -8,9 +8,10 @@ the state and the network's outputs so far with fixed numbers,
     q[i]      = c[i] · x[i] + d[i] · output[i]
     x[i+1]    = a[i] · x[i] + Σ_k b[i][k] · q[i-k]
 
-and the state stands at x[i] = alpha[i] · x0 + sigma[i] · ε. `timestep` is what the network is told, (alpha,
-sigma) is where the ODE stands; a learned plan may let them differ. `Tables` are many such tables as tensors,
-`Plan` is one as plain numbers.
+and the state stands at x[i] = alpha[i] · x0 + sigma[i] · ε. The network is told `timestep`, which has the
+level (told_alpha, told_sigma) in its schedule, while the ODE stands at (alpha, sigma); in a learned plan they
+may differ. `Tables` are many such tables as tensors, `Plan` is one as plain numbers, and docs/plan-format.md
+describes its JSON.
 """
 
 from __future__ import annotations
@@ -24,6 +25,9 @@ from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
+
+FORMAT, VERSION = "consistency-solver plan", 1
+"""What a plan's JSON says it is; docs/plan-format.md describes it."""
 
 PREDICTION_TYPES = ("epsilon", "sample", "v_prediction", "flow_prediction")
 
@@ -75,7 +79,7 @@ class Tables:
 
     Attributes:
         prediction_type: what the network puts out.
-        timestep, a, c, d, input_scale: [B, N].
+        timestep, a, c, d, input_scale, told_alpha, told_sigma: [B, N].
         alpha, sigma: [B, N + 1].
         b: [B, N, m], newest output first, zero for outputs that do not exist yet.
     """
@@ -89,6 +93,8 @@ class Tables:
     c: Tensor
     d: Tensor
     input_scale: Tensor
+    told_alpha: Tensor
+    told_sigma: Tensor
     init_noise_scale: ClassVar[float] = 1.0
 
     @property
@@ -140,6 +146,8 @@ class Plan:
         input_scale: N factors between the state and the network's input; 1 unless the plan was read off a
             scheduler that keeps x / α.
         init_noise_scale: x[0] = init_noise_scale · noise, for noise of unit variance.
+        told_alpha, told_sigma: N signal and noise levels at `timestep` in the network's noise schedule, for
+            programs that tell networks a noise level; those of the network's input where they are not given.
 
     Raises:
         ValueError: lengths that do not fit, numbers that are not finite, levels below zero.
@@ -156,12 +164,19 @@ class Plan:
     d: tuple[float, ...]
     input_scale: tuple[float, ...]
     init_noise_scale: float = 1.0
+    told_alpha: tuple[float, ...] = ()
+    told_sigma: tuple[float, ...] = ()
 
     def __post_init__(self) -> None:
         n = len(self.timestep)
         lengths = {"alpha": n + 1, "sigma": n + 1, "a": n, "c": n, "d": n, "input_scale": n, "timestep": n}
         for name, length in lengths.items():
             object.__setattr__(self, name, _numbers(name, getattr(self, name), length))
+        for name in ("alpha", "sigma"):
+            told = getattr(self, f"told_{name}")
+            if len(told) == 0:
+                told = [s * level for s, level in zip(self.input_scale, getattr(self, name), strict=False)]
+            object.__setattr__(self, f"told_{name}", _numbers(f"told_{name}", told, n))
         if n == 0:
             raise ValueError("A plan needs at least one row.")
         if len(self.b) != n:
@@ -177,7 +192,7 @@ class Plan:
             raise ValueError(f"init_noise_scale must be a positive number, not {self.init_noise_scale}.")
         if min(self.input_scale) <= 0:
             raise ValueError("Every input_scale must be positive.")
-        if min(self.alpha) < 0 or min(self.sigma) < 0:
+        if min(*self.alpha, *self.sigma, *self.told_alpha, *self.told_sigma) < 0:
             raise ValueError("alpha and sigma are levels of signal and noise and cannot be negative.")
 
     @property
@@ -196,21 +211,31 @@ class Plan:
         return max((k + 1 for row in self.b for k, weight in enumerate(row) if weight), default=0)
 
     def to_dict(self) -> dict[str, Any]:
-        """Return the plan as strings, numbers and lists, ready for JSON."""
-        return json.loads(json.dumps(asdict(self)))
+        """Return the plan as strings, numbers and lists, ready for JSON (docs/plan-format.md)."""
+        return {"format": FORMAT, "version": VERSION, **json.loads(json.dumps(asdict(self)))}
 
     @classmethod
     def from_dict(cls, data: dict[str, Any]) -> Plan:
-        """Make the plan that `to_dict` wrote.
+        """Make the plan that `to_dict` wrote, now or before it had a version and the levels told.
 
         Raises:
-            ValueError: missing or unknown entries, or numbers that make no valid plan.
+            ValueError: another format, a newer version, missing or unknown entries, or numbers that make no
+                valid plan.
         """
+        entries = {key: value for key, value in data.items() if key not in ("format", "version")}
+        if data.get("format", FORMAT) != FORMAT:
+            raise ValueError(f"Not a plan: its format is {data['format']!r} and not {FORMAT!r}.")
+        if data.get("version", VERSION) != VERSION:
+            raise ValueError(
+                f"The plan has version {data['version']!r} of its format, and this program reads version "
+                f"{VERSION}; update the program."
+            )
         known = {f.name for f in fields(cls)}
-        if data.keys() != known:
-            missing, unknown = sorted(known - data.keys()), sorted(data.keys() - known)
+        needed = known if "version" in data else known - {"told_alpha", "told_sigma"}
+        missing, unknown = sorted(needed - entries.keys()), sorted(entries.keys() - known)
+        if missing or unknown:
             raise ValueError(f"Not a plan: entries missing {missing}, entries unknown {unknown}.")
-        return cls(**data)
+        return cls(**entries)
 
     def save(self, path: str | Path) -> None:
         """Write the plan as JSON; `load` gives back an equal plan, to the last bit."""

@@ -46,6 +46,8 @@ def read_plan(
     a, b, scale = _probe(scheduler, readings, **step_options)
     alpha, sigma = ([v / s for v, s in zip(level, scale, strict=True)] for level in zip(*levels, strict=True))
 
+    told_alpha, told_sigma = (tuple(level.tolist()) for level in schedule.levels(schedule.lam(timestep)))
+
     # On data and noise that never change, q is (p, r) for (x0, ε); the last row says where that ends.
     p, r = as_mixture(read_as, 1.0, 0.0)
     ends = (a[-1] * level[-1] + sum(b[-1]) * q for level, q in ((alpha, p), (sigma, r)))
@@ -62,6 +64,8 @@ def read_plan(
         d=tuple(d for _, d in readings),
         input_scale=tuple(scale),
         init_noise_scale=float(getattr(scheduler, "init_noise_sigma", 1.0)),
+        told_alpha=told_alpha,
+        told_sigma=told_sigma,
     )
 
 
