@@ -20,12 +20,13 @@ from solver.similarity import psnr, ssim
 from solver.solvers import SOLVERS, make_plan
 
 if TYPE_CHECKING:
-    from solver.scheduler import ConsistencySolverScheduler
+    from solver.scheduler import ConsistencySolverScheduler, FlowConsistencySolverScheduler
 
 __all__ = [
     "GRIDS",
     "SOLVERS",
     "ConsistencySolverScheduler",
+    "FlowConsistencySolverScheduler",
     "LearnedSolver",
     "NoiseSchedule",
     "Plan",
@@ -44,8 +45,8 @@ __all__ = [
 
 
 def __getattr__(name: str) -> Any:
-    if name == "ConsistencySolverScheduler":  # it brings diffusers, which takes seconds to import
-        from solver.scheduler import ConsistencySolverScheduler
+    if name in ("ConsistencySolverScheduler", "FlowConsistencySolverScheduler"):
+        from solver import scheduler  # it brings diffusers, which takes seconds to import
 
-        return ConsistencySolverScheduler
+        return getattr(scheduler, name)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -14,6 +14,12 @@ with A and B of `transport`, which make the step exact where q does not change. 
 each function below takes `lam` [N + 1], rising, whose last entry may be ∞ (σ = 0), and returns them, [N, m]
 float64, newest prediction first, zero where there is none yet. A step to σ = 0 lands on the newest x0
 (w = 1, 0, …), since the interpolated polynomials have no limit there.
+
+At zero terminal SNR (Lin et al. 2024, arXiv 2305.08891) the first level is pure noise, λ = -∞, where 2⁻¹²
+stands for α = 0, as in diffusers. Rows in x0 are well-conditioned there. Rows in ε are not: A and B go to ∞
+against each other, and ε says nothing about the picture. So where the network predicts x0 or v, a method in ε
+begins with DDIM's step in x0, which is the limit of its own, and starts afresh from the second level
+(`begins_at_noise`).
 """
 
 from __future__ import annotations
@@ -37,6 +43,9 @@ ADAMS_BASHFORTH = (
     (23 / 12, -16 / 12, 5 / 12),
     (55 / 24, -59 / 24, 37 / 24, -9 / 24),
 )
+
+# Levels below this λ count as pure noise. Zero terminal SNR stands at -8.3; Stable Diffusion ends at -2.7.
+PURE_NOISE = -6.0
 
 
 def ddim(lam: Tensor) -> Tensor:
@@ -223,6 +232,25 @@ def transport(combines: str, alpha: Tensor, sigma: Tensor) -> tuple[Tensor, Tens
     return combination((alpha[..., 1:], sigma[..., 1:]), (alpha[..., :-1], sigma[..., :-1]), q)
 
 
+def begins_at_noise(combines: str, schedule: NoiseSchedule, lam: Tensor) -> bool:
+    """Whether a method in ε starts where ε says nothing about the picture, but the network's output does."""
+    if schedule.is_flow or combines != "epsilon" or schedule.prediction_type == "epsilon":
+        return False
+    return bool(lam[..., 0].max() < PURE_NOISE)
+
+
+def starting_weights(
+    weights: Callable[[Tensor], Tensor], combines: str, schedule: NoiseSchedule, lam: Tensor
+) -> Tensor:
+    """Return a method's weights [N, m], which start afresh from the second level where the first is noise."""
+    if not begins_at_noise(combines, schedule, lam):
+        return weights(lam)
+    if len(lam) == 2:
+        return ddim(lam)
+    rest = weights(lam[1:])
+    return torch.cat([pad(ddim(lam[:2]), (0, rest.shape[1] - 1)), rest])
+
+
 def multistep(weights: Tensor, combines: str, schedule: NoiseSchedule, grid: TimeGrid) -> Tables:
     """Make the tables x[i+1] = A[i] · x[i] + B[i] · Σ_k weights[i, k] · q[i-k] from their weights.
 
@@ -242,6 +270,14 @@ def multistep(weights: Tensor, combines: str, schedule: NoiseSchedule, grid: Tim
     alpha, sigma = (level.expand(len(weights), -1) for level in schedule.levels(grid.lam))
     A, B = transport(combines, alpha, sigma)
     c, d = convert_prediction(schedule.prediction_type, combines, alpha[:, :-1], sigma[:, :-1])
+    if begins_at_noise(combines, schedule, grid.lam):
+        first = torch.arange(A.shape[1], device=A.device) == 0
+        in_x0 = (
+            *transport("sample", alpha, sigma),
+            *convert_prediction(schedule.prediction_type, "sample", alpha[:, :-1], sigma[:, :-1]),
+        )
+        A, B, c, d = (torch.where(first, *pair) for pair in zip(in_x0, (A, B, c, d), strict=True))
+        weights = _without_first(weights)
     t = grid.timestep.expand_as(A)
     b = B[..., None] * weights
     A, c, d = (torch.as_tensor(v).to(A).expand_as(A) for v in (A, c, d))
@@ -249,19 +285,31 @@ def multistep(weights: Tensor, combines: str, schedule: NoiseSchedule, grid: Tim
     return Tables(schedule.prediction_type, t, alpha, sigma, A, b, c, d, torch.ones_like(t), *told)
 
 
+def _without_first(weights: Tensor) -> Tensor:
+    """Move the weight of q[0] in all later rows to q[1]; B[0]'s row is left alone."""
+    rows, columns = torch.arange(weights.shape[-2]), torch.arange(weights.shape[-1])
+    first = ((columns == rows[:, None]) & (rows[:, None] > 0)).to(weights.device)
+    return weights * ~first + pad((weights * first)[..., 1:], (0, 1))
+
+
 def heun(schedule: NoiseSchedule, grid: TimeGrid) -> Tables:
     """Heun's method, of order 2 with 2N - 1 evaluations (Karras et al. 2022, arXiv 2206.00364, alg. 1).
 
     Predict y' = y[i] + Δn · ε[i], evaluate ε' there, correct y[i+1] = y' + Δn/2 · (ε' - ε[i]); the last step,
-    to σ = 0, is Euler's. On a flow the same with x, σ and the velocity.
+    to σ = 0, is Euler's. On a flow the same with x, σ and the velocity. From zero terminal SNR the first step
+    is not corrected, so it takes 2N - 2 evaluations.
     """
     N = len(grid.timestep)
-    at = torch.arange(N).repeat_interleave(2)[1:]  # 0, 1, 1, 2, 2, …: predicted at, then corrected at
-    twice = TimeGrid(grid.timestep[at], grid.lam[[*at.tolist(), N]])
     combines = "flow_prediction" if schedule.is_flow else "epsilon"
+    first = int(begins_at_noise(combines, schedule, grid.lam))  # a step from pure noise is not corrected
+    at = torch.arange(N).repeat_interleave(2)[
+        1 + first :
+    ]  # 0, 1, 1, 2, 2, …: predicted at, then corrected at
+    at = torch.cat([at.new_zeros(first), at[first:]])
+    twice = TimeGrid(grid.timestep[at], grid.lam[[*at.tolist(), N]])
     tables = multistep(euler(twice.lam)[None], combines, schedule, twice)
     b = pad(tables.b, (0, 1))
-    b[:, 1::2] = b[:, :-1:2, :1] * b.new_tensor([1 / 2, -1 / 2])
+    b[:, 1 + first :: 2] = b[:, first:-1:2, :1] * b.new_tensor([1 / 2, -1 / 2])
     return replace(tables, b=b)
 
 
@@ -278,4 +326,5 @@ def classical_plan(solver: str, schedule: NoiseSchedule, grid: TimeGrid) -> Plan
     if combines is None:
         usable = ", ".join([*(name for name, other in METHODS.items() if other.on_flow), "heun"])
         raise ValueError(f"{solver} combines noise, which a flow does not know at its start; use {usable}.")
-    return multistep(method.weights(grid.lam)[None], combines, schedule, grid).plan(0, solver)
+    weights = starting_weights(method.weights, combines, schedule, grid.lam)
+    return multistep(weights[None], combines, schedule, grid).plan(0, solver)

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from torch.distributions import Categorical, Normal
 
 from solver.grids import TimeGrid
-from solver.multistep import METHODS, multistep, variable_adams_bashforth
+from solver.multistep import METHODS, multistep, starting_weights, variable_adams_bashforth
 from solver.plan import Plan, Tables
 from solver.schedule import NoiseSchedule
 
@@ -287,11 +287,13 @@ def classical_weights(start: str, order: int, schedule: NoiseSchedule, grid: Tim
     A start with more columns than the order keeps the newest, and the last of them takes what is missing to
     one: so order 2 of UniPC leaves out its corrector's third output.
     """
-    if start == "ab":
-        alpha, sigma = schedule.levels(grid.lam)
-        rows = variable_adams_bashforth(sigma if schedule.is_flow else sigma / alpha, order)
-    else:
-        rows = METHODS[start].weights(grid.lam)
+
+    def adams_bashforth(lam: Tensor) -> Tensor:
+        alpha, sigma = schedule.levels(lam)
+        return variable_adams_bashforth(sigma if schedule.is_flow else sigma / alpha, order)
+
+    method = adams_bashforth if start == "ab" else METHODS[start].weights
+    rows = starting_weights(method, STARTS[start], schedule, grid.lam)
     weights = nn.functional.pad(rows[:, :order], (0, max(order - rows.shape[1], 0)))
     weights[:, -1] += rows[:, order:].sum(dim=1)
     return weights

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import inspect
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -214,8 +215,9 @@ class ConsistencySolverScheduler(SchedulerMixin, ConfigMixin):
             mu: resolution-dependent shift of a flow with `use_dynamic_shifting`; others ignore it.
 
         Raises:
-            ValueError: not exactly one of N, timesteps and sigmas (an N that fits the others is allowed), or
-                values that cannot be used (says why).
+            ValueError: not exactly one of N, timesteps and sigmas (an N that fits the others is allowed),
+                values that cannot be used (says why), or a flow's sigmas or mu where no noise schedule was
+                chosen.
         """
         if timesteps is not None and sigmas is not None:
             raise ValueError("Give timesteps or sigmas, not both.")
@@ -225,6 +227,14 @@ class ConsistencySolverScheduler(SchedulerMixin, ConfigMixin):
             raise ValueError(
                 "The config names a policy, but its weights are not here: load with from_pretrained, or "
                 "assign scheduler.policy."
+            )
+        unchosen = {"beta_schedule", "trained_betas"} <= set(self.config.get("_use_default_values", ()))
+        asked_by_a_flow = mu is not None or (sigmas is not None and _evenly_spaced(sigmas))
+        if asked_by_a_flow and unchosen and not self.schedule.is_flow:
+            raise ValueError(
+                "A flow-matching pipeline asks for these timesteps, and the scheduler was made without the "
+                "settings of a flow. Use FlowConsistencySolverScheduler, or from_config with the config of "
+                "the pipeline's own scheduler."
             )
         self.schedule = NoiseSchedule.from_config(self.config, mu=mu)
         steps = num_inference_steps
@@ -336,6 +346,23 @@ class ConsistencySolverScheduler(SchedulerMixin, ConfigMixin):
 
     def __len__(self) -> int:
         return self.config.num_train_timesteps
+
+
+class FlowConsistencySolverScheduler(ConsistencySolverScheduler):
+    """The same with the settings of a flow-matching model where none are given.
+
+    For programs that make schedulers by their class alone: `Class(num_train_timesteps=1000)`.
+
+    Raises:
+        ValueError: settings of a model that is no flow.
+    """
+
+    @functools.wraps(ConsistencySolverScheduler.__init__)  # type: ignore[misc]
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        flow = {"use_flow_sigmas": True, "prediction_type": "flow_prediction"}
+        super().__init__(*args, **flow | kwargs)
+        if not self.schedule.is_flow or self.config.prediction_type != "flow_prediction":
+            raise ValueError("These settings are not those of a flow; use ConsistencySolverScheduler.")
 
 
 def _evenly_spaced(sigmas: Sequence[float]) -> bool:

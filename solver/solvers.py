@@ -46,7 +46,8 @@ def make_plan(
 
     Args:
         solver: one of `SOLVERS`.
-        steps: 1 to 1000. Each is one network evaluation, but `heun` takes 2·steps - 1 (`Plan.nfe` counts).
+        steps: 1 to 1000. Each is one network evaluation, but `heun` takes nearly two for each
+            (`Plan.nfe` counts).
         schedule: a `NoiseSchedule`, or anything that `NoiseSchedule.from_config` accepts: a diffusers
             scheduler, its config, or a dict.
         grid: one of `GRIDS`. All plans start at the same timestep and noise level and end at σ = 0, so one

@@ -18,7 +18,7 @@ ROOMS = {
     "checkpoints.recipe": ("checkpoints",),
     "app.disk": (),
     "app.jobs": ("solver",),
-    "app.catalogue": ("solver", "app.disk"),
+    "app.catalogue": ("solver", "solver.diffusion", "app.disk"),
     "app.models": ("solver", "solver.diffusion", "app.jobs", "app.catalogue"),
     "app.worker": ("solver", "solver.diffusion", "app.jobs", "app.models"),
     "app.backends": ("solver.diffusion", "app.jobs", "app.catalogue", "app.models", "app.worker"),

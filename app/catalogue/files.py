@@ -15,7 +15,7 @@ from app.catalogue.table import ModelError
 WEIGHTS = ("diffusion_pytorch_model", "model")  # file names that diffusers and transformers give weights
 PICKLES = (".bin", ".ckpt", ".pt", ".pth")
 # Prefixes of the names of components without weights.
-WEIGHTLESS = ("scheduler", "tokenizer", "feature_extractor", "image_processor")
+WEIGHTLESS = ("scheduler", "tokenizer", "feature_extractor", "image_processor", "processor")
 # Components that only the safety check needs.
 SAFETY = ("safety_checker", "feature_extractor")
 # Files that hold a tokenizer's vocabulary; without any, transformers silently makes an empty one.
@@ -64,6 +64,8 @@ def read_header(path: Path) -> dict[str, dict[str, Any]]:
                 raise ModelError(
                     f"{path} is a Git LFS pointer, not the weights: run `git lfs pull` in its folder."
                 )
+            if start.startswith(b"GGUF"):
+                raise ModelError(f"{path} is a GGUF file under another name. {_WHOLE}")
             if start[:2] in (b"PK", b"\x80\x02", b"\x80\x04"):
                 raise ModelError(f"{path} is a PyTorch pickle under another name. {_SAFE_PART}")
             (length,) = struct.unpack("<Q", start)  # struct.error for fewer than eight bytes
@@ -95,6 +97,10 @@ def _end(entry: Mapping[str, Any]) -> int:
     return int(end)
 
 
+_WHOLE = (
+    "It holds quantised weights of a network alone, which this app does not read. Use the model that it was "
+    "made from, as a folder, a hub id or safetensors; --offload model needs less memory."
+)
 _SAFE = "Loading a pickle can run code, so it is refused. Use the model's safetensors, or convert it "
 _SAFE_PART = (
     _SAFE + "on a machine where you trust it: `DiffusionPipeline.from_pretrained(OLD).save_pretrained(NEW)`."
@@ -109,8 +115,10 @@ def _cut_off(path: Path, size: int, due: int) -> str:
     return f"{path} is cut off: it has {size:,} bytes of at least {due:,}. Download it again."
 
 
-def refuse_pickle(path: Path) -> None:
-    """Raise ModelError for a file whose name is that of a pickle."""
+def refuse_other_formats(path: Path) -> None:
+    """Raise ModelError for a file whose name is that of a pickle or of a GGUF file."""
+    if path.suffix.lower() == ".gguf":
+        raise ModelError(f"{path} is a GGUF file. {_WHOLE}")
     if path.suffix in PICKLES:
         raise ModelError(f"{path} is a PyTorch pickle, but safetensors are needed. {_SAFE_FILE}")
 
@@ -137,6 +145,11 @@ def read_index(folder: Path) -> dict[str, Any]:
 def _instead(folder: Path) -> str:
     nested = sorted(path.parent for path in folder.glob("*/model_index.json"))
     files = sorted(folder.glob("*.safetensors"))
+    if (folder / "modular_model_index.json").is_file():
+        return (
+            "it is made of modular blocks alone (modular_model_index.json), which this app does not run. "
+            "Choose a model with a model_index.json."
+        )
     if nested:
         return f"it has no model_index.json. Do you mean {nested[0]}?"
     if files:

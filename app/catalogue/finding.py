@@ -17,7 +17,8 @@ from app.catalogue.files import (
     part_names,
     read_header,
     read_index,
-    refuse_pickle,
+    refuse_other_formats,
+    weight_files,
 )
 from app.catalogue.table import CATALOGUE, CatalogueEntry, ModelError, entry_for
 from app.disk import free_bytes, is_full
@@ -26,14 +27,24 @@ HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
 
 # Files to download of a repository in the diffusers layout: no pickles, no copies in other formats, and no
 # single-file checkpoint beside the components.
-INCLUDE = ("*.json", "*.txt", "*.model", "*/diffusion_pytorch_model*.safetensors", "*/model*.safetensors")
+INCLUDE = (
+    "*.json",
+    "*.txt",
+    "*.model",
+    "*.jinja",
+    "*/diffusion_pytorch_model*.safetensors",
+    "*/model*.safetensors",
+)
 EXCLUDE = ("*.fp16*", "*.bf16*", "*.non_ema*", "vae_1_0/*", "*.bin.index.json")
-CONFIGS = INCLUDE[:3]
+CONFIGS = INCLUDE[:4]
+INDEX = ("model_index.json", "modular_model_index.json")
 
 # Prefixes of the names of tensors in a single-file checkpoint, and parts of the names in a LoRA.
 DENOISER = ("model.diffusion_model.", "double_blocks.")
-TEXT = ("cond_stage_model.", "conditioner.", "text_encoders.")
-AUTOENCODER = ("first_stage_model.", "vae.")
+PARTS = {  # by prefix of the components' names
+    "text_encoder": ("cond_stage_model.", "conditioner.", "text_encoders."),
+    "vae": ("first_stage_model.", "vae."),
+}
 LORA = ("lora_", ".lora.", ".lora_", "lokr_", "hada_")
 
 
@@ -48,6 +59,7 @@ class Found:
         parts: numbers of weights by component; of a single file all under "checkpoint".
         entry: its catalogue entry, or None.
         configs: for a single file, the folder with its configs.
+        rest: for a single file without them, the components that the folder with the configs brings.
     """
 
     name: str
@@ -56,6 +68,7 @@ class Found:
     parts: dict[str, int]
     entry: CatalogueEntry | None = None
     configs: Path | None = None
+    rest: tuple[str, ...] = ()
 
 
 def is_local(model: str) -> bool:
@@ -103,6 +116,9 @@ def find(
         raise ModelError(_unknown(model))
     source = entry.source if entry else model
     name = entry.name if entry else source
+    if entry is None and network:  # before gigabytes are fetched
+        index = read_index(fetch(source, network=network, only=INDEX))
+        check_pipeline(source, index["_class_name"])
     folder = fetch(source, network=network, entry=entry)
     try:
         return _in_folder(name, folder, entry, without)
@@ -114,6 +130,16 @@ def find(
         return _in_folder(name, folder, entry, without)
     except ModelError as error:
         raise ModelError(f"{error} Delete {folder.parents[1]} and start again.") from error
+
+
+def check_pipeline(source: str | Path, pipeline: str) -> None:
+    """Raise ModelError if a model's pipeline is not one that runs here."""
+    from solver.diffusion import family_of
+
+    try:
+        family_of(pipeline)
+    except ValueError as error:
+        raise ModelError(f"{source} can't be used: {error}. Choose another --model.") from error
 
 
 def _in_folder(name: str, folder: Path, entry: CatalogueEntry | None, without: Sequence[str]) -> Found:
@@ -140,9 +166,10 @@ def _unknown(model: str) -> str:
 
 
 def _in_file(path: Path, configs: Path | None, network: bool) -> Found:
-    refuse_pickle(path)
+    refuse_other_formats(path)
     header = read_header(path)
     entry = _recognized(path, header)
+    from_hub = configs is None
     if configs is None:
         try:
             configs = fetch(entry.source, network=network, entry=entry, only=CONFIGS)
@@ -156,10 +183,31 @@ def _in_file(path: Path, configs: Path | None, network: bool) -> Found:
             f"{path.name} needs the configs of a {entry.pipeline}, and {configs} has those of a "
             f"{read_index(configs)['_class_name']}. Choose another --configs."
         )
-    for name in part_names(read_index(configs)):
+    names = part_names(read_index(configs))
+    for name in names:
         if name.startswith("tokenizer"):
             check_tokenizer(configs / name)
-    return Found(path.stem, path, entry.pipeline, {"checkpoint": count(header)}, entry, configs)
+    lacking = [part for part, tensors in PARTS.items() if not any(key.startswith(tensors) for key in header)]
+    rest = tuple(name for name in names if name.startswith(tuple(lacking)))
+    try:
+        parts = _weights(configs, rest)
+    except ModelError as error:
+        if not (from_hub and network):
+            raise ModelError(
+                f"{path} has no {' and no '.join(rest)}, and {configs} does not have them complete. Choose a "
+                f"folder that has with --configs, or use --model {entry.name}"
+            ) from error
+        only = (*CONFIGS, *(f"{name}/*.safetensors" for name in rest))
+        configs = fetch(entry.source, network=network, entry=entry, only=only, cached=False)
+        parts = _weights(configs, rest)
+    return Found(path.stem, path, entry.pipeline, {"checkpoint": count(header)} | parts, entry, configs, rest)
+
+
+def _weights(folder: Path, names: Sequence[str]) -> dict[str, int]:
+    """Numbers of weights of components in a folder. Raises ModelError where one is not complete."""
+    if missing := [name for name in names if not (folder / name).is_dir()]:
+        raise ModelError(f"{folder} has no folder {missing[0]}.")
+    return {name: sum(count(read_header(file)) for file in weight_files(folder / name)) for name in names}
 
 
 def _recognized(path: Path, header: dict) -> CatalogueEntry:
@@ -167,26 +215,23 @@ def _recognized(path: Path, header: dict) -> CatalogueEntry:
     import torch
     from diffusers.loaders.single_file_utils import fetch_diffusers_config
 
+    if any(part in name.lower() for name in header for part in LORA):
+        raise ModelError(
+            f"{path} is a LoRA, not a whole model. Use a model that it has been merged into (in "
+            "diffusers with `load_lora_weights`, `fuse_lora` and `save_pretrained`)."
+        )
+    if "edm_vpred.sigma_max" in header:
+        raise ModelError(f"{path} was trained on noise levels of EDM, which no solver here follows.")
     tensors = {name: torch.empty(entry["shape"], device="meta") for name, entry in header.items()}
     try:
         entry = entry_for(fetch_diffusers_config(tensors)["pretrained_model_name_or_path"])
     # The library's guess can raise anything.
     except Exception:
         entry = None
+    # Stable Diffusion 1.5 is the library's guess for anything that it does not know.
     if entry is None or not any(name.startswith(DENOISER) for name in tensors):
-        if any(part in name.lower() for name in tensors for part in LORA):
-            raise ModelError(
-                f"{path} is a LoRA, not a whole model. Use a model that it has been merged into (in "
-                "diffusers with `load_lora_weights`, `fuse_lora` and `save_pretrained`)."
-            )
         known = ", ".join(entry.name for entry in CATALOGUE if not entry.folder)
         raise ModelError(f"{path} is not a checkpoint of a known model ({known}).")
-    for part, names in (("text encoder", TEXT), ("autoencoder", AUTOENCODER)):
-        if not any(name.startswith(names) for name in tensors):
-            raise ModelError(
-                f"{path} has a denoiser, but no {part}. Use a checkpoint of the whole model, or "
-                f"--model {entry.name}"
-            )
     return entry
 
 

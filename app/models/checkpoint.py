@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -22,8 +22,9 @@ def load_checkpoint(
     pipeline: str,
     needed: Sequence[str],
     precision: Callable[[str], torch.dtype],
+    given: Mapping[str, Any],
 ) -> dict[str, Any]:
-    """Load the components of a pipeline onto the CPU.
+    """Load the components of a pipeline onto the CPU; those that are given come from elsewhere.
 
     Args:
         path: the file.
@@ -31,6 +32,7 @@ def load_checkpoint(
         pipeline: diffusers' class.
         needed: names of the components.
         precision: returns the dtype of a component, given its name.
+        given: components that the file lacks.
 
     Raises:
         ModelError: the file is damaged or lacks a component.
@@ -45,6 +47,7 @@ def load_checkpoint(
             local_files_only=True,
             torch_dtype=torch.float32,
             **{name: None for name in UNNEEDED if name in (*known, *optional)},
+            **given,
         )
     except NotImplementedError as error:  # raised for weights that are still on the meta device
         raise ModelError(_incomplete(path, configs)) from error
@@ -60,11 +63,25 @@ def load_checkpoint(
     if missing:
         raise ModelError(f"{path} has no {', '.join(missing)}. Choose a checkpoint of the whole model.")
     for name, part in parts.items():
-        if isinstance(part, torch.nn.Module):
+        if isinstance(part, torch.nn.Module) and name not in given:
             if any(weight.is_meta for weight in part.state_dict().values()):
                 raise ModelError(_incomplete(path, configs, name))
             part.to(precision(name))
     return parts
+
+
+def noise_settings(path: Path) -> dict[str, Any]:
+    """What a file's marker tensors say about its noise schedule, as entries of a scheduler's config.
+
+    `v_pred` marks finetunes of Stable Diffusion XL that predict v; `ztsnr` beside it, those with zero
+    terminal SNR. Nothing else in the file tells.
+    """
+    names = read_header(path).keys()
+    if "v_pred" not in names:
+        return {}
+    return {"prediction_type": "v_prediction"} | (
+        {"rescale_betas_zero_snr": True} if "ztsnr" in names else {}
+    )
 
 
 def _incomplete(path: Path, configs: Path, part: str = "parts") -> str:

@@ -2,7 +2,8 @@
 
 import hashlib
 import importlib
-from collections.abc import Mapping
+import inspect
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -14,9 +15,10 @@ import transformers
 from app.catalogue import CATALOGUE, CatalogueEntry, ModelError
 from app.catalogue.decoders import FOLDER as PREVIEW_DECODER
 from app.catalogue.files import check_tokenizer, read_header, read_json, weight_files
+from app.catalogue.finding import check_pipeline
 from app.catalogue.fitting import Offload
 from app.catalogue.table import ROOT
-from app.models.checkpoint import load_checkpoint
+from app.models.checkpoint import load_checkpoint, noise_settings
 from app.models.compiled import Compiled
 from app.models.facts import ModelFacts
 from app.models.model import ImageModel
@@ -24,7 +26,7 @@ from app.models.offloading import offload as offload_parts
 from app.models.safety import safety_of
 from app.models.weights import check_finite
 from solver import LearnedSolver, NoiseSchedule, make_plan
-from solver.diffusion import FAMILIES, LatentDiffusion, assemble
+from solver.diffusion import LatentDiffusion, assemble, family_of
 from solver.solvers import refuse_nonlinear
 
 # Only these libraries' classes are used, whatever a folder names.
@@ -58,6 +60,7 @@ def load(
     name: str = "",
     entry: CatalogueEntry | None = None,
     checkpoint: Path | None = None,
+    rest: Sequence[str] = (),
     solver: Path | None = None,
     safety_checker: bool = True,
     offload: Offload = "none",
@@ -71,6 +74,7 @@ def load(
         name: of the model; by default the folder's.
         entry: its entry in the catalogue; by default the first of its pipeline.
         checkpoint: a single file with the weights, if the folder has the configs only.
+        rest: components that the folder brings although there is a checkpoint.
         solver: the folder of the learned solver; by default `folder/solver`, if it exists.
         safety_checker: whether to use the model's safety checker, if it has one.
         offload: "model" keeps only one component at a time on the device.
@@ -83,24 +87,25 @@ def load(
     for library in (diffusers, transformers):  # they show several bars of a tenth of a second each
         library.utils.logging.disable_progress_bar()
     pipeline = str(index.get("_class_name"))
-    if pipeline not in FAMILIES:
-        known = ", ".join(FAMILIES)
-        raise ModelError(f"{folder} holds a {pipeline}; this app runs: {known}. Choose another with --model.")
+    check_pipeline(folder, pipeline)
     scheduler = _read_json(folder, "scheduler/scheduler_config.json")
-    family = FAMILIES[pipeline]
+    family = family_of(pipeline)
     lacking = {part for part in family.may_lack if None in (index.get(part) or [None])}
     needed = [part for part in family.needs if part not in lacking]
     place = torch.device("cpu") if offload == "model" else device
+    from_folder = [part for part in needed if part in rest] if checkpoint else needed
+    parts = {
+        part: load_component(folder, part, index.get(part), precision(device, part), place)
+        for part in from_folder
+    }
     if checkpoint:
-        parts = load_checkpoint(checkpoint, folder, pipeline, needed, lambda part: precision(device, part))
+        scheduler |= noise_settings(checkpoint)
+        in_file = load_checkpoint(
+            checkpoint, folder, pipeline, needed, lambda part: precision(device, part), parts
+        )
         parts = {
-            part: _prepared(part, each, place, checkpoint, _advice(checkpoint))
-            for part, each in parts.items()
-        }
-    else:
-        parts = {
-            part: load_component(folder, part, index.get(part), precision(device, part), place)
-            for part in needed
+            part: each if part in rest else _prepared(part, each, place, checkpoint, _advice(checkpoint))
+            for part, each in in_file.items()
         }
     if offload == "model":
         offload_parts(parts, device)
@@ -115,12 +120,14 @@ def load(
     except ValueError as error:
         raise ModelError(f"{folder}/scheduler can't be used: {error}") from error
     _check_fit(folder, diffusion)
-    entry = entry or next(entry for entry in CATALOGUE if entry.pipeline == pipeline)
-    guidance = entry.guidance if diffusion.guidance_kind == "classifier-free" else None
+    scale, steps = _defaults(pipeline, entry)
+    guidance = scale if diffusion.guidance_kind == "classifier-free" else None
     learned, warnings = _load_learned(solver, folder, schedule, guidance)
     safety, unsafe = safety_of(folder, device, safety_checker, checkpoint)
     revision = _hash_weights(checkpoint or folder)
-    facts = _facts(name or folder.resolve().name, revision, entry, diffusion, learned, warnings + unsafe)
+    facts = _facts(
+        name or folder.resolve().name, revision, (scale, steps), diffusion, learned, warnings + unsafe
+    )
     if compiled and device.type == "cuda" and offload == "none":
         network = {family.network_name: Compiled(diffusion.network)}
         diffusion = replace(diffusion, parts={**diffusion.parts, **network})
@@ -130,7 +137,7 @@ def load(
 def _facts(
     name: str,
     revision: str,
-    entry: CatalogueEntry,
+    defaults: tuple[float, int],
     diffusion: LatentDiffusion,
     learned: LearnedSolver,
     warnings: tuple[str, ...],
@@ -156,9 +163,9 @@ def _facts(
         place=str(diffusion.device),
         max_prompt_tokens=diffusion.max_prompt_tokens - _framing_tokens(tokenizer),
         guidance_kind=kind,
-        guidance=entry.guidance if kind != "none" else 1.0,
+        guidance=defaults[0] if kind != "none" else 1.0,
         guidance_limits=(1.0, 30.0) if kind != "none" else (1.0, 1.0),
-        full_steps=entry.steps,
+        full_steps=defaults[1],
         edits=diffusion.edits,
         schedule=diffusion.schedule,
         tokenizer=tokenizer,
@@ -166,6 +173,15 @@ def _facts(
         scheduler_config=dict(diffusion.scheduler_config),
         warnings=warnings,
     )
+
+
+def _defaults(pipeline: str, entry: CatalogueEntry | None) -> tuple[float, int]:
+    """Return the guidance scale and the full steps: of the entry, or of any of the pipeline, or its own."""
+    entry = entry or next((entry for entry in CATALOGUE if entry.pipeline == pipeline), None)
+    if entry:
+        return entry.guidance, entry.steps
+    arguments = inspect.signature(getattr(diffusers, pipeline).__call__).parameters
+    return float(arguments["guidance_scale"].default), int(arguments["num_inference_steps"].default)
 
 
 def _rounded(edge: float, multiple: int) -> int:

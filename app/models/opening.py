@@ -65,6 +65,7 @@ def open_model(choice: Choice) -> ImageModel:
         name=found.name,
         entry=found.entry,
         checkpoint=found.path if found.configs else None,
+        rest=found.rest,
         solver=choice.solver or solver_folder(found),
         safety_checker=choice.safety_checker,
         offload=choice.offload,

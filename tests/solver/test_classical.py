@@ -245,7 +245,7 @@ def test_reading_leaves_the_scheduler_alone() -> None:
 @pytest.mark.parametrize(("solver", "class_name"), [("dpm++2m", DPM), ("unipc", "UniPCMultistepScheduler")])
 def test_other_noise_schedules(solver: str, class_name: Any, betas: Any) -> None:
     scheduler = diffusers_scheduler(class_name, **SD | betas)
-    for steps in (4, 7, 40):
+    for steps in (1, 4, 7, 40):
         expected = run_scheduler(scheduler, NOISE, num_inference_steps=steps)
         for plan in (make_plan(solver, steps, scheduler), read_plan(scheduler, steps)):
             assert relative_error(sample(plan, network, NOISE), expected) < 1e-5

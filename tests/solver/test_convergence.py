@@ -8,10 +8,12 @@ import pytest
 import torch
 
 from solver import SOLVERS, NoiseSchedule, Plan, advance, make_plan, sample
-from tests.solver.toys import FLOW, NOISE, SD, Gaussian
+from solver.plan import as_mixture
+from tests.solver.toys import FLOW, NOISE, SD, ZERO_SNR, Gaussian
 
 History = deque[torch.Tensor]
-EVERY = [(s, SD) for s in SOLVERS] + [(s, FLOW) for s in SOLVERS if s not in ("dpm2m", "deis")]
+EVERY: list[tuple[str, dict[str, Any]]] = [(s, config) for s in SOLVERS for config in (SD, ZERO_SNR)]
+EVERY += [(s, FLOW) for s in SOLVERS if s not in ("dpm2m", "deis")]
 Z = torch.linspace(-2, 2, 9, dtype=torch.float64)
 
 
@@ -42,6 +44,7 @@ def error(plan: Plan, data: Gaussian, first: int, last: int) -> float:
         ("dpm++2m", FLOW, 2),
         ("deis", SD, 2),
         ("heun", SD, 2),
+        *((solver, ZERO_SNR, 2) for solver in ("dpm2m", "dpm++2m", "deis", "heun")),
         ("heun", FLOW, 2),
         ("unipc", SD, 3),  # a second-order predictor; the corrector adds one
         ("unipc", FLOW, 3),
@@ -83,10 +86,10 @@ def test_data_and_noise_that_never_change_are_followed_exactly(solver: str, conf
     """What "consistent" means for a multistep method: x[i] stays at alpha[i]·x0 + sigma[i]·ε."""
     plan = make_plan(solver, 9, config)
     x0, epsilon = torch.eye(2, dtype=torch.float64)
-    target = epsilon - x0 if config is FLOW else epsilon
     x, history = plan.alpha[0] * x0 + plan.sigma[0] * epsilon, History(maxlen=plan.columns)
     for i in range(plan.nfe):
-        x, q = advance(plan, i, x, target, history)
+        p, r = as_mixture(plan.prediction_type, plan.alpha[i], plan.sigma[i])
+        x, q = advance(plan, i, x, p * x0 + r * epsilon, history)
         history.appendleft(q)
         torch.testing.assert_close(x, plan.alpha[i + 1] * x0 + plan.sigma[i + 1] * epsilon, rtol=0, atol=1e-5)
 

@@ -11,7 +11,15 @@ import pytest
 import torch
 from diffusers.utils import DummyObject
 
-from solver import ConsistencySolverScheduler, Plan, Policy, SampleState, make_plan, sample
+from solver import (
+    ConsistencySolverScheduler,
+    FlowConsistencySolverScheduler,
+    Plan,
+    Policy,
+    SampleState,
+    make_plan,
+    sample,
+)
 from tests.solver.toys import FLOW, NOISE, SD, diffusers_scheduler, network, relative_error, run_scheduler
 
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning:diffusers")
@@ -538,6 +546,40 @@ def test_flow_config_there_and_back() -> None:
     back = type(theirs).from_config(ours.config)
     assert back.config.shift == 3.0
     assert ConsistencySolverScheduler.from_config(back.config).config.flow_shift == 3.0
+
+
+FLOW_CALLS: tuple[dict[str, Any], ...] = (
+    {"sigmas": np.linspace(1, 1 / 4, 4)},
+    {"num_inference_steps": 4, "mu": 0.7},
+)
+
+
+@pytest.mark.parametrize("call", FLOW_CALLS, ids=("sigmas", "mu"))
+def test_programs_that_know_the_class_alone_get_a_flow_or_words(call: Any, tmp_path: Path) -> None:
+    """As InvokeAI makes schedulers: `Class(num_train_timesteps=1000)`."""
+    with pytest.raises(ValueError, match="Use FlowConsistencySolverScheduler, or from_config"):
+        ConsistencySolverScheduler(num_train_timesteps=1000).set_timesteps(**call)
+    scheduler = FlowConsistencySolverScheduler(num_train_timesteps=1000)
+    scheduler.set_timesteps(**call)
+    assert scheduler.plan == make_plan("consistency", 4, {"shift": 1.0})
+    scheduler.save_pretrained(tmp_path)
+    for again in (
+        FlowConsistencySolverScheduler.from_pretrained(tmp_path),
+        ConsistencySolverScheduler.from_pretrained(tmp_path),
+        FlowConsistencySolverScheduler.from_config(scheduler.config),
+    ):
+        again.set_timesteps(**call)
+        assert again.plan == scheduler.plan
+
+
+def test_a_flow_scheduler_takes_the_shift_of_a_flow_and_refuses_betas() -> None:
+    theirs = diffusers_scheduler("FlowMatchEulerDiscreteScheduler", shift=3.0)
+    ours = FlowConsistencySolverScheduler.from_config(theirs.config)
+    ours.set_timesteps(5)
+    assert ours.plan == make_plan("consistency", 5, theirs)
+    assert FlowConsistencySolverScheduler(500).config.num_train_timesteps == 500
+    with pytest.raises(ValueError, match="use ConsistencySolverScheduler"):
+        FlowConsistencySolverScheduler.from_config(SD)
 
 
 def test_public_surface() -> None:

@@ -20,6 +20,8 @@ SD = {
     "timestep_spacing": "trailing",
 }
 FLOW = {"num_train_timesteps": 1000, "shift": 3.0}
+# As SDXL finetunes with v-prediction are trained (Lin et al. 2024).
+ZERO_SNR = {**SD, "prediction_type": "v_prediction", "rescale_betas_zero_snr": True}
 NOISE = torch.randn(3, 4, 5, 5, generator=torch.Generator().manual_seed(1))
 
 
@@ -62,9 +64,11 @@ class Gaussian:
         return alpha * self.mean + np.sqrt(alpha**2 * self.std**2 + sigma**2) * z
 
     def output(self, x: Tensor, t: float) -> Tensor:
-        """The perfect network's output, in the schedule's prediction type (noise or velocity)."""
+        """The perfect network's output, in the schedule's prediction type (ε, v or a flow's velocity)."""
         alpha, sigma = float(self.schedule.alpha(t)), float(self.schedule.sigma(t))
         variance = alpha**2 * self.std**2 + sigma**2
         epsilon = sigma * (x - alpha * self.mean) / variance
         x0 = self.mean + alpha * self.std**2 * (x - alpha * self.mean) / variance
+        if self.schedule.prediction_type == "v_prediction":
+            return alpha * epsilon - sigma * x0
         return epsilon - x0 if self.schedule.is_flow else epsilon

@@ -265,6 +265,34 @@ def test_what_the_cache_holds_in_part_is_fetched(
 File = namedtuple("File", "file_size will_download")
 
 
+@pytest.mark.parametrize(
+    ("name", "content", "words"),
+    [
+        ("model_index.json", '{"_class_name": "WanPipeline"}', "a WanPipeline is not one of the pipelines"),
+        ("modular_model_index.json", "{}", "is made of modular blocks alone"),
+        (None, "", "it has no model_index.json"),
+    ],
+)
+def test_what_does_not_run_here_is_refused_by_its_index_alone(
+    name: str | None, content: str, words: str, cache: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Before anything else is downloaded."""
+
+    def download(source: str, **options: Any) -> Any:
+        if options.get("local_files_only"):
+            raise errors.LocalEntryNotFoundError("not here")
+        assert set(options["allow_patterns"]) == {"model_index.json", "modular_model_index.json"}
+        if options.get("dry_run"):
+            return [File(10, True)]
+        cache.mkdir(exist_ok=True)
+        if name:
+            (cache / name).write_text(content)
+        return str(cache)
+
+    monkeypatch.setattr(huggingface_hub, "snapshot_download", download)
+    assert words in refused("owner/model")
+
+
 def test_a_full_disk_is_refused_before_anything_is_fetched(
     cache: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -315,6 +343,7 @@ def test_only_what_is_read_is_fetched() -> None:
         "model_index.json",
         "scheduler/scheduler_config.json",
         "text_encoder_2/model-00001-of-00002.safetensors",
+        "tokenizer/chat_template.jinja",
         "tokenizer/merges.txt",
         "tokenizer_3/spiece.model",
         "unet/diffusion_pytorch_model.safetensors",
@@ -371,22 +400,30 @@ def test_single_files_need_their_configs(
 
 def test_other_single_files_are_refused(tmp_path: Path) -> None:
     path = tmp_path / "some.safetensors"
-    for lora in ("lora_unet_mid_block.lora_down.weight", "unet.mid_block.to_q.lora_A.weight"):
+    for lora in (
+        "lora_unet_mid_block.lora_down.weight",
+        "unet.mid_block.to_q.lora_A.weight",
+        "double_blocks.0.img_attn.proj.lora_A.weight",
+    ):
         save_file({lora: torch.zeros(2)}, path)
         assert "is a LoRA, not a whole model. Use a model" in refused(str(path))
     save_file({"emb_params": torch.zeros(2)}, path)
     assert "not a checkpoint of a known model" in refused(str(path))
     flux = ("double_blocks.0.img_attn.norm.key_norm.scale", "guidance_in.in_layer.bias")
     save_file({name: torch.zeros(128) for name in flux} | {"img_in.weight": torch.zeros(3072, 64)}, path)
-    assert "a denoiser, but no text encoder. Use a checkpoint of the whole model, or --model flux" in refused(
-        str(path)
-    )
-    save_file(
-        {name: torch.zeros(shape) for name, shape in SINGLE["sd15"].items() if "first" not in name}, path
-    )
-    assert "has a denoiser, but no autoencoder" in refused(str(path))
+    configs = tiny_models.build("flux", tmp_path / "flux")
+    assert "guidance" not in refused(str(path), network=False)
+    shutil.rmtree(configs / "vae")
+    words = refused(str(path), configs=configs)
+    assert "has no text_encoder and no text_encoder_2 and no vae, and" in words and "--model flux-" in words
+    save_file({"edm_vpred.sigma_max": torch.zeros(1)}, path)
+    assert "noise levels of EDM" in refused(str(path))
     path.rename(tmp_path / "model.ckpt")
     assert "is a PyTorch pickle, but safetensors are needed" in refused(str(tmp_path / "model.ckpt"))
+    for name in ("model.gguf", "model.safetensors"):
+        (tmp_path / name).write_bytes(b"GGUF" + bytes(100))
+        words = refused(str(tmp_path / name))
+        assert "is a GGUF file" in words and "Use the model that it was made from" in words
 
 
 def test_too_large_a_model_is_refused_with_the_figures_and_what_fits() -> None:

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import torch
 
+from app.catalogue import find
 from app.jobs.job import RequestError
 from app.models import ImageModel, ModelError, load, pick_device
 from app.worker import Worker
@@ -127,7 +128,7 @@ def test_the_shipped_model_says_how_to_get_it_back(monkeypatch: pytest.MonkeyPat
 
 def test_other_kinds_of_models(copy: Path) -> None:
     edit_json(copy / "model_index.json", _class_name="WanPipeline")
-    with pytest.raises(ModelError, match="holds a WanPipeline; this app runs: StableDiffusionPipeline"):
+    with pytest.raises(ModelError, match="a WanPipeline is not one of the pipelines known here: StableDiff"):
         load(copy, CPU)
 
 
@@ -138,6 +139,17 @@ def test_code_is_never_taken_from_elsewhere(copy: Path) -> None:
     edit_json(copy / "model_index.json", unet=["diffusers", "NoSuchModel"])
     with pytest.raises(ModelError, match="no NoSuchModel"):
         load(copy, CPU)
+
+
+def test_a_processor_needs_no_weights_and_a_family_no_row(
+    copy: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    edit_json(copy / "model_index.json", processor=["transformers", "CLIPImageProcessor"])
+    (copy / "processor").mkdir()
+    assert "processor" not in find(str(copy)).parts
+    monkeypatch.setattr("app.models.loading.CATALOGUE", ())
+    facts = load(copy, CPU).facts
+    assert (facts.guidance, facts.full_steps) == (7.5, 50)  # the pipeline's own
 
 
 @pytest.mark.parametrize("index", [{"unet": None}, {"vae": "AutoencoderKL"}])

@@ -1,5 +1,6 @@
 """Checkpoints in one file, with their authors' names in it, make the pictures of the folders behind them."""
 
+import json
 import shutil
 from pathlib import Path
 
@@ -9,10 +10,12 @@ import torch
 from diffusers import DiffusionPipeline
 from safetensors.torch import load_file, save_file
 
+from app.catalogue import find
 from app.jobs.job import Done
 from app.models import Choice, ImageModel, ModelError, open_model
 from app.worker import Worker
 from app.worker.costs import Costs
+from solver import NoiseSchedule
 from tests import tiny_models
 from tests.conftest import make_job
 from tests.single_files import write_ldm
@@ -77,6 +80,34 @@ def test_previews_are_those_of_the_folder_with_two_text_encoders(tmp_path: Path)
     assert check_same(*build("stable_diffusion_xl", tmp_path)).facts.guidance == 5.0
 
 
+@pytest.mark.parametrize("markers", [(), ("v_pred",), ("v_pred", "ztsnr"), ("ztsnr",)], ids="+".join)
+def test_marker_tensors_tell_the_prediction_and_the_noise_schedule(
+    markers: tuple[str, ...], tmp_path: Path
+) -> None:
+    """As finetunes of Stable Diffusion XL such as NoobAI have them; their configs say nothing."""
+    folder, file, configs = build("stable_diffusion_xl", tmp_path)
+    save_file(load_file(file) | {marker: torch.zeros(0) for marker in markers}, file)
+    model = open_model(Choice(str(file), "cpu", configs=configs))
+    config = json.loads((folder / "scheduler/scheduler_config.json").read_text())
+    if "v_pred" in markers:
+        config |= {"prediction_type": "v_prediction", "rescale_betas_zero_snr": "ztsnr" in markers}
+    assert model.facts.schedule == NoiseSchedule.from_config(config)
+    (folder / "scheduler/scheduler_config.json").write_text(json.dumps(config))
+    assert np.array_equal(preview(model), preview(open_model(Choice(str(folder), "cpu"))))
+
+
+def test_a_denoiser_alone_takes_the_rest_from_its_base(sd15: tuple[Path, Path, Path], tmp_path: Path) -> None:
+    folder, file, configs = sd15
+    alone = tmp_path / "mine.safetensors"
+    save_file({name: tensor for name, tensor in load_file(file).items() if name.startswith(UNET)}, alone)
+    check_same(folder, alone, folder)
+    found = find(str(alone), configs=folder)
+    assert found.rest == ("vae", "text_encoder") or set(found.rest) == {"vae", "text_encoder"}
+    assert sum(found.parts.values()) == sum(find(str(folder)).parts.values())
+    with pytest.raises(ModelError, match=r"has no .*vae.*, and .*configs does not have them complete"):
+        find(str(alone), configs=configs)
+
+
 def test_what_is_not_whole_is_refused_in_words(checkpoint: Path, configs: Path, tmp_path: Path) -> None:
     whole = load_file(checkpoint)
     path = tmp_path / "damaged.safetensors"
@@ -85,8 +116,8 @@ def test_what_is_not_whole_is_refused_in_words(checkpoint: Path, configs: Path, 
         (f"{VAE}encoder.", "lacks some weights of its parts"),
         (f"{TEXT}encoder.", "lacks some weights of its text_encoder"),
         (f"{TEXT}embeddings.", "can't be read with the configs"),
-        (VAE, "has a denoiser, but no autoencoder"),
-        ("cond_stage_model.", "has a denoiser, but no text encoder"),
+        (VAE, "has no vae, and .* does not have them complete"),
+        ("cond_stage_model.", "has no text_encoder, and .* does not have them complete"),
         (UNET, "is not a checkpoint of a known model"),
     ):
         save_file({name: tensor for name, tensor in whole.items() if not name.startswith(lacking)}, path)
