@@ -4,6 +4,7 @@ tests/app/page/test_gradio_internals.py checks each against the installed Gradio
 """
 
 import re
+import time
 from collections.abc import Callable, Mapping
 from functools import partial
 from typing import Any
@@ -103,19 +104,49 @@ def path_of(scope: Scope) -> str:
     return str(scope.get("path", "")).removeprefix(scope.get("root_path", ""))
 
 
-def has_client_left() -> bool:
-    """Whether the client of the event that runs in this thread has hung up.
+def client_session() -> str:
+    """Return the session that the client of the running event named itself; "" without one.
 
-    Gradio goes on with an event whose answer nobody waits for. For one in its queue it notes when the stream
-    of answers is closed; one that has not been opened yet may still be.
+    For a client that names none Gradio takes the event's id. For all agents it takes one session of its own.
     """
+    request = current_request()
+    session = getattr(request, "session_hash", None)
+    if not session or session == LocalContext.event_id.get(None) or agent_of(request):
+        return ""
+    return str(session)
+
+
+def agent_of(request: Any) -> Any:
+    """Return the `app.server.agents.AgentCall` that a gr.Request was made for; None if a client made it."""
+    http_request = getattr(request, "request", None)
+    return http_request.scope.get("agent") if http_request else None
+
+
+def has_client_left(answer_wait_s: float) -> bool:
+    """Whether nobody waits for the answer of the event that runs in this thread.
+
+    Gradio goes on with such an event. The client has hung up, or has not opened the stream of answers within
+    `answer_wait_s` seconds from asking.
+    """
+    request = current_request()
+    agent = agent_of(request)
+    if agent and agent.has_ended:
+        return True
     blocks, event = LocalContext.blocks.get(None), LocalContext.event_id.get(None)
-    if blocks and event:
-        queued = blocks._queue.event_ids_to_events.get(event)
-        return queued is not None and not queued.alive
-    # The connection of an event outside of the queue is open until it is answered.
-    http_request = getattr(current_request(), "request", None)
-    return http_request is not None and from_thread.run(http_request.is_disconnected)
+    if not (blocks and event):
+        # The connection of an event outside of the queue is open until it is answered.
+        http_request = getattr(request, "request", None)
+        return http_request is not None and from_thread.run(http_request.is_disconnected)
+    queue = blocks._queue
+    queued = queue.event_ids_to_events.get(event)
+    if queued is None:
+        return False
+    if not queued.alive:  # the stream was closed
+        return True
+    # Whoever has opened the stream has read the message that the event has begun.
+    messages = queue.pending_messages_per_session.get(queued.session_hash)
+    is_read = messages is not None and not any(each.event_id == event for each in messages._queue.copy())
+    return not is_read and time.monotonic() - queued.enqueue_time >= answer_wait_s
 
 
 def page_of(scope: Scope) -> Any:

@@ -7,6 +7,7 @@ import threading
 import time
 from base64 import b64encode
 from collections.abc import Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -22,26 +23,36 @@ from app.jobs.uploads import start_from
 from app.models import ModelFacts
 from app.page.gradio_internals import (
     NOT_UPLOADED,
+    client_session,
+    current_request,
     encode_file_path,
     get_upload_folder,
     has_client_left,
     is_file_obj_with_meta,
     traverse,
 )
+from app.server.limits import person_of
+from app.server.settings import FIELDS
 
+ANSWER_WAIT_S: float = FIELDS["answer_wait"].default
 # Calls wait so long for a model that is loading, and so many at a time: each takes a thread of the server.
 LOADING_WAIT_S = 60.0
 _WAITING = threading.Semaphore(16)
 
 
-def add_endpoints(backend: Backend, pictures: Path) -> None:
-    """Add the endpoints to the Blocks that are open; their PNGs are written below `pictures`."""
+def add_endpoints(backend: Backend, pictures: Path, answer_wait_s: float = ANSWER_WAIT_S) -> None:
+    """Add the endpoints to the Blocks that are open.
 
-    def answer(kind: Kind, picture: Any, request: gr.Request | None, **values: Any) -> tuple[list, list]:
+    Args:
+        pictures: folder below which their PNGs are written.
+        answer_wait_s: seconds within which a client must open the stream of its answer, or its request ends.
+    """
+
+    def answer(kind: Kind, picture: Any, **values: Any) -> tuple[list, list]:
         try:
             start = start_from(_uploaded(picture)) if picture else None
-            jobs = build_jobs(kind, _facts_of(backend), **values, start=start, owner=_owner(request))
-            return _make(backend, jobs, pictures)
+            jobs = build_jobs(kind, _facts_of(backend), **values, start=start, owner=_owner())
+            return _make(backend, jobs, pictures, answer_wait_s)
         except RequestError as error:
             raise gr.Error(str(error), print_exception=False) from error
 
@@ -57,7 +68,6 @@ def add_endpoints(backend: Backend, pictures: Path) -> None:
         strength: float = 0.6,
         width: int = 0,
         height: int = 0,
-        request: gr.Request | None = None,
     ) -> tuple[list[FileData], list[dict[str, Any]]]:
         """Make quick previews of a prompt: PNG files and a record of each. Refine the one you like best.
 
@@ -77,7 +87,6 @@ def add_endpoints(backend: Backend, pictures: Path) -> None:
         return answer(
             "preview",
             picture,
-            request,
             prompt=prompt,
             negative_prompt=negative_prompt,
             count=count,
@@ -101,7 +110,6 @@ def add_endpoints(backend: Backend, pictures: Path) -> None:
         strength: float = 0.6,
         width: int = 0,
         height: int = 0,
-        request: gr.Request | None = None,
     ) -> tuple[FileData, dict[str, Any]]:
         """Make the full-step picture of a prompt and a seed, such as a preview's: a PNG file and its record.
 
@@ -120,7 +128,6 @@ def add_endpoints(backend: Backend, pictures: Path) -> None:
         files, records = answer(
             "refine",
             picture,
-            request,
             prompt=prompt,
             negative_prompt=negative_prompt,
             steps=steps,
@@ -133,10 +140,10 @@ def add_endpoints(backend: Backend, pictures: Path) -> None:
         )
         return files[0], records[0]
 
-    def cancel(request: gr.Request) -> None:
-        """Stop this client's pending requests."""
-        if request.session_hash:
-            backend.cancel_owner(_owner(request))
+    def cancel() -> None:
+        """Stop the pending requests of this client's session."""
+        if client_session():
+            backend.cancel_owner(_owner())
 
     gr.api(preview, api_name="preview", concurrency_limit=None)
     gr.api(refine, api_name="refine", concurrency_limit=None)
@@ -173,23 +180,27 @@ def _uploaded(picture: Any) -> bytes:
         raise RequestError(NOT_UPLOADED) from error
 
 
-def _owner(request: gr.Request | None) -> str:
-    """Return the client's name as owner; no browser's shelf has such a name.
+def _owner() -> str:
+    """Return the client of the running event as owner of its jobs; no browser's shelf has such a name.
 
-    A client without a session gets a name for this request only: others could guess a shared one.
+    That is its session, which it alone knows, or else the person: their requests share one person's turns.
     """
-    return f"program-{(request and request.session_hash) or secrets.token_hex(16)}"
+    session = client_session()
+    return f"session {session}" if session else f"programs of {person_of(current_request())}"
 
 
-def _make(backend: Backend, jobs: Sequence[Job], pictures: Path) -> tuple[list, list]:
+def _make(
+    backend: Backend, jobs: Sequence[Job], pictures: Path, answer_wait_s: float = ANSWER_WAIT_S
+) -> tuple[list, list]:
     """Run jobs to their end; return a file (`FileData` as JSON) and a record of each.
 
-    Raises RequestError if one fails or can't be written, or if the client hangs up, which cancels them all.
+    Raises RequestError if one fails or can't be written, or if nobody waits for the answer any more, see
+    `has_client_left`; that cancels them all.
     """
     handles = backend.submit_all(jobs)
     done: dict[int, Done] = {}
     try:
-        for position, event in merge(handles, has_client_left):
+        for position, event in merge(handles, partial(has_client_left, answer_wait_s)):
             if isinstance(event, Done):
                 done[position] = event
             elif isinstance(event, Failed):

@@ -75,6 +75,11 @@ def address_of(request: Any) -> str:
     return network_of(client.host) if client else ""
 
 
+def person_of(request: Any) -> str:
+    """Return whom a gr.Request counts for: the login or, without one, the address; "" without a request."""
+    return str(getattr(request, "username", None) or address_of(request))
+
+
 def network_of(host: str) -> str:
     """Return the key of an address for limits: itself or, for IPv6, its /64 network."""
     try:

@@ -10,13 +10,16 @@ from app.backends.base import Backend, BackendWrapper
 from app.jobs.handle import Handle
 from app.jobs.job import LAST_EVENTS, Busy, Cancelled, Done, Event, Failed, Job, Queued, RequestError
 from app.page.gradio_internals import current_request
-from app.server.limits import MAX_PEOPLE, LimitReached, Limits, address_of
+from app.server.limits import MAX_PEOPLE, LimitReached, Limits, person_of
 from app.server.metrics import Metrics
+from app.worker.queue import MAX_OPEN_STEPS
 
 log = logging.getLogger("app.jobs")
 
 STOPPING = "The app is being restarted. Please try again in a minute."
 HANDED_BACK = "The app is being restarted, and this was not finished. Please ask for it again in a minute."
+# Limit on the steps that one person waits for, in all sessions together. Many may share an address.
+MAX_PERSON_STEPS = 4 * MAX_OPEN_STEPS
 OUTCOMES = {Done: "done", Failed: "failed", Cancelled: "cancelled"}
 
 
@@ -35,7 +38,7 @@ class MeteredBackend(BackendWrapper):
         self.limits = limits
         self._stopping = False
         self._changed = threading.Condition()
-        self._open: set[Handle] = set()
+        self._open: dict[Handle, str] = {}  # with the person behind each
         self._people: dict[str, str] = {}  # the person behind each owner, the latest last
         metrics.ready.set_function(lambda: float(self.state == "ready"))
         metrics.healthy.set_function(lambda: float(self.healthy))
@@ -52,12 +55,18 @@ class MeteredBackend(BackendWrapper):
         return "ready" if self.healthy else "broken"
 
     def submit_all(self, jobs: Sequence[Job]) -> list[Handle]:
-        """See `Backend`. Raises LimitReached, too, if the person has used up their share."""
+        """See `Backend`.
+
+        Raises LimitReached, too, if the person has used up their share, and Busy if they wait for more than
+        MAX_PERSON_STEPS.
+        """
         person, request_id = self._asking(jobs)
         speculative = all(job.kind == "speculative" for job in jobs)
         try:
             if self._stopping:
                 raise Busy(STOPPING)
+            if not speculative:
+                self._check_open_steps(person, sum(job.steps for job in jobs))
             if self.limits and not speculative:
                 self.limits.take(person, 0)  # a request that is refused below costs nothing
             handles = self._backend.submit_all(jobs)
@@ -67,7 +76,7 @@ class MeteredBackend(BackendWrapper):
             raise
         for handle in handles:
             with self._changed:
-                self._open.add(handle)
+                self._open[handle] = person
             handle.listen(_Meter(self, handle, person, request_id))
         if self.limits and not speculative:
             self.limits.charge(person, sum(job.steps for job in jobs))
@@ -95,8 +104,18 @@ class MeteredBackend(BackendWrapper):
     def forget(self, handle: Handle) -> None:
         """Count a handle as ended."""
         with self._changed:
-            self._open.discard(handle)
+            self._open.pop(handle, None)
             self._changed.notify_all()
+
+    def _check_open_steps(self, person: str, steps: int) -> None:
+        with self._changed:
+            mine = [handle for handle, other in self._open.items() if other == person and _is_awaited(handle)]
+        open_steps = sum(handle.job.steps for handle in mine)
+        if person and open_steps and open_steps + steps > MAX_PERSON_STEPS:
+            raise Busy(
+                f"{len(mine)} pictures that you, or others at your address, asked for are not finished. "
+                "Please try again in a minute."
+            )
 
     def _asking(self, jobs: Sequence[Job]) -> tuple[str, str]:
         """Return the person who makes a request, as login or address, and the id of the HTTP request.
@@ -108,7 +127,7 @@ class MeteredBackend(BackendWrapper):
         if request is None:
             return self._people.get(owner, ""), ""
         http_request = getattr(request, "request", None)
-        person = request.username or address_of(request)
+        person = person_of(request)
         with self._changed:
             self._people.pop(owner, None)
             self._people[owner] = person

@@ -1,4 +1,4 @@
-"""Middleware of all requests: log, origins, open addresses, login, limit of body sizes, check of events."""
+"""Middleware of all requests: log, agents, origins, open addresses, login, body sizes, check of events."""
 
 import logging
 import re
@@ -15,6 +15,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from app.jobs.uploads import MAX_BYTES
 from app.page.gradio_internals import OPEN, path_of
+from app.server.agents import Agents
 from app.server.events import EventCheck, refusal
 from app.server.head import Head
 from app.server.login import LoginGuard, LoginWall
@@ -42,6 +43,7 @@ def middleware(own: Sequence[BaseRoute], head: str = "", framed_by: Sequence[str
     """
     return [
         Middleware(AccessLog),
+        Middleware(Agents),
         Middleware(Origins, framed_by=framed_by),
         Middleware(Head, head=head),
         Middleware(OpenAddresses, own=own),

@@ -22,7 +22,7 @@ from app.page.gradio_internals import LAUNCH, drop_messages_for_lost_tabs, set_t
 from app.page.layout import Page, build_page
 from app.page.scripts import STATIC
 from app.page.theme import make_theme
-from app.server.api import add_endpoints, tool_answer
+from app.server.api import ANSWER_WAIT_S, add_endpoints, tool_answer
 from app.server.auth import Logins, PasswordHash
 from app.server.limits import Limits
 from app.server.metered import MeteredBackend
@@ -56,14 +56,14 @@ def count_ticks(backend: Backend, metrics: Metrics) -> None:
         backend.on_tick = metrics.tick
 
 
-def build_app(backend: Backend, data: Path, **options: Any) -> Page:
+def build_app(backend: Backend, data: Path, answer_wait_s: float = ANSWER_WAIT_S, **options: Any) -> Page:
     """Build the ordinary page and the endpoints for programs, whose pictures lie in `data`/gradio/pictures.
 
     That has to be below Gradio's GRADIO_TEMP_DIR. Options go on to `app.page.layout.build_page`.
     """
     page = build_page(backend, data, **options)
     with page:
-        add_endpoints(backend, data / "gradio" / "pictures")
+        add_endpoints(backend, data / "gradio" / "pictures", answer_wait_s)
     return page
 
 

@@ -81,6 +81,8 @@ class Settings(BaseSettings):
     https://huggingface.co"""
     rate: int | None = Field(default=None, title="STEPS", ge=100)
     """denoiser steps that one person may request per minute; default: no limit"""
+    answer_wait: float = Field(default=30.0, title="SECONDS", ge=1, le=600)
+    """seconds that a program has to open the stream of its answer; after that its request is cancelled"""
     mcp: bool = False
     """offer the app as a tool to programs, by the Model Context Protocol"""
 
@@ -106,7 +108,9 @@ class Settings(BaseSettings):
     study_enrolments: int = Field(default=30, title="N", ge=1)
     """participants of the study that one address may enrol per hour"""
 
-    @field_validator("port", "grace", "replicas", "rate", "metrics_port", "study_enrolments", mode="before")
+    @field_validator(
+        "port", "grace", "replicas", "rate", "answer_wait", "metrics_port", "study_enrolments", mode="before"
+    )
     @classmethod
     def _reject_booleans(cls, value: Any) -> Any:
         return str(value) if isinstance(value, bool) else value  # pydantic would take `true` for 1

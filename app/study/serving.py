@@ -43,8 +43,10 @@ def open_page(settings: Settings, backend: Backend) -> Opened:
     Raises ValueError if the study file or the log can't be used.
     """
     data = settings.data.resolve()
+    wait_s = settings.answer_wait
     if not settings.study and not settings.log:
-        return Opened(build_app(backend, data, logged=NOT_LOGGED if settings.log_level in QUIET else ""))
+        logged = NOT_LOGGED if settings.log_level in QUIET else ""
+        return Opened(build_app(backend, data, wait_s, logged=logged))
     study = read_study(settings.study) if settings.study else None
     where = settings.log or settings.study_log or str(data / "study.sqlite")
     try:
@@ -55,7 +57,7 @@ def open_page(settings: Settings, backend: Backend) -> Opened:
         raise ValueError(f"{NEEDS} ({error.name} is missing).") from error
     writer = _open_writer(settings, where, study)
     if study is None:
-        page = build_app(backend, data, watch=Usage(writer).watch, logged=FOOT)
+        page = build_app(backend, data, wait_s, watch=Usage(writer).watch, logged=FOOT)
         return Opened(page, close=writer.close)
     page = build_study_page(backend, data, study, writer, where, enrolments=settings.study_enrolments)
     return Opened(page, lambda ready: check_conditions(study, ready), writer.close)

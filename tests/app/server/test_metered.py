@@ -1,17 +1,20 @@
 """A metered backend counts, logs and limits requests, and ends in order."""
 
 import io
+import itertools
 import json
 import time
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
 from app.jobs.handle import Handle, merge
-from app.jobs.job import Busy, Done, Failed, RequestError, Step
+from app.jobs.job import Busy, Cancelled, Done, Failed, RequestError, Step
 from app.models import ImageModel
 from app.server.limits import LimitReached, Limits
-from app.server.metered import HANDED_BACK, MeteredBackend
+from app.server.metered import HANDED_BACK, MAX_PERSON_STEPS, MeteredBackend
 from app.server.metrics import Metrics
 from app.worker import Worker
 from tests.conftest import make_job
@@ -109,6 +112,39 @@ def test_the_limit_counts_what_was_accepted_and_guesses_once_they_are_wanted(
     with pytest.raises(LimitReached):
         metered.submit(make_job(model))
     assert value(metered, "refusals_total", reason="limit") == 1
+
+
+def test_one_person_waits_for_a_bounded_number_of_steps_in_all_sessions(
+    model: ImageModel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    endless: Any = SimpleNamespace(
+        facts=model.facts, healthy=True, submit_all=lambda jobs: [Handle(endless, job) for job in jobs]
+    )
+    metered = MeteredBackend(endless, Metrics())
+    client = SimpleNamespace(host="192.0.2.1")
+    request = SimpleNamespace(username=None, client=client)
+    monkeypatch.setattr("app.server.metered.current_request", lambda: request)
+    sessions = (f"session {number}" for number in itertools.count())
+    handles: list[Handle] = []
+
+    def ask() -> None:
+        handles.append(metered.submit(make_job(model, steps=100, owner=next(sessions))))
+
+    for _ in range(MAX_PERSON_STEPS // 100):
+        ask()
+    with pytest.raises(Busy, match=r"64 pictures that you, or others at your address.*try again"):
+        ask()
+    metered.submit(make_job(model, kind="speculative", owner=next(sessions)))
+    request.username = "ada"
+    ask()
+    request.username = None
+    client.host = "192.0.2.2"
+    ask()
+    client.host = "192.0.2.1"
+    handles[0].tell(Cancelled())
+    ask()
+    with pytest.raises(Busy):
+        ask()
 
 
 def test_the_log_tells_of_each_picture_but_not_of_its_prompt(

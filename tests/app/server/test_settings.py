@@ -76,7 +76,7 @@ def test_each_setting_can_be_given_in_every_way(
     values = {"backend": "ray", "data": "elsewhere", "auth": "logins", "root_path": "/below", "device": "cpu"}
     values |= {"log_format": "json", "log_level": "info", "mcp": "true", "metrics_token": "t" * 20}
     values |= {"replicas": "2", "ray_address": "auto", "rate": "700", "metrics_port": "9100", "grace": "3.5"}
-    values |= {"study_enrolments": "7"}
+    values |= {"study_enrolments": "7", "answer_wait": "12.5"}
     values |= {
         "framed_by": "https://example.org",
         "offload": "model",
