@@ -90,15 +90,21 @@ class LearnedSolver:
             levels = time_grid(grid, schedule, steps)
         else:
             levels = partial_grid(schedule, steps, strength)
-        if self.policy is not None and self.policy.covers(len(levels.timestep)):
-            return self.policy.plan(schedule, levels, guidance)
+        if policy := self._policy_for(len(levels.timestep), whole=strength == 1):
+            return policy.plan(schedule, levels, guidance)
         return untrained_plan(schedule, levels)
 
     def plan_on(self, grid: TimeGrid, schedule: NoiseSchedule, *, guidance: float = 3.0) -> Plan:
         """The plan on a grid of one's own, which is kept: the policy's rows, else UniPC's."""
-        if self.policy is not None and self.policy.covers(len(grid.timestep)):
-            return self.policy.plan(schedule, grid, guidance, keep_grid=True)
+        if policy := self._policy_for(len(grid.timestep), whole=False):
+            return policy.plan(schedule, grid, guidance, keep_grid=True)
         return untrained_plan(schedule, grid)
+
+    def _policy_for(self, steps: int, *, whole: bool) -> Policy | None:
+        """The policy if it was trained for so many steps: of a whole run on its own grid, or of others."""
+        policy = self.policy
+        usable = policy is not None and policy.covers(steps) and (whole or not policy.whole_runs_only)
+        return policy if usable else None
 
     def mismatch(self, schedule: NoiseSchedule, guidance: float | None = None) -> str:
         """What differs between where this was learned and where it is to be used, in words; "" if nothing.

@@ -313,6 +313,12 @@ def heun(schedule: NoiseSchedule, grid: TimeGrid) -> Tables:
     return replace(tables, b=b)
 
 
+def grid_of(plan: Plan) -> TimeGrid:
+    """Return the grid on which a plan evaluates, for plans with one evaluation a step."""
+    alpha, sigma = (torch.tensor(level, dtype=torch.float64) for level in (plan.alpha, plan.sigma))
+    return TimeGrid(torch.tensor(plan.timestep, dtype=torch.float64), (alpha / sigma).log())
+
+
 def classical_plan(solver: str, schedule: NoiseSchedule, grid: TimeGrid) -> Plan:
     """Make the plan of a classical solver on any grid.
 

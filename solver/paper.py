@@ -22,6 +22,7 @@ from torch import Tensor
 
 from solver.policy import Policy
 from solver.schedule import NoiseSchedule
+from solver.table_policy import TablePolicy
 
 
 class PaperPolicy(Policy):
@@ -126,7 +127,10 @@ def load_policy(path: str | Path) -> Policy:
         if saved is None:
             raise ValueError(f"{path} is not a policy: its metadata lack the settings.")
         settings = json.loads(saved)
-        policy = Policy(**settings) if settings["sees"] in Policy.inputs else _paper_policy(settings)
+        if settings["sees"] in TablePolicy.inputs:
+            policy: Policy = TablePolicy(**{name: v for name, v in settings.items() if name != "sees"})
+        else:
+            policy = Policy(**settings) if settings["sees"] in Policy.inputs else _paper_policy(settings)
         policy.load_state_dict({name: file.get_tensor(name) for name in file.keys()})  # noqa: SIM118
     return policy.eval()
 

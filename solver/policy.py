@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -34,6 +35,7 @@ DECISIONS = {
     "rows": (0.5, 0.03),  # added to a weight
     "grid": (0.5, 0.05),  # log of the factor on a step in log-SNR
     "times": (0.25, 0.03),  # log-SNR added to what the network is told
+    "state": (0.25, 0.01),  # added to the weight a[i] of the state
 }
 
 
@@ -53,13 +55,14 @@ class Policy(nn.Module):
     starts at zero: untrained it *is* that solver. `rows` are the weights of the outputs; the oldest has what
     remains to one, unless `free`. `grid` are the steps in log-SNR between the first level and the last above
     zero, both the classical grid's to begin with; the first stays. `times` lets the network be told other
-    timesteps than where the ODE stands.
+    timesteps than where the ODE stands. `state` frees the weight of the state, which
+    otherwise makes a step exact where the prediction does not change: so it is zero in the last row of x0.
 
     Args:
         order: m, 1 to 32; rows use the outputs there are, so N or more is all of them.
         start: one of `STARTS`, which also says what is combined: ε ("ab", "dpm2m"; a velocity for "ab" on a
             flow) or x0 ("dpm++2m", "unipc").
-        learns: some of "rows", "grid" and "times".
+        learns: some of DECISIONS.
         free: whether rows need not sum to one.
         sees: "run" for all four inputs, "step" for t[i] and t[i+1] alone.
         bins: 0 for continuous actions, or the odd number of values that each decision chooses from.
@@ -74,6 +77,8 @@ class Policy(nn.Module):
 
     # The timestep that stands for the end of a run.
     last_timestep = 0.0
+    # Whether it knows runs from pure noise on its own grid alone.
+    whole_runs_only = False
     # What a policy can see, and how many numbers that is: all of its inputs, or the two timesteps alone.
     inputs: ClassVar[Mapping[str, int]] = {"run": 2 * FREQUENCIES * 4 + 1, "step": 2 * FREQUENCIES * 3}
 
@@ -123,20 +128,24 @@ class Policy(nn.Module):
             num_train_timesteps,
         )
         rows = (order if free else order - 1) if "rows" in learns else 0
-        self.decisions = ("rows",) * rows + tuple(name for name in ("grid", "times") if name in learns)
+        others = [name for name in DECISIONS if name != "rows" and name in learns]
+        self.decisions = ("rows",) * rows + tuple(others)
         deviations = [DECISIONS[name][1] for name in self.decisions]
-        last = nn.Linear(hidden, max(len(self.decisions), 1) * max(bins, 1))
-        nn.init.zeros_(last.weight)
-        nn.init.zeros_(last.bias)
-        self.mlp = nn.Sequential(
-            nn.Linear(self.inputs[sees], hidden), nn.ReLU(), nn.Linear(hidden, hidden), nn.ReLU(), last
-        )
+        self.make_network(hidden)
         if bins:
             values, prior = self.values_of_bins()
             self.register_buffer("values", values)
             self.register_buffer("prior", prior)
         else:
             self.log_std = nn.Parameter(torch.tensor(deviations).log())
+
+    def make_network(self, hidden: int) -> None:
+        """Create what is trained, such that all decisions start at zero."""
+        last = nn.Linear(hidden, max(len(self.decisions), 1) * max(self.bins, 1))
+        nn.init.zeros_(last.weight)
+        nn.init.zeros_(last.bias)
+        first = nn.Linear(self.inputs[self.sees], hidden)
+        self.mlp = nn.Sequential(first, nn.ReLU(), nn.Linear(hidden, hidden), nn.ReLU(), last)
 
     def values_of_bins(self) -> tuple[Tensor, Tensor]:
         """Return the values to choose from [decisions, bins], and the logits [bins] that they start with.
@@ -230,6 +239,15 @@ class Policy(nn.Module):
             raise ValueError("A flow does not know the noise at its start; use a policy that combines x0.")
         return STARTS[self.start]
 
+    def start_weights(self, schedule: NoiseSchedule, given: TimeGrid, learned: TimeGrid) -> Tensor:
+        """Return the weights that decisions are added to, [N, order] or [B, N, order].
+
+        Args:
+            given: the grid that decisions start from; here the weights are those of its steps.
+            learned: the grid decided for, [B, N] timesteps.
+        """
+        return classical_weights(self.start, self.order, schedule, given)
+
     def tables(
         self, schedule: NoiseSchedule, grid: TimeGrid, offsets: Tensor, *, keep_grid: bool = False
     ) -> Tables:
@@ -244,14 +262,8 @@ class Policy(nn.Module):
         N, rows = len(grid.timestep), self.decisions.count("rows")
         offsets = offsets.double() * self.mask(N).to(offsets.device)
         decided = dict(zip(self.decisions[rows:], offsets[..., rows:].unbind(-1), strict=True))
-        weights = classical_weights(self.start, self.order, schedule, grid)
-        weights = weights + nn.functional.pad(offsets[..., :rows], (0, self.order - rows))
-        if not self.free:
-            oldest = torch.arange(N, device=offsets.device).clamp(max=self.order - 1)
-            rest = offsets[..., :rows].sum(dim=-1)
-            weights = weights - rest[..., None] * nn.functional.one_hot(oldest, self.order)
         told, lam = grid.timestep, grid.lam[:-1].expand(len(offsets), N)
-        if decided and not keep_grid:
+        if decided.keys() & {"grid", "times"} and not keep_grid:
             rounding = schedule.lam(told) - grid.lam[:-1]
             if "grid" in decided:
                 h = lam.diff(dim=1) * decided["grid"][:, :-1].exp()
@@ -259,7 +271,14 @@ class Policy(nn.Module):
                 lam = torch.cat([lam[:, :1], lam[:, :1] + h.cumsum(dim=1)], dim=1).clamp(max=highest)
             told = schedule.timestep(lam + rounding + decided.get("times", 0.0))
         levels = TimeGrid(told, nn.functional.pad(lam, (0, 1), value=self.last_lam(schedule)))
-        return multistep(weights, self.combines(schedule), schedule, levels)
+        weights = self.start_weights(schedule, grid, levels)
+        weights = weights + nn.functional.pad(offsets[..., :rows], (0, self.order - rows))
+        if not self.free:
+            oldest = torch.arange(N, device=offsets.device).clamp(max=self.order - 1)
+            rest = offsets[..., :rows].sum(dim=-1)
+            weights = weights - rest[..., None] * nn.functional.one_hot(oldest, self.order)
+        tables = multistep(weights, self.combines(schedule), schedule, levels)
+        return replace(tables, a=tables.a + decided["state"]) if "state" in decided else tables
 
     @torch.no_grad()
     def plan(

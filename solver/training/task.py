@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -13,7 +16,7 @@ from solver.diffusion import LatentDiffusion
 from solver.grids import TimeGrid, time_grid
 from solver.plan import Tables
 from solver.policy import Policy
-from solver.sampling import sample
+from solver.sampling import Denoiser, sample
 from solver.training.pairs import Pairs
 from solver.training.rewards import Reward
 
@@ -39,6 +42,19 @@ class Task:
     low_precision: bool = False
     checkpointed: bool = True
 
+    def check(self, **pairs: Pairs) -> None:
+        """Check that pairs are this model's.
+
+        Raises:
+            ValueError: pairs of another model; the message calls them by their keyword.
+        """
+        for name, given in pairs.items():
+            if given.model != self.model.fingerprint:
+                raise ValueError(
+                    f"The {name} pairs were made by another model; make them again with "
+                    "`python -m solver pairs`."
+                )
+
     def grid(self, steps: int) -> TimeGrid:
         """Return the grid that decisions for this number of steps start from."""
         return time_grid(GRID, self.model.schedule, steps)
@@ -49,15 +65,19 @@ class Task:
 
     def latents(self, tables: Tables, pairs: Pairs) -> Tensor:
         """Sample latents [n, C, H, W] from the pairs' noise with the solvers of `tables`."""
+        return sample(tables, self.denoiser(pairs), self.model.noise(pairs.seeds))
+
+    def denoiser(self, pairs: Pairs) -> Denoiser:
+        """Return the network for these pairs, in the precision of training."""
         network = self.model.denoiser([p.prompt for p in pairs.prompts], pairs.guidance, pairs.reference)
 
         def denoise(x: Tensor, timesteps: Tensor) -> Tensor:
-            if self.checkpointed and torch.is_grad_enabled():  # Chen et al. 2016, arXiv 1604.06174
-                return checkpoint(network, x, timesteps, use_reentrant=False)
-            return network(x, timesteps)
+            with self.autocast():
+                if self.checkpointed and torch.is_grad_enabled():  # Chen et al. 2016, arXiv 1604.06174
+                    return checkpoint(network, x, timesteps, use_reentrant=False)
+                return network(x, timesteps)
 
-        with self.autocast():
-            return sample(tables, denoise, self.model.noise(pairs.seeds))
+        return denoise
 
     def features(self, latents: Tensor) -> Tensor:
         """Decode latents and return the reward's features of the pictures."""
@@ -84,3 +104,9 @@ def validate(
             tables = policy.tables(task.model.schedule, grid, policy.likeliest(grid, part.guidance))
             rewards[N].append(task.similarity(task.latents(tables, part), target))
     return {N: float(torch.cat(values).mean()) for N, values in rewards.items()}
+
+
+def save_state(path: Path, state: dict[str, Any]) -> None:
+    """Save the state of a training in one go: an interrupted one leaves the state from before."""
+    torch.save(state, path.with_suffix(".new"))
+    os.replace(path.with_suffix(".new"), path)

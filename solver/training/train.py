@@ -1,20 +1,22 @@
 """Train a ConsistencySolver: `python -m solver train --pairs DIR --validation DIR --out DIR`.
 
 The policy's rows start as a classical solver's and are trained for previews that agree with the full-step
-pictures: by PPO with any reward, or by gradient (`--method distill`) with a differentiable one. An
-interrupted run continues from its last validation. `--out` receives a `ConsistencySolverScheduler` with the
-weights that did best on the validation pairs, the options in `training.json`, and the log in `log.jsonl` and
-TensorBoard.
+pictures: by least squares on the final latents (`--method fit`), by PPO with any reward, or by gradient
+(`--method distill`) with a differentiable one. An interrupted run continues from its last validation. `--out`
+receives a `ConsistencySolverScheduler` with the weights that did best on the validation pairs, the options in
+`training.json`, and the log in `log.jsonl` (and TensorBoard). After a fit `--out`/grid has a second one that
+learned the grid alone.
 """
 
 from __future__ import annotations
 
 import argparse
+import copy
 import json
 import math
-import os
 import random
 import time
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -27,13 +29,16 @@ from solver.paper import PaperPolicy, load_policy, paper_policy_for
 from solver.policy import DECISIONS, MAX_ORDER, STARTS, Policy
 from solver.schedule import NoiseSchedule
 from solver.scheduler import ConsistencySolverScheduler
+from solver.table_policy import TablePolicy
 from solver.training.distill import distill
+from solver.training.fit import GRID_STAGE, fit
 from solver.training.pairs import Pairs, load_pairs
 from solver.training.ppo import PPOSettings, ppo
 from solver.training.rewards import make_reward
-from solver.training.task import Task, validate
+from solver.training.task import Task, save_state, validate
 
-METHODS = ("ppo", "distill")
+METHODS = ("fit", "ppo", "distill")
+ITERATIVE = METHODS[1:]
 DEFAULT_PPO = PPOSettings()
 TRAINING_FILE = "training.json"
 LEARNING_RATES = {"ppo": 1e-3, "distill": 2e-3}
@@ -63,7 +68,7 @@ def train(
     Args:
         pairs, validation: pairs to train on, and to choose weights by.
         out: folder for the state and the log.
-        method: one of METHODS.
+        method: one of ITERATIVE.
         steps: numbers of steps to draw from; a number listed twice is drawn twice as often.
         iterations: of the whole training, including those of an interrupted run.
         batch: pairs in an iteration.
@@ -77,11 +82,7 @@ def train(
         ValueError: pairs of another model, or a reward or policy that the method cannot train (see
             `distill`).
     """
-    for name, given in (("training", pairs), ("validation", validation)):
-        if given.model != task.model.fingerprint:
-            raise ValueError(
-                f"The {name} pairs were made by another model; make them again with `python -m solver pairs`."
-            )
+    task.check(training=pairs, validation=validation)
     out.mkdir(parents=True, exist_ok=True)
     state_file, log_file = out / "state.pt", out / "log.jsonl"
     optimizer = torch.optim.Adam(policy.parameters(), lr=learning_rate)
@@ -107,7 +108,7 @@ def train(
             record(iteration, {"validation": mean} | {f"validation/{N}": v for N, v in by_steps.items()})
             if mean > best["reward"]:
                 best.update(reward=mean, policy={k: v.clone() for k, v in policy.state_dict().items()})
-            _save(
+            save_state(
                 state_file,
                 {
                     "policy": policy.state_dict(),
@@ -142,17 +143,18 @@ def train(
     return best["reward"]
 
 
-def _save(path: Path, state: dict[str, Any]) -> None:
-    torch.save(state, path.with_suffix(".new"))
-    os.replace(path.with_suffix(".new"), path)
-
-
 def parser() -> argparse.ArgumentParser:
     """Return the parser of the command's options."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.ArgumentDefaultsHelpFormatter
     )
-    parser.add_argument("--method", choices=METHODS, default="ppo", help=" ")
+    parser.add_argument(
+        "--method",
+        choices=METHODS,
+        default="ppo",
+        help="fit makes a table that starts as dpm++2m and learns everything: of the options below it uses "
+        "--order and --steps alone, and the reward only to report it",
+    )
     parser.add_argument("--model", default="checkpoints/landscapes", help="folder or hub id")
     parser.add_argument("--pairs", type=Path, required=True, help="folder of pairs to train on")
     parser.add_argument("--validation", type=Path, required=True, help="folder of pairs to choose weights by")
@@ -225,6 +227,10 @@ def new_policy(args: argparse.Namespace, pairs: Pairs, schedule: NoiseSchedule) 
         "guidance": (float(pairs.guidance.min()), float(pairs.guidance.max())),
         "num_train_timesteps": schedule.num_train_timesteps,
     }
+    if args.method == "fit":
+        return TablePolicy(
+            args.order, counts=args.steps, **{k: v for k, v in trained_for.items() if k != "steps"}
+        )
     if args.sees != "paper":
         policy = {"free": args.free, "sees": args.sees, "bins": args.bins, "hidden": args.hidden}
         return Policy(args.order, args.start, tuple(args.learns), **policy, **trained_for)
@@ -247,11 +253,33 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
         policy = load_policy(args.init / "policy.safetensors")
     else:
         policy = new_policy(args, pairs, model.schedule)
+    policy = policy.train().to(args.device)
+    task = Task(model, reward, low_precision=not args.float32, checkpointed=not args.keep_activations)
+    if args.method != "fit":
+        figures = _train(policy, task, pairs, validation, args)
+    elif isinstance(policy, TablePolicy):
+        figures = _fit(policy, task, pairs, validation, args)
+    else:
+        raise ValueError(f"--method fit fits tables, and the policy in {args.init} is not one.")
+    _save_scheduler(policy, model.scheduler_config, args.out)
+    result: dict[str, Any] = {
+        "options": {name: v.name if isinstance(v, Path) else v for name, v in vars(args).items()},
+        "pairs": len(pairs),
+        "validation_pairs": len(validation),
+        "guidance": sorted(set(pairs.guidance.tolist())),
+        **figures,
+    }
+    (args.out / TRAINING_FILE).write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
+    return result | {"out": str(args.out)}
+
+
+def _train(
+    policy: Policy, task: Task, pairs: Pairs, validation: Pairs, args: argparse.Namespace
+) -> dict[str, float]:
     chosen = ("group", "epochs", "minibatches", "clip", "entropy", "rollouts_at_once")
-    settings = PPOSettings(**{name: getattr(args, name) for name in chosen})
     best = train(
-        policy.train().to(args.device),
-        Task(model, reward, low_precision=not args.float32, checkpointed=not args.keep_activations),
+        policy,
+        task,
         pairs,
         validation,
         args.out,
@@ -262,19 +290,40 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
         learning_rate=args.learning_rate or LEARNING_RATES[args.method],
         validate_every=args.validate_every,
         seed=args.seed,
-        settings=settings,
+        settings=PPOSettings(**{name: getattr(args, name) for name in chosen}),
     )
-    scheduler = ConsistencySolverScheduler.from_config(model.scheduler_config)
-    scheduler.policy = policy.cpu().eval()
-    scheduler.save_pretrained(args.out)
     log = [json.loads(line) for line in (args.out / "log.jsonl").read_text(encoding="utf-8").splitlines()]
-    result = {
-        "options": {name: v.name if isinstance(v, Path) else v for name, v in vars(args).items()},
-        "pairs": len(pairs),
-        "validation_pairs": len(validation),
+    return {
         "seconds": max((line["seconds"] for line in log if "seconds" in line), default=0.0),
         "validation_before": next(line["validation"] for line in log if "validation" in line),
         "reward": best,
     }
-    (args.out / TRAINING_FILE).write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
-    return result | {"out": str(args.out)}
+
+
+def _fit(
+    policy: TablePolicy, task: Task, pairs: Pairs, validation: Pairs, args: argparse.Namespace
+) -> dict[str, float]:
+    """Fit the policy, and save the solver that learned the grid alone."""
+
+    def reward(of: TablePolicy) -> float:
+        by_steps = validate(of, task, validation, of.counts)
+        return sum(by_steps.values()) / len(by_steps)
+
+    tables = fit(policy, task, pairs, validation, args.out, seed=args.seed)
+    first, grid_alone = (copy.deepcopy(policy) for _ in range(2))
+    first.table.data.zero_()
+    grid_alone.table.data = tables[GRID_STAGE].to(args.device)
+    _save_scheduler(grid_alone, task.model.scheduler_config, args.out / GRID_STAGE)
+    log = (args.out / "log.jsonl").read_text(encoding="utf-8").splitlines()
+    return {
+        "seconds": json.loads(log[-1])["seconds"],
+        "validation_before": reward(first),
+        "validation_grid_alone": reward(grid_alone),
+        "reward": reward(policy),
+    }
+
+
+def _save_scheduler(policy: Policy, config: Mapping[str, Any], out: Path) -> None:
+    scheduler = ConsistencySolverScheduler.from_config(config)
+    scheduler.policy = policy.cpu().eval()
+    scheduler.save_pretrained(out)

@@ -18,7 +18,7 @@ from tests.solver.toys import FLOW, NOISE, SD, Gaussian, network, relative_error
 
 S = NoiseSchedule.from_config(SD)
 ORDERS = pytest.mark.parametrize("order", [1, 2, 3, 4])
-EVERYTHING = ("rows", "grid", "times")
+EVERYTHING = ("rows", "grid", "times", "state")
 
 
 def trained(
@@ -149,12 +149,11 @@ def test_what_has_no_effect_is_masked() -> None:
         base = policy.tables(S, grid, torch.zeros(1, *mask.shape))
         for i, j in np.ndindex(*mask.shape):
             offsets = torch.zeros(1, *mask.shape)
-            offsets[0, i, j] = (
-                -0.1 if (i, j) != (0, mask.shape[1] - 1) else 0.1
-            )  # t = 999 is the last there is
+            # t = 999 is the last there is
+            offsets[0, i, j] = 0.1 if (i, policy.decisions[j]) == (0, "times") else -0.1
             made = policy.tables(S, grid, offsets)
             changed = any(
-                not torch.equal(getattr(made, n), getattr(base, n)) for n in ("b", "sigma", "timestep")
+                not torch.equal(getattr(made, n), getattr(base, n)) for n in ("a", "b", "sigma", "timestep")
             )
             assert changed == bool(mask[i, j]), (i, j)
 
@@ -165,7 +164,7 @@ def test_untrained_bins_are_the_classical_solver(bins: Any) -> None:
     assert not policy.likeliest(grid, torch.tensor([3.0])).any()
     drawn = policy.distribution(grid, torch.tensor([3.0])).sample((50,))
     offsets = policy.offsets(drawn)
-    assert offsets.shape == (50, 1, 6, 4) and offsets.std() > 0
+    assert offsets.shape == (50, 1, 6, 5) and offsets.std() > 0
     assert set(offsets[..., 0].unique().tolist()) <= set(policy.get_buffer("values")[0].tolist())
 
 

@@ -49,8 +49,9 @@ SMALL = ("--steps", "2", "--iterations", "2", "--validate-every", "1", "--batch"
     [
         ("--method", "distill", "--reward", "psnr + 0.1*reader", "--free"),
         ("--method", "ppo", "--reward", "labels", "--group", "3", "--bins", "5", "--learns", "rows", "grid"),
+        ("--method", "fit"),
     ],
-    ids=["distill", "ppo"],
+    ids=["distill", "ppo", "fit"],
 )
 def test_training_leaves_a_scheduler(
     options: Any,
@@ -88,6 +89,10 @@ def test_training_goes_on_from_a_policy(
         (("--order", "33"), "order of a policy is 1 to 32"),
         (("--sees", "paper"), "The paper's policy starts as euler and learns only the rows"),
         (("--sees", "paper", "--start", "euler", "--learns", "rows", "--order", "1"), "has order 2 or more"),
+        (
+            ("--method", "fit", "--init", "checkpoints/landscapes/solver"),
+            "the policy in checkpoints/landscapes",
+        ),
         (("--pairs", "nowhere"), "There are no pairs in nowhere"),
         (("--model", "nowhere"), "nowhere"),
     ],

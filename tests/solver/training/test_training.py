@@ -27,7 +27,7 @@ from tests.solver.toys import FLOW, NOISE, SD, network, relative_error
 S = NoiseSchedule.from_config(SD)
 TABLE = S.lam(range(1000)).float()
 PSNR = Reward("psnr", True, lambda pictures: pictures, psnr)
-EVERYTHING = ("rows", "grid", "times")
+EVERYTHING = ("rows", "grid", "times", "state")
 
 
 class Mixture:
@@ -127,7 +127,7 @@ def test_gradients_flow_only_into_tables_that_need_them() -> None:
 
 def test_gradient_makes_previews_better_at_every_number_of_steps() -> None:
     torch.manual_seed(0)
-    policy = Policy(4, "unipc", EVERYTHING, steps=(4, 6))
+    policy = Policy(4, "unipc", ("rows", "grid", "times"), steps=(4, 6))
     optimizer = torch.optim.Adam(policy.parameters(), lr=3e-4)
     before = validate(policy, TASK, HELD_OUT, [4, 6])
     for i in range(40):

@@ -1,1 +1,0 @@
-"""ConsistencySolver for diffusers, in one file: `scheduling_consistency_solver.py`."""

@@ -1,1 +1,0 @@
-"""Tests of integrations/, each against `solver.sample`."""
