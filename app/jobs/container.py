@@ -4,12 +4,15 @@ What is left for Pillow to open has the pixels alone, so no damaged or huge text
 picture behind the first, keeps them from being read.
 """
 
+import io
 import re
 import struct
 import zlib
 from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import dataclass, field
+
+from PIL import Image
 
 # Larger texts and colour profiles are ignored, and so are further ones of a file.
 MAX_CARRIED_BYTES = 4 * 2**20
@@ -34,7 +37,7 @@ class Parts:
         pixels: the file with nothing but its first picture.
         texts: a PNG's texts by keyword, the first of each; None if it is damaged or too large. Latin-1 is
             decoded as UTF-8 where it can be: several programs write that against the standard.
-        exif, icc, xmp: as bytes; empty where there is none.
+        exif, icc, xmp, comment: as bytes; empty where there is none. The comment is a JPEG's own.
     """
 
     pixels: bytes
@@ -42,6 +45,7 @@ class Parts:
     exif: bytes = b""
     icc: bytes = b""
     xmp: bytes = b""
+    comment: bytes = b""
 
     @property
     def orientation(self) -> int:
@@ -52,7 +56,7 @@ class Parts:
 
 
 def split(data: bytes) -> Parts:
-    """Split a PNG, JPEG or WebP; any other file is all pixels.
+    """Split a PNG, JPEG, WebP or AVIF; any other file is all pixels.
 
     Raises:
         ValueError: it would take too long to read; the message is shown to the user.
@@ -61,7 +65,9 @@ def split(data: bytes) -> Parts:
         return _split_png(data)
     if data.startswith(_JPEG):
         return _split_jpeg(data)
-    return _split_webp(data) if data[:4] == b"RIFF" and data[8:12] == b"WEBP" else Parts(data)
+    if data[:4] == b"RIFF" and data[8:12] == b"WEBP":
+        return _split_webp(data)
+    return _split_avif(data) if data[4:12] in (b"ftypavif", b"ftypavis", b"ftypmif1") else Parts(data)
 
 
 def read_exif(exif: bytes, *tags: int) -> dict[int, bytes]:
@@ -173,7 +179,9 @@ def _split_jpeg(data: bytes) -> Parts:
         if code == 0xE1 and body.startswith(_EXIF):
             parts.exif = parts.exif or body
         elif code == 0xE1 and body.startswith(_XMP):
-            parts.xmp = parts.xmp or body
+            parts.xmp = parts.xmp or body[len(_XMP) :]
+        elif code == _COMMENT:
+            parts.comment = parts.comment or body
         elif code == 0xE2 and body.startswith(_ICC):
             profile[body[len(_ICC) : len(_ICC) + 1]] = body[len(_ICC) + 2 :]
         if code in (0xE0, 0xEE) or not (0xE0 <= code <= 0xEF or code == _COMMENT):
@@ -195,6 +203,15 @@ def _split_webp(data: bytes) -> Parts:
         elif kind == b"XMP ":
             parts.xmp = parts.xmp or body
     return parts
+
+
+def _split_avif(data: bytes) -> Parts:
+    """Have Pillow read what an AVIF carries; it does so without decoding the picture."""
+    parts = Parts(data)
+    with suppress(Exception), Image.open(io.BytesIO(data), formats=["AVIF"]) as picture:
+        for name, key in (("exif", "exif"), ("xmp", "xmp"), ("icc", "icc_profile")):
+            setattr(parts, name, picture.info.get(key) or b"")
+    return parts  # whatever is wrong with it, is told when its pixels are read
 
 
 def _riff_chunks(data: bytes) -> Iterator[tuple[bytes, bytes]]:

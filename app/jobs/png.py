@@ -14,9 +14,11 @@ from PIL import Image, PngImagePlugin
 CHUNK = "parameters"
 # Longer texts are refused before anything looks into them.
 MAX_TEXT_LETTERS = 2**16
+# Of what is not used, so many names are kept.
+MAX_UNUSED = 50
 # Settings that any tool writes; a line is taken for settings by them.
 _USUAL = ("Steps", "Sampler", "CFG scale", "Seed", "Size", "Model", "Model hash")
-_SPELLED = {name.lower(): name for name in _USUAL}
+_SPELLED = {name.lower(): name for name in _USUAL} | {"guidance scale": "CFG scale"}
 # Our own, beside the usual ones: prompts that other lines of the text could be mistaken for.
 _EXACT = {"prompt": "Exact prompt", "negative_prompt": "Exact negative prompt"}
 _NEGATIVE = re.compile(r"[ \t]*negative prompt[ \t]*:", re.IGNORECASE)
@@ -30,11 +32,16 @@ _ENCLOSED = re.compile(r'\s*+("(?:[^"\\]++|\\.)*+"|\{[^{}]*+\}|\[[^\[\]]*+\])\s*
 
 @dataclass(frozen=True)
 class Parameters:
-    """How a picture was made: both prompts, and settings such as `Steps` or `Seed` as text."""
+    """How a picture was made: both prompts, and settings such as `Steps` or `Seed` as text.
+
+    Attributes:
+        unused: names of what its file says beside these, for a message.
+    """
 
     prompt: str
     negative_prompt: str = ""
     settings: Mapping[str, str] = field(default_factory=dict)
+    unused: tuple[str, ...] = ()
 
 
 def write(picture: Image.Image, parameters: Parameters) -> bytes:
@@ -66,9 +73,17 @@ def parse_parameters(text: str) -> Parameters:
         raise ValueError(f"Its text is too long to be read: {len(text):,} letters.")
     lines = text.replace("\r\n", "\n").replace("\r", "\n").strip("\0 \t\n\ufeff\u200b").split("\n")
     settings: dict[str, str] = {}
+    unused: list[str] = []
     for at in range(len(lines) - 1, -1, -1):  # templates may follow the settings
         before, settings = _split_line(lines[at])
         if settings:
+            foreign = not settings.keys() & set(_EXACT.values())
+            unused = _add_lines_after(settings, lines[at + 1 :]) if foreign else []
+            while foreign and not before and at and lines[at - 1].rstrip().endswith(","):
+                more = _split_line(lines[at - 1])[1]
+                if not more:
+                    break
+                settings, at = more | settings, at - 1
             lines = [*lines[:at], before]
             break
     exact = {attribute: settings.pop(name) for attribute, name in _EXACT.items() if name in settings}
@@ -77,7 +92,19 @@ def parse_parameters(text: str) -> Parameters:
         "prompt": "\n".join(lines[:at]).strip(),
         "negative_prompt": _NEGATIVE.sub("", "\n".join(lines[at:]), count=1).strip(),
     }
-    return Parameters(settings=settings, **prompts | exact)
+    return Parameters(settings=settings, unused=tuple(unused[:MAX_UNUSED]), **prompts | exact)
+
+
+def _add_lines_after(settings: dict[str, str], lines: list[str]) -> list[str]:
+    """Add the settings that go on in these lines; return names for the other lines."""
+    others = []
+    for line in lines:
+        pairs = _pairs(line)
+        if next(iter(pairs), "") in _USUAL:
+            settings |= {name: value for name, value in pairs.items() if name not in settings}
+        elif text := line.strip():
+            others.append(f"the text “{text if len(text) <= 40 else f'{text[:39]}…'}”")
+    return others
 
 
 def _format(parameters: Parameters, settings: Mapping[str, str]) -> str:

@@ -59,10 +59,8 @@ def read_picture(data: bytes) -> Image.Image:
         raise RequestError(str(error)) from error
     picture = _open(parts.pixels)
     _check_size(*picture.size)
-    parts.exif = parts.exif or picture.info.get("exif", b"")  # of an AVIF
-    icc = parts.icc or picture.info.get("icc_profile", b"")
     try:
-        rgb = _to_rgb(picture, icc)
+        rgb = _to_rgb(picture, parts.icc)
     # Broken files make Pillow raise all kinds of things, from parts that were never meant to be reached.
     except Exception as error:
         raise RequestError("This picture is damaged. Save it again, or choose another.") from error

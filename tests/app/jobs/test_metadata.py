@@ -7,6 +7,7 @@ import time
 import zlib
 from contextlib import suppress
 from typing import Any
+from xml.sax.saxutils import escape
 
 import pytest
 from hypothesis import given
@@ -14,7 +15,7 @@ from hypothesis import settings as options
 from hypothesis import strategies as st
 from PIL import Image, PngImagePlugin
 
-from app.jobs import container, metadata
+from app.jobs import container, metadata, xmp
 
 TEXT = "a hill at noon\nNegative prompt: fog\nSteps: 6, Sampler: UniPC, CFG scale: 5, Seed: 12, Size: 256x256"
 
@@ -69,6 +70,9 @@ PLACES = {
     "JPEG, ASCII": file_of("JPEG", exif=b"Exif\0\0" + comment_of(b"ASCII\0\0\0" + TEXT.encode())),
     "JPEG, no code": file_of("JPEG", exif=b"Exif\0\0" + comment_of(TEXT.encode())),
     "WebP": file_of("WEBP", exif=comment_of(UTF16)),
+    "JPEG, no code, byte order": file_of("JPEG", exif=b"Exif\0\0" + comment_of(TEXT.encode("utf-16"))),
+    "JPEG, comment": file_of("JPEG", comment=TEXT.encode()),
+    "AVIF": file_of("AVIF", exif=comment_of(UTF16)),
     "WebP, UTF-8": file_of("WEBP", exif=comment_of(bytes(8) + TEXT.encode())),
 }
 
@@ -83,6 +87,77 @@ def test_utf8_in_a_latin1_chunk_is_understood_and_so_is_latin1() -> None:
     for encoding in ("utf-8", "latin-1"):
         data = with_chunk(chunk(b"tEXt", b"parameters\0" + TEXT.replace("hill", "café").encode(encoding)))
         assert metadata.read(data).prompt == "a café at noon"
+
+
+def xmp_of(**properties: str) -> bytes:
+    """XMP with these properties, as programs write it."""
+    inner = "".join(
+        f"<p:{name}><rdf:Alt><rdf:li>{escape(text)}</rdf:li><rdf:li>no</rdf:li></rdf:Alt></p:{name}>"
+        for name, text in properties.items()
+    )
+    return (
+        '<?xpacket begin="" id="x"?><x:xmpmeta xmlns:x="adobe:ns:meta/"><rdf:RDF '
+        'xmlns:rdf="http://www.w3.org/1999/02/22-rdf-syntax-ns#" xmlns:p="http://purl.org/dc/elements/1.1/">'
+        f'<rdf:Description rdf:about="" p:CreatorTool="Draw Things">{inner}</rdf:Description>'
+        '</rdf:RDF></x:xmpmeta><?xpacket end="w"?>'
+    ).encode()
+
+
+DRAW_THINGS = {
+    **{"c": "a hill at noon", "uc": "fog", "seed": 12, "steps": 6, "scale": 5, "size": "256x256"},
+    **{"sampler": "UniPC", "strength": 1.0, "lora": [{"model": "x"}], "v2": {"seed": 12}},
+}
+DESCRIBED = "a hill at noon\n-fog\nSteps: 6, Sampler: UniPC, Guidance Scale: 5.0, Seed: 12, Size: 256x256"
+
+
+@pytest.mark.parametrize("kind", ["PNG", "JPEG", "WEBP", "AVIF"])
+@pytest.mark.parametrize(
+    "properties",
+    [{"UserComment": json.dumps(DRAW_THINGS)}, {"description": DESCRIBED}, {"description": TEXT}],
+)
+def test_xmp_is_read_in_every_kind_of_file(kind: str, properties: dict[str, str]) -> None:
+    written = xmp_of(**properties)
+    png = with_texts(**{"XML:com.adobe.xmp": written.decode()})
+    read = metadata.read(png if kind == "PNG" else file_of(kind, xmp=written))
+    assert (read.prompt, read.negative_prompt, read.settings["Seed"]) == ("a hill at noon", "fog", "12")
+    assert float(read.settings["CFG scale"]) == 5 and "Denoising strength" not in read.settings
+    assert read.unused == (("lora",) if "UserComment" in properties else ())
+
+
+def test_xmp_in_attributes_is_read_as_well() -> None:
+    written = xmp_of().replace(b'CreatorTool="', b'UserComment="a hill&#10;Steps: 6, Seed: 12" p:other="')
+    assert metadata.read(file_of("JPEG", xmp=written)).settings["Seed"] == "12"
+
+
+def test_xmp_that_cannot_be_read_is_named_and_that_of_a_camera_is_not() -> None:
+    entity = b'<!DOCTYPE x [<!ENTITY a "aaaa">]><x xmlns:p="p"><p:UserComment>&a;</p:UserComment></x>'
+    for broken in (xmp_of()[:200], entity, b"<a>" * 1000, xmp_of() + b" " * 50 + b"<", b"\xff\xfe\0"):
+        with pytest.raises(metadata.Unreadable, match="“XMP”: damaged or too large"):
+            metadata.read(file_of("JPEG", xmp=broken))
+    with pytest.raises(metadata.Unreadable, match=r"XMP.*damaged or too large"):
+        metadata.read(with_texts(**{"XML:com.adobe.xmp": xmp_of(description="x" * xmp.MAX_BYTES).decode()}))
+    with pytest.raises(metadata.Unreadable, match="“XMP description”: “Grandma at noon”"):
+        metadata.read(file_of("JPEG", xmp=xmp_of(description="Grandma at noon")))
+    with pytest.raises(ValueError, match="does not say"):
+        metadata.read(file_of("JPEG", xmp=xmp_of()))
+
+
+@pytest.mark.parametrize(
+    "piece", [b"<p:a>", b"<rdf:li>", b"<rdf:li> </rdf:li>", b"<p:a/>", b" ", b"&amp;", b"x='1' "]
+)
+def test_xmp_takes_linear_time(piece: bytes) -> None:
+    whole = xmp_of(description="-")
+
+    def seconds(size: int) -> float:
+        written, best = whole.replace(b"-</rdf:li>", piece * (size // len(piece))), float("inf")
+        for _ in range(2):
+            began = time.process_time()
+            with suppress(ValueError):
+                xmp.read_xmp(written)
+            best = min(best, time.process_time() - began)
+        return best
+
+    assert seconds(800_000) < 8 * seconds(200_000) + 0.05  # quadratic time would grow to 16 times as much
 
 
 GRAPH = {
@@ -140,7 +215,7 @@ FLUX = {
     "8": {"class_type": "CLIPTextEncode", "inputs": {"text": "a hill at noon"}},
     "9": {"class_type": "UNETLoader", "inputs": {"unet_name": "x.safetensors"}},
 }
-WORKFLOW = {
+WORKFLOW: dict[str, list[Any]] = {
     "nodes": [
         {
             "id": 3,
@@ -260,6 +335,130 @@ PROGRAMS: dict[str, tuple[dict[str, Any], dict[str, str]]] = {
         {},
     ),
 }
+
+
+PROGRAMS |= {
+    "Easy Diffusion": (
+        {"prompt": "a hill at noon", "negative_prompt": "fog", "seed": "1234", "num_inference_steps": "20"}
+        | {"guidance_scale": "7.5", "width": "512", "height": "768", "sampler_name": "euler"}
+        | {"use_stable_diffusion_model": "x"},
+        {"Sampler": "euler", "Model": "x"},
+    ),
+    "Easy Diffusion, labels": (
+        {"Prompt": "a hill at noon", "Negative Prompt": "fog", "Seed": "1234", "Steps": "20"}
+        | {"Guidance Scale": "7.5", "Width": "512", "Height": "768", "Stable Diffusion model": "x"},
+        {"Model": "x"},
+    ),
+    "Stability Matrix": (
+        {
+            "parameters-json": {"PositivePrompt": "a hill at noon", "NegativePrompt": "fog", "Steps": 20}
+            | {
+                "Sampler": "Euler",
+                "CfgScale": 7.5,
+                "Seed": 1234,
+                "Height": 768,
+                "Width": 512,
+                "ModelName": "x",
+            }
+        },
+        {"Sampler": "Euler", "Model": "x"},
+    ),
+    "Fooocus, log": (
+        {
+            "parameters": {"Prompt": "a hill at noon", "Negative Prompt": "fog", "Resolution": "(512, 768)"}
+            | {"Guidance Scale": 7.5, "Steps": 20, "Seed": "1234", "Sampler": "euler", "Base Model": "x"}
+        },
+        {"Sampler": "euler", "Model": "x"},
+    ),
+    "InvokeAI 5": (
+        {
+            "invokeai_metadata": {
+                "positive_prompt": "a hill at noon",
+                "negative_prompt": "fog",
+                "guidance": 7.5,
+            }
+            | {"width": 512, "height": 768, "seed": 1234, "steps": 20, "model": {"key": "k", "name": "x"}},
+            "invokeai_graph": {"nodes": {}},
+        },
+        {"Model": "x"},
+    ),
+    "ComfyUI, wrapped": ({"prompt": {"prompt": GRAPH}}, {"Sampler": "euler", "Model": "x.safetensors"}),
+}
+# A pass over another one's noise; a seed two nodes away; a text behind a point in the wires, a bypassed node.
+STAGES: dict[str, Any] = {
+    **{name: node for name, node in GRAPH.items() if name not in ("3", "9", "12")},
+    "1": {"class_type": "KSamplerAdvanced", "inputs": {"add_noise": "disable", "start_at_step": 12}},
+    "2": {"class_type": "KSamplerAdvanced", "inputs": {"add_noise": "enable", "start_at_step": 0}},
+    "8": {"class_type": "Reroute", "inputs": {"": ["6", 0]}},
+    "9": {"class_type": "Seed (rgthree)", "inputs": {"seed": 1234}},
+    "11": {"class_type": "Reroute", "inputs": {"": ["9", 0]}},
+}
+for _name, _cfg in (("1", 2), ("2", 7.5)):
+    STAGES[_name]["inputs"] |= {"noise_seed": ["11", 0], "steps": 20, "cfg": _cfg, "sampler_name": "euler"}
+    STAGES[_name]["inputs"] |= {"positive": ["8", 0], "negative": ["7", 0], "latent_image": ["5", 0]}
+    STAGES[_name]["inputs"] |= {"model": ["4", 0]}
+PROGRAMS["ComfyUI, stages"] = ({"prompt": STAGES}, {"Sampler": "euler", "Model": "x.safetensors"})
+REROUTED = {
+    "nodes": [
+        *WORKFLOW["nodes"],
+        {"id": 20, "type": "Reroute", "inputs": [{"name": "", "link": 21}]},
+        {"id": 22, "type": "LoraLoader", "mode": 4, "widgets_values": ["y", 1],
+         "inputs": [{"name": "m", "link": 24}]},
+        {"id": 23, "type": "KSampler", "mode": 2, "widgets_values": [1, "fixed", 2, 3, "ddim", "normal", 1],
+         "inputs": [{"name": "positive", "link": 6}]},
+    ],
+    "links": [
+        *(link for link in WORKFLOW["links"] if link[0] not in (1, 4)),
+        {"id": 4, "origin_id": 20, "origin_slot": 0, "target_id": 3},
+        [21, 6, 0, 20, 0, "CONDITIONING"],
+        [1, 22, 0, 3, 0, "MODEL"],
+        [24, 4, 0, 22, 0, "MODEL"],
+    ],
+}  # fmt: skip
+PROGRAMS["ComfyUI, rerouted"] = ({"workflow": REROUTED}, {"Sampler": "euler", "Model": "x.safetensors"})
+
+
+@pytest.mark.parametrize(
+    ("texts", "unused"),
+    [
+        ({"parameters": f"{TEXT}\nTemplate: a hill\n\nNegative Template: fog"},
+         ("the text “Template: a hill”", "the text “Negative Template: fog”")),
+        ({"parameters": TEXT, "workflow": "{}", "extras": "x", "Software": "y"},
+         ("the text “workflow”", "the text “extras”")),
+        ({"prompt": json.dumps(GRAPH | {"40": {"class_type": "LoraLoader", "inputs": {"lora_name": "x"}}})},
+         ("the node LoraLoader", "1 more sampler")),
+        ({"parameters": json.dumps(FLAT | {"styles": ["x"], "loras": [], "version": "1", "Clip Skip": 2})},
+         ("Clip Skip", "styles")),
+        ({"invokeai_metadata": json.dumps({"positive_prompt": "a", "guidance": 4, "cfg_scale": 1})},
+         ("guidance",)),
+        ({"Dream": '"a hill" -s 20 -S1234 --init_img x.png -f 0.7'}, ("-f", "--init_img")),
+    ],
+)  # fmt: skip
+def test_what_is_not_used_is_named(texts: dict[str, str], unused: tuple[str, ...]) -> None:
+    assert set(metadata.read(with_texts(**texts)).unused) == set(unused)
+
+
+def test_settings_that_go_on_in_other_lines_are_all_read() -> None:
+    text = "a hill\nSteps: 6, Sampler: UniPC,\nCFG scale: 5, Seed: 12"
+    for written in (text, text.replace(",\n", "\n")):
+        read = metadata.read(with_texts(parameters=written))
+        assert (read.prompt, read.unused) == ("a hill", ())
+        assert read.settings == {"Steps": "6", "Sampler": "UniPC", "CFG scale": "5", "Seed": "12"}
+
+
+def test_the_comment_of_a_phone_is_no_text_of_a_program() -> None:
+    for comment in (b'ASCII\0\0\0{"sceneType": 1}', b"ASCII\0\0\0Steps to the sea"):
+        with pytest.raises(ValueError, match="does not say"):
+            metadata.read(
+                file_of("JPEG", exif=b"Exif\0\0" + comment_of(comment), comment=b"CREATOR: gd-jpeg")
+            )
+
+
+@pytest.mark.parametrize(
+    "text", ['{"prompt": "a", "seed": ' + "9" * 6000 + "}", '{"prompt": "a", "seed": NaN}']
+)
+def test_a_seed_that_is_no_number_of_ours_leaves_the_rest(text: str) -> None:
+    assert metadata.read(with_texts(parameters=text)).prompt == "a"
 
 
 @pytest.mark.parametrize("program", PROGRAMS)

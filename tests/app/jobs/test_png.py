@@ -142,16 +142,16 @@ def test_time_grows_with_the_length_and_no_faster(piece: str) -> None:
     def seconds(letters: int) -> float:
         text, best = "x\n" + piece * (letters // len(piece)) + "x", float("inf")
         for _ in range(3):
-            began = time.perf_counter()
+            began = time.process_time()
             parse_parameters(text)
-            best = min(best, time.perf_counter() - began)
+            best = min(best, time.process_time() - began)
         return best
 
     assert seconds(64_000) < 6 * seconds(16_000) + 0.02  # quadratic time would grow to 16 times as much
 
 
 def test_a_longer_text_is_refused_before_it_is_parsed() -> None:
-    began = time.perf_counter()
+    began = time.process_time()
     with pytest.raises(ValueError, match="too long"):
         parse_parameters("a" * 20_000_000)
-    assert time.perf_counter() - began < 0.1
+    assert time.process_time() - began < 0.1
