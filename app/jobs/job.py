@@ -2,6 +2,8 @@
 
 import hashlib
 import math
+import re
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
@@ -52,6 +54,7 @@ LIMITS = {
     "strength": Limit("The strength", 0.05, 1, whole=False),
 }
 MAX_PROMPT_LETTERS = 2000
+MAX_TURNS = 8
 _GONE = "The picture to start from is gone. Please add it again."
 
 
@@ -113,17 +116,52 @@ class Variation:
     Attributes:
         seed: the other seed.
         amount: 0 is the job's own noise exactly, 1 the other's.
+        of: the variation whose noise is turned, instead of the job's own.
 
     Raises:
-        RequestError: a value out of range.
+        RequestError: a value out of range, or more than MAX_TURNS one of another.
     """
 
     seed: int
     amount: float
+    of: "Variation | None" = None
 
     def __post_init__(self) -> None:
         for name in ("seed", "amount"):
             object.__setattr__(self, name, check_number(name, getattr(self, name)))
+        if isinstance(self.of, Mapping):  # as JSON has it
+            object.__setattr__(self, "of", Variation(**self.of))
+        if not isinstance(self.of, Variation | None):
+            raise RequestError("A variation must be of another variation or of nothing.")
+        if len(self.turns) > MAX_TURNS:
+            raise RequestError(
+                f"A picture can be varied {MAX_TURNS} times, one after the other, and no more."
+            )
+
+    @classmethod
+    def parse(cls, text: str) -> "Variation | None":
+        """Read what `str` writes; None if there is nothing. Raises RequestError if it is anything else."""
+        variation = None
+        if not isinstance(text, str):
+            raise RequestError("The variation must be text.")
+        for turn in re.findall(r"[^\s,;]+", text[:MAX_PROMPT_LETTERS]):
+            seed, colon, amount = turn.partition(":")
+            if not colon:
+                raise RequestError(
+                    "A variation must be a seed and an amount such as 77:0.3, or several such pairs, "
+                    f"and “{turn[:40]}” is not."
+                )
+            variation = cls(seed, amount, variation)
+        return variation
+
+    @property
+    def turns(self) -> "tuple[Variation, ...]":
+        """This variation and those it is of, the first at first."""
+        return (*(self.of.turns if self.of else ()), self)
+
+    def __str__(self) -> str:
+        """Seeds and amounts, as "77:0.3, 91:0.3"."""
+        return ", ".join(f"{turn.seed}:{exact_number(turn.amount)}" for turn in self.turns)
 
 
 class StoredPicture:
@@ -258,7 +296,9 @@ class Record:
             "Model hash": self.revision[:10],
             "Model": job.model,
         }
-        if job.variation:
+        if job.variation and job.variation.of:
+            settings["Variations"] = str(job.variation)
+        elif job.variation:
             settings["Variation seed"] = str(job.variation.seed)
             settings["Variation seed strength"] = exact_number(job.variation.amount)
         if self.decoder:

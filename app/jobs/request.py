@@ -38,6 +38,7 @@ def build_jobs(
     height: int = 0,
     start: Start | None = None,
     strength: object = None,
+    variation: Variation | None = None,
     owner: str = "",
 ) -> list[Job]:
     """Make one job for each of `count` consecutive seeds.
@@ -46,15 +47,17 @@ def build_jobs(
         seed: of the first job; None or FRESH draws different fresh ones.
         width, height: in pixels; 0 is the model's own.
         strength: replaces that of `start`. For an editing model it is always 1.
+        variation: of the first job; the others are of the same seed, turned to the seeds after its.
 
     Raises:
         RequestError: a value is of the wrong type or out of range.
     """
     count = int(check_number("count", count))
-    if seed in (None, FRESH):
-        seeds = fresh_seeds(count)
+    own = [] if seed in (None, FRESH) else [int(check_number("seed", seed))]
+    if variation:
+        own, seeds = own or fresh_seeds(1), following_seeds(variation.seed, count)
     else:
-        seeds = following_seeds(int(check_number("seed", seed)), count)
+        seeds = following_seeds(own[0], count) if own else fresh_seeds(count)
     if start and model.edits:
         start = replace(start, strength=1.0)
     elif start and strength is not None:
@@ -63,7 +66,7 @@ def build_jobs(
         kind=kind,
         prompt=prompt,
         negative_prompt=negative_prompt,
-        seed=seeds[0],
+        seed=own[0] if own else seeds[0],
         steps=steps,  # type: ignore[arg-type]  # checked and made whole by Job
         guidance=guidance,
         solver=solver,
@@ -72,8 +75,9 @@ def build_jobs(
         height=height or model.height,
         owner=owner,
         start=start,
+        variation=variation,
     )
-    return [replace(first, seed=seed) for seed in seeds]
+    return [reseeded(first, seed) for seed in seeds]
 
 
 def refinement_of(preview: Job, steps: float, solver: str) -> Job:
@@ -92,13 +96,11 @@ def reseeded(job: Job, seed: int) -> Job:
     return replace(job, seed=seed)
 
 
-def first_varied(jobs: list[Job], variation: Variation) -> list[Job]:
-    """Make the first job a variation; another one of the seed that it is turned to is left out."""
-    first, *others = jobs
-    return [replace(first, variation=variation), *(job for job in others if job.seed != variation.seed)]
-
-
 def variations_of(job: Job, count: int, amount: float) -> list[Job]:
-    """Make variations of the job towards `count` fresh seeds, each by `amount`, 0 to 1."""
-    seeds = fresh_seeds(count, taken=[job.seed])
-    return [replace(job, variation=Variation(seed, amount)) for seed in seeds]
+    """Make variations of the job towards `count` fresh seeds, each by `amount`, 0 to 1.
+
+    Raises RequestError if the job was varied MAX_TURNS times already.
+    """
+    taken = [job.seed, *(turn.seed for turn in (job.variation.turns if job.variation else ()))]
+    seeds = fresh_seeds(count, taken)
+    return [replace(job, variation=Variation(seed, amount, job.variation)) for seed in seeds]

@@ -21,6 +21,9 @@ class Form:
         random_seeds: draw fresh seeds instead of counting up from `seed`.
         full_steps: solver steps of a refinement.
         size: a name of `app.page.form.sizes_of`; None for the model's own size.
+        variation: of the first preview, as `app.jobs.job.Variation.parse` reads it; see `build_jobs`. Random
+            seeds have none.
+        full_solver: of a refinement; "" for `Studio.final_solver`.
     """
 
     prompt: str = ""
@@ -33,6 +36,8 @@ class Form:
     seed: float = 1
     full_steps: float = 40
     size: str | None = None
+    variation: str = ""
+    full_solver: str = ""
 
 
 @dataclass(frozen=True)
@@ -42,7 +47,7 @@ class Studio:
     Attributes:
         backend: makes them.
         sketches: keeps pictures in the making, for the page to fetch.
-        final_solver: refines.
+        final_solver: refines, unless the form says otherwise.
     """
 
     backend: Backend
@@ -70,7 +75,7 @@ class Click:
     @property
     def final_solver(self) -> str:
         """The solver of refinements."""
-        return self.session.final_solver or self.studio.final_solver
+        return self.form.full_solver or self.studio.final_solver
 
     def grid(self) -> Grid:
         """Return the grid that values["grid"] names. Raises RequestError if the tab shows another one."""

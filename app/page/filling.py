@@ -3,13 +3,15 @@
 from collections.abc import Mapping
 from typing import Any
 
-from app.jobs.job import Record, RequestError, Variation
+from app.jobs.job import Record, RequestError
+from app.models import ModelFacts
 from app.page.click import Click
 from app.page.form import (
     form_for,
     form_values,
     from_link,
     from_record,
+    held_values,
     made_here,
     parts_with,
     start_of_settings,
@@ -24,13 +26,14 @@ SOURCES = {"link", "picture", "entry", "grid"}
 def fill(click: Click) -> dict[str, dict[str, Any]]:
     """Return what changes in the form: Gradio's properties of its parts, by their names in `Form`.
 
-    With values["new"] the page has just been opened, and its form is fitted to the model. values["dropped"]
-    names a picture that was dropped on the page, and so does the message on it.
+    With values["new"] the page has just been opened, and its form is fitted to the model; values["held"] has
+    the fields that its tab had before. values["dropped"] names a picture that was dropped on the page, and so
+    does the message on it.
     """
-    facts, session = click.studio.backend.facts, click.session
+    facts, session, held = click.studio.backend.facts, click.session, click.values.get("held")
     changes = form_for(facts) if click.values.get("new") else {}
-    if "new" in click.values:
-        session.variation, session.final_solver = None, ""
+    if isinstance(held, Mapping):
+        return _with_values(changes, held_values(held, facts), facts)
     if SOURCES & click.values.keys():
         dropped = click.values.get("dropped")
         more = {"dropped": dropped[:32]} if isinstance(dropped, str) else {}
@@ -44,15 +47,17 @@ def fill(click: Click) -> dict[str, dict[str, Any]]:
         words = ["Prompt, seed and settings of this picture are back."] if more else []
         if words + notes:
             session.tell(" ".join(words + notes), "warning" if notes else "info", **more)
-        variation, final_solver = values.pop("variation", None), values.pop("final_solver", "")
-        if made_here(wanted):
-            session.variation = (values["seed"], Variation(**variation)) if variation else None
-            session.final_solver = final_solver
-            if "size" not in values:
-                changes["size"] = form_for(facts)["size"]
-        for name, part in parts_with(values, facts).items():
-            changes[name] = changes.get(name, {}) | part
+        if made_here(wanted) and "size" not in values:
+            changes["size"] = form_for(facts)["size"]
+        changes = _with_values(changes, values, facts)
     return changes
+
+
+def _with_values(
+    changes: Mapping[str, dict[str, Any]], values: Mapping[str, Any], facts: ModelFacts
+) -> dict[str, dict[str, Any]]:
+    parts = parts_with(values, facts)
+    return {name: changes.get(name, {}) | parts.get(name, {}) for name in {**changes, **parts}}
 
 
 def wanted_of(click: Click) -> dict[str, Any]:

@@ -1,12 +1,23 @@
 """The values of the form: what it offers for a model, and what a PNG's text, a link or a record fills in."""
 
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from contextlib import suppress
 from dataclasses import asdict
+from functools import partial
 from typing import Any
 
 from app.jobs import metadata
-from app.jobs.job import LIMITS, Record, RequestError, Start, Variation, check_number, check_prompt
+from app.jobs.job import (
+    LIMITS,
+    Record,
+    RequestError,
+    Start,
+    Variation,
+    check_choice,
+    check_number,
+    check_prompt,
+)
 from app.jobs.uploads import read_picture
 from app.models import ModelFacts
 from app.page.click import Studio
@@ -24,8 +35,16 @@ USUAL_STEPS, USUAL_EDIT_STEPS = 6, 4
 MAX_GUIDANCE = 12
 # Our solvers by the names that other programs write; the name of a schedule may follow.
 SAMPLERS = {"dpm++ 2m": "dpm++2m", "dpm++ 3m": "dpm++3m", "dpm-solver 2m": "dpm2m", "dpmpp_2m": "dpm++2m"}
-SAMPLERS |= {"k_dpmpp_2m": "dpm++2m", "k_euler": "euler", "euler_discrete": "euler", "uni_pc": "unipc"}
+SAMPLERS |= {
+    "k_dpmpp_2m": "dpm++2m",
+    "k_euler": "euler",
+    "k_heun": "heun",
+    "euler_discrete": "euler",
+    "uni_pc": "unipc",
+}
 SCHEDULES = (" karras", " exponential", " sgm uniform", " simple", " normal", " automatic", "_karras", "_k")
+# Texts of the form that a page held over a refresh; they may be longer than those that can be used.
+MAX_HELD_LETTERS = 20_000
 # The names of a link's query, and what a PNG's text calls the same.
 LINK = {
     "seed": "Seed",
@@ -38,6 +57,7 @@ LINK = {
     "strength": "Denoising strength",
     "variation": "Variation seed",
     "amount": "Variation seed strength",
+    "variations": "Variations",
     "full_steps": "Full steps",
     "full_solver": "Full sampler",
 }
@@ -170,8 +190,6 @@ def preview_steps(facts: ModelFacts) -> tuple[int, int]:
 def form_values(wanted: Mapping[str, Any], facts: ModelFacts) -> tuple[dict[str, Any], list[str]]:
     """Return the form's fields that `wanted` (see `from_picture`) fills, and messages on what does not fit.
 
-    Beside the fields there may be "variation", with a seed and an amount, and "final_solver".
-
     Raises RequestError if there is no usable prompt.
     """
     settings = _settings(wanted)
@@ -205,11 +223,48 @@ def form_values(wanted: Mapping[str, Any], facts: ModelFacts) -> tuple[dict[str,
                 values["size"] = size
         except RequestError:
             notes.append(f"It had {size[:20]} pixels; here it will have {facts.width}x{facts.height}.")
-    dropped = [name for name in settings if name not in _HELD | _WITHOUT_EFFECT]
+    unused = wanted.get("unused")
+    dropped = [name for name in unused if isinstance(name, str)] if isinstance(unused, list | tuple) else []
+    dropped += [name for name in settings if name not in _HELD | _WITHOUT_EFFECT]
     if dropped:
         more = f" and {len(dropped) - 6} more" if len(dropped) > 6 else ""
-        notes.append(f"Not used here: {', '.join(name[:40] for name in dropped[:6])}{more}.")
+        notes.append(f"Not used here: {', '.join(name[:60] for name in dropped[:6])}{more}.")
     return values, notes
+
+
+def held_values(held: Mapping[str, Any], facts: ModelFacts) -> dict[str, Any]:
+    """Return the fields that a page held over a refresh, without those that do not fit the model."""
+    low, high = facts.guidance_limits
+    values = {name: held[name] for name in ("prompt", "negative_prompt", "variation") if _is_text(held, name)}
+    if isinstance(held.get("random_seeds"), bool):
+        values["random_seeds"] = held["random_seeds"]
+    checks: dict[str, Callable[[Any], Any]] = {
+        **{name: partial(check_number, name) for name in ("count", "steps", "seed", "guidance")},
+        "full_steps": partial(check_number, "steps"),
+        "solver": partial(check_choice, "solver", choices=SOLVERS),
+        "full_solver": partial(check_choice, "solver", choices=SOLVERS),
+        "size": lambda name: "x".join(map(str, check_size(name, facts))),
+    }
+    for name, check in checks.items():
+        if held.get(name) is not None:
+            with suppress(RequestError):
+                values[name] = check(held[name])
+    if not low <= values.get("guidance", low) <= high:
+        del values["guidance"]
+    return values
+
+
+def _is_text(held: Mapping[str, Any], name: str) -> bool:
+    text = held.get(name)
+    return (
+        isinstance(text, str) and 0 < len(text) <= MAX_HELD_LETTERS
+    )  # an empty one may be typed into by now
+
+
+def turned(variation: Variation) -> str:
+    """Say what a variation does to the noise of a seed."""
+    turns = (f"{turn.amount:.0%} towards that of {turn.seed}" for turn in variation.turns)
+    return "turned " + ", then ".join(turns)
 
 
 def _settings(wanted: Mapping[str, Any]) -> dict[str, str]:
@@ -229,23 +284,24 @@ def _seed(settings: Mapping[str, str], values: dict[str, Any], notes: list[str])
             f"{settings['Seed'][:40]}, is not, so the previews get random seeds."
         )
         return
-    values |= {"seed": seed, "random_seeds": False}
-    if seed + LIMITS["count"].high > LIMITS["seed"].high:
-        values["count"] = 1  # the seeds after it may not exist
-    if not settings.get("Variation seed"):
-        return
+    written = settings.get("Variations", "")
+    if not written and settings.get("Variation seed"):
+        written = f"{settings['Variation seed']}:{settings.get('Variation seed strength', '')}"
     try:
-        variation = Variation(settings["Variation seed"], settings.get("Variation seed strength"))  # type: ignore[arg-type]
+        variation = Variation.parse(written)
     except RequestError:
         notes.append(
             "It is a variation by a seed or an amount that can't be used here, so it will look different."
         )
-        return
-    values["variation"] = asdict(variation)
-    notes.append(
-        f"It is a variation: the noise of seed {seed} turned {variation.amount:.0%} towards that of "
-        f"{variation.seed}. The first preview of seed {seed} will be so, too."
-    )
+        variation = None
+    values |= {"seed": seed, "random_seeds": False, "variation": str(variation or "")}
+    if (variation.seed if variation else seed) + LIMITS["count"].high > LIMITS["seed"].high:
+        values["count"] = 1  # the seeds after it may not exist
+    if variation:
+        notes.append(
+            f"It is a variation: the noise of seed {seed} {turned(variation)}. So is the first preview; the "
+            f"others are turned towards the seeds after {variation.seed}."
+        )
 
 
 def _guidance(written: str, facts: ModelFacts, values: dict[str, Any], notes: list[str]) -> None:
@@ -287,14 +343,14 @@ def _steps(settings: Mapping[str, str], facts: ModelFacts, values: dict[str, Any
 
 
 def _final(steps: str | None, solver: str | None, values: dict[str, Any], notes: list[str]) -> None:
-    """Fill in the steps of a final, and its solver, which the form has no field for."""
+    """Fill in the steps of a final, and its solver."""
     if steps:
         try:
             values["full_steps"] = int(check_number("steps", steps))
         except RequestError:
             notes.append(f"Its number of full steps can't be used here and is ignored: {steps[:40]}.")
     if solver:
-        values["final_solver"] = solver
+        values["full_solver"] = solver
         if solver != Studio.final_solver:
             notes.append(f"Its full steps were made by {solver}; refinements are now, too.")
 

@@ -19,8 +19,8 @@ from contextlib import AbstractContextManager
 from dataclasses import replace
 from typing import Any
 
-from app.jobs.job import RequestError
-from app.jobs.request import build_jobs, first_varied, refinement_of, reseeded, variations_of
+from app.jobs.job import RequestError, Variation
+from app.jobs.request import build_jobs, refinement_of, reseeded, variations_of
 from app.jobs.seeds import fresh_seeds
 from app.page import starting
 from app.page.click import Click
@@ -61,6 +61,7 @@ def preview(click: Click) -> None:
     """Make a new grid from the form. values["strength"] replaces that of the picture to start from."""
     session, form, facts = click.session, click.form, click.studio.backend.facts
     width, height = check_size(form.size, facts)
+    variation = None if form.random_seeds else Variation.parse(form.variation)
     jobs = build_jobs(
         "preview",
         facts,
@@ -75,13 +76,9 @@ def preview(click: Click) -> None:
         height=height,
         start=session.start,
         strength=click.values.get("strength"),
+        variation=variation,
         owner=session.owner,
     )
-    seed, variation = session.variation or (None, None)
-    if variation and not form.random_seeds and seed == jobs[0].seed:
-        jobs = first_varied(jobs, variation)
-    else:
-        session.variation = None  # the user has gone on to other noise
     start = jobs[0].start
     with session.lock:
         if session.grid and session.grid.busy and session.grid.asks_the_same(jobs):
@@ -115,10 +112,6 @@ def vary(click: Click) -> None:
     """Make a grid of a preview and of others near it."""
     with click.session.lock:
         tile = click.tile()
-        if tile.job.variation:
-            raise RequestError(
-                f"This is a variation already. Refine it, or vary the one it came from, #{tile.job.seed}."
-            )
         near = [Tile(job) for job in variations_of(tile.job, VARIATIONS, VARIATION_AMOUNT)]
         paint(click, [replace(tile, kept=False), *near])
 

@@ -32,6 +32,12 @@ TITLE = "Diffusion Preview"
 # worker decides who waits for whom.
 SILENT: Mapping[str, Any] = dict(show_progress="hidden", api_visibility="private", trigger_mode="multiple")
 QUEUED: Mapping[str, Any] = {**SILENT, "concurrency_limit": None}
+# Tells static/form.js what the form has, by the names of `Form`.
+_REPORT_FORM = f"""(...values) => {{
+  const names = {[field.name for field in fields(Form)]};
+  const detail = Object.fromEntries(names.map((name, at) => [name, values[at]]));
+  dispatchEvent(new CustomEvent("form", {{ detail }}));
+}}"""
 
 
 class Page(Blocks):
@@ -120,6 +126,7 @@ def build_page(
             f"{escape(logged)}</p>"
         )
         _connect(view, form, studio, sessions, watch)
+        gr.on([part.change for part in form], None, form, js=_REPORT_FORM, **SILENT)  # type: ignore[attr-defined]
         gr.on([prompt.submit, go.click], None, js=_dispatch("preview"), **SILENT)
         for idea, example in zip(ideas, prompts.EXAMPLES, strict=True):
             idea.click(None, outputs=prompt, js=f"() => {example!r}", **SILENT).then(
@@ -202,19 +209,41 @@ def _settings() -> list[gr.components.Component]:
             full_steps = gr.Slider(
                 low, high, usual.full_steps, step=1, label="Full steps", info="Of the refined picture"
             )
+            full_solver = gr.Dropdown(
+                list(SOLVERS), value=Studio.final_solver, label="Full solver", info="Of the refined picture"
+            )
         # Its choices come with the model, see `form_for`.
         size = gr.Radio([], label="Size", info="Width × height in pixels", visible=False, elem_id="size")
         with gr.Row():
             random_seeds = gr.Checkbox(True, label="Random seeds", info="Other pictures every time")
             seed = gr.Number(1, label="First seed", info="The others follow it", precision=0, visible=False)
+            variation = gr.Textbox(
+                "",
+                label="Variation",
+                info="77:0.3 turns its noise 30 % towards that of 77; the others towards 78, 79 and on",
+                max_lines=1,
+                visible=False,
+            )
     for part in (steps, full_steps, guidance, size):
         accept_any_value(part)
     random_seeds.change(
-        lambda drawn: gr.Number(visible=not drawn),
+        lambda drawn: [gr.update(visible=not drawn)] * 2,
         random_seeds,
-        seed,
+        [seed, variation],
         queue=False,
         show_progress="hidden",
         api_visibility="private",
     )
-    return [negative, count, steps, guidance, solver, random_seeds, seed, full_steps, size]
+    return [
+        negative,
+        count,
+        steps,
+        guidance,
+        solver,
+        random_seeds,
+        seed,
+        full_steps,
+        size,
+        variation,
+        full_solver,
+    ]

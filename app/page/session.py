@@ -129,9 +129,6 @@ class Session:
         login: the name that the user has logged in with, if any.
         start: the picture that the next grid starts from.
         strength: of the next start.
-        variation: of the next grid's first preview, if that has this seed: from a picture whose settings were
-            filled in, as the form has no fields for it.
-        final_solver: refines, as it did that picture; "" for the usual one.
         called_off: see `app.page.handlers.cancel`.
         secret: the tab's own.
         name: drawn at random, for logs.
@@ -151,8 +148,6 @@ class Session:
     login: str = ""
     start: Start | None = None
     strength: float = Start.strength
-    variation: tuple[int, Variation] | None = None
-    final_solver: str = ""
     called_off: tuple[str, ...] = ()
     secret: str = field(default="", repr=False)
     name: str = field(default_factory=lambda: secrets.token_hex(8))

@@ -6,6 +6,7 @@ from app.backends.base import Backend
 from app.jobs.job import Job, RequestError, exact_number
 from app.models import ModelFacts
 from app.page.click import Studio
+from app.page.form import turned
 from app.page.session import Session, Shelf, Stage, Tile
 
 View = dict[str, Any]
@@ -130,8 +131,9 @@ def history_view(shelf: Shelf) -> list[View]:
 
 
 def seed_label(job: Job) -> str:
-    """Return the seed and, of a variation, the one that it is turned to."""
-    return f"{job.seed} ~ {job.variation.seed}" if job.variation else str(job.seed)
+    """Return the seed and, of a variation, those that it is turned to."""
+    turns = job.variation.turns if job.variation else ()
+    return " ~ ".join(str(seed) for seed in (job.seed, *(turn.seed for turn in turns)))
 
 
 def _start(job: Job) -> str:
@@ -145,9 +147,7 @@ def _size(job: Job) -> tuple[int, int]:
 
 
 def _variation(job: Job) -> str:
-    if not job.variation:
-        return ""
-    return f"noise of seed {job.seed} turned {job.variation.amount:.0%} towards that of {job.variation.seed}"
+    return f"noise of seed {job.seed} {turned(job.variation)}" if job.variation else ""
 
 
 def tile_picture(shelf: Shelf, tile: Tile) -> str:
@@ -176,7 +176,7 @@ def _link(stage: Stage) -> dict[str, str]:
     if stage.job.solver != Studio.final_solver:
         link |= {"full_solver": stage.job.solver}
     if job.variation:
-        link |= {"variation": str(job.variation.seed), "amount": exact_number(job.variation.amount)}
+        link |= {"variations": str(job.variation)}
     if job.start:
         link |= {"start": job.start.mark, "strength": exact_number(job.start.strength)}
     return {name: value for name, value in link.items() if value}

@@ -113,10 +113,9 @@ def _encode(model: ImageModel, texts: Sequence[str], negative: bool = False) -> 
 
 
 def _noise(model: ImageModel, job: Job) -> torch.Tensor:
-    """The unit-variance noise of the job's seed, drawn on the CPU, turned towards that of its variation."""
+    """The unit-variance noise of the job's seed, drawn on the CPU, turned towards those of its variation."""
     shape = model.diffusion.shape_of(job.width, job.height)
     noise = noise_for_seed(job.seed, shape)
-    if job.variation:
-        other = noise_for_seed(job.variation.seed, shape)
-        noise = spherical_interpolation(noise, other, job.variation.amount)
+    for turn in job.variation.turns if job.variation else ():
+        noise = spherical_interpolation(noise, noise_for_seed(turn.seed, shape), turn.amount)
     return noise.to(model.device)

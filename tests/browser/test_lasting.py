@@ -84,6 +84,48 @@ def test_a_link_restores_prompt_seed_and_settings(open_page: OpenPage) -> None:
     assert page.errors == []
 
 
+def type_setting(page: Any, label: str, value: str) -> None:
+    page.locator(".settings").get_by_label(label).first.fill(value)
+    page.keyboard.press("Tab")
+
+
+def setting(page: Any, label: str) -> str:
+    return str(page.locator(".settings").get_by_label(label).first.input_value())
+
+
+def test_the_form_outlives_a_refresh_and_a_link_is_followed_once(open_page: OpenPage) -> None:
+    page = open_page("?prompt=wide+sea&seed=41&variations=7:0.3&full_solver=euler&guidance=4")
+    note = page.locator(".settings-note")
+    note.get_by_text("first seed 41 ~ 7:0.3").wait_for()
+    page.press("#prompt input", "Enter")
+    wait_for_grid(page)
+    assert seeds(page) == [f"41 ~ {seed}" for seed in (7, 8, 9, 10)]
+    before = sources(page)
+    page.locator(".settings .label-wrap").click()
+    assert setting(page, "Variation") == "7:0.3" and setting(page, "Full solver") == "euler"
+    page.locator("#prompt input").fill("wide sea at dawn")
+    type_setting(page, "Negative prompt", "fog")
+    type_setting(page, "Variation", "7:0.3, 8:0.1")
+    note.get_by_text("7:0.3, 8:0.1 · a negative prompt").wait_for()
+    page.reload()
+    note.get_by_text("7:0.3, 8:0.1 · a negative prompt").wait_for()
+    assert page.locator("#prompt input").input_value() == "wide sea at dawn"
+    assert sources(page) == before
+    page.press("#prompt input", "Enter")
+    page.locator(".tile .seed", has_text="#41 ~ 7 ~ 8").first.wait_for()
+    wait_for_grid(page)
+    page.locator(".tile .refine").first.click()
+    page.locator(".stage[data-state=done]").wait_for()
+    facts = page.locator(".facts").inner_text()
+    assert "turned 30% towards that of 7, then 10% towards that of 8" in facts and "40 steps, euler" in facts
+    page.locator(".settings .label-wrap").click()
+    page.get_by_label("Random seeds").check()
+    note.get_by_text("a negative prompt", exact=True).wait_for()
+    page.goto(page.url)
+    note.get_by_text("first seed 41 ~ 7:0.3", exact=True).wait_for()
+    assert page.errors == []
+
+
 def drop(page: Any, name: str, data: bytes) -> None:
     page.evaluate(
         """([name, bytes]) => {

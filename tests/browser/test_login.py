@@ -84,6 +84,8 @@ def test_a_history_is_a_persons_in_whatever_browser(enter: Callable[..., Any]) -
     page.locator(".log-out").click()
     log_in(page, "bob")  # in the same browser and tab
     page.locator(".tile.ghost").first.wait_for()
+    page.locator(".page-foot", has_text="pixels").wait_for()
+    assert page.locator("#prompt input").input_value() == ""
     assert page.locator(".entry").count() == 0
     elsewhere = enter()
     log_in(elsewhere, "ada")

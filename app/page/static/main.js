@@ -4,13 +4,19 @@ import { makeAbout } from "./about.js";
 import { act, base, connect, fillForm, follow } from "./backend.js";
 import { make } from "./dom.js";
 import { acceptFiles, makeReader } from "./files.js";
-import { focusPrompt, typedPrompt } from "./form.js";
+import { focusPrompt, keepForm, typedPrompt } from "./form.js";
 import { makeGrid } from "./grid.js";
 import { makeHistory } from "./history.js";
 import { listenToKeys, makeHelp } from "./keys.js";
 import { newNotices, showNotice, spoken, toast, toasts } from "./messages.js";
 import { makeStage } from "./stage.js";
 import { makeStart } from "./start.js";
+
+/** Whether the user has come back to this page, instead of following a link to it. */
+function isReloaded() {
+  const [visit] = /** @type {PerformanceNavigationTiming[]} */ (performance.getEntriesByType("navigation"));
+  return visit?.type === "reload" || visit?.type === "back_forward";
+}
 
 /**
  * Open the page.
@@ -24,6 +30,7 @@ export function open(element, trigger) {
   const stage = makeStage(act);
   const history = makeHistory();
   const insteadOf = acceptFiles(start);
+  const heldForm = keepForm();
   const lostText = new Text("The connection is lost. Trying again …");
   const logIn = make("a", "", "Log in again", { href: base, hidden: "" });
   const lost = make("p", "lost", [lostText, logIn], { role: "status", hidden: "" });
@@ -57,10 +64,14 @@ export function open(element, trigger) {
     stage.begin.textContent = view.edits ? "Edit this picture" : "Start from this picture";
     if (!view.ready || filled) return;
     filled = true;
+    const held = heldForm(view.model, view.login || "");
     const link = Object.fromEntries(new URLSearchParams(location.search));
-    const { prompt, size } = (!typedPrompt() && now.grid) || {};
+    const { prompt, size } = now.grid || {};
     const shown = prompt && { picture: { prompt, settings: { Size: size?.join("x") } } };
-    fillForm({ new: true, ...(link.prompt ? { link } : shown) });
+    const typed = typedPrompt(); // while the model was loading
+    if (link.prompt && !(held && isReloaded())) fillForm({ new: true, link });
+    else if (typed || held) fillForm({ new: true, held: typed ? { ...held, prompt: typed } : held });
+    else fillForm({ new: true, ...shown });
   }
 
   follow(
@@ -86,9 +97,6 @@ export function open(element, trigger) {
     },
   );
 
-  logIn.addEventListener("click", () => {
-    if (typedPrompt()) logIn.search = `${new URLSearchParams({ prompt: typedPrompt() })}`;
-  });
   listenToKeys(() => grid, { v: () => grid.press("vary"), "/": focusPrompt, "?": () => help.showModal() });
 
   // Gradio takes a moment to pass on an Enter or a click; Esc in that moment cancels it.

@@ -1,5 +1,14 @@
 // What the server sends, as app/page/views.py and app/study/page/views.py make it, and what modules share.
 
+/** The fields of the form, by the names of `Form` in app/page/click.py. */
+export interface Form {
+  prompt: string;
+  negative_prompt: string;
+  random_seeds: boolean;
+  seed: number;
+  variation: string;
+}
+
 export interface StatusView {
   ready: boolean;
   message: string;

@@ -1,6 +1,6 @@
 import math
 import pickle
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -68,6 +68,10 @@ def test_variations_and_starts_that_make_no_sense_are_refused_in_words() -> None
         Variation(1, 1.5)
     with pytest.raises(RequestError, match="The seed"):
         Variation(-1, 0.5)
+    with pytest.raises(RequestError, match="of another variation"):
+        Variation(1, 0.5, 3)  # type: ignore[arg-type]
+    with pytest.raises(RequestError, match="varied 8 times"):
+        Variation.parse(", ".join(["1:0.5"] * 9))
     with pytest.raises(RequestError, match="no picture to start from"):
         Start(b"")
     with pytest.raises(RequestError, match="The strength"):
@@ -82,6 +86,15 @@ def test_a_record_tells_all_that_a_picture_depends_on() -> None:
     assert (settings["Variation seed"], settings["Variation seed strength"]) == ("7", "0.25")
     assert settings["Denoising strength"] == "0.5"
     assert "Variation seed" not in Record(Job(**FIELDS), "0" * 64, 6, 1.0).parameters().settings
+
+
+def test_a_variation_of_a_variation_is_written_and_read() -> None:
+    twice = Variation(91, 0.5, Variation(77, 0.3))
+    assert str(twice) == "77:0.3, 91:0.5"
+    assert Variation.parse(str(twice)) == Variation(**asdict(twice)) == twice
+    settings = Record(Job(**(FIELDS | {"variation": twice})), "0" * 64, 6, 1.0).parameters().settings
+    assert settings["Variations"] == str(twice) and "Variation seed" not in settings
+    assert Variation.parse(" ") is None
 
 
 def test_white_space_does_not_make_another_job() -> None:

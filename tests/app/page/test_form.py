@@ -34,6 +34,7 @@ def test_what_we_wrote_comes_back(model: ImageModel) -> None:
         "prompt": job.prompt,
         "negative_prompt": "stars, boat",
         "seed": 77,
+        "variation": "",
         "random_seeds": False,
         "steps": 5,
         "guidance": 2.5,

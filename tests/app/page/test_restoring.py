@@ -17,7 +17,7 @@ from app.models import ImageModel
 from app.page import handlers
 from app.page.click import Click, Form, Studio
 from app.page.filling import fill
-from app.page.form import from_picture
+from app.page.form import from_picture, held_values
 from app.page.session import Grid, Session, Stage, Tile
 from app.page.sketches import Sketches
 from app.page.views import stage_view
@@ -27,6 +27,13 @@ from tests.conftest import make_job
 
 PICTURE = Image.new("RGB", (16, 16))
 SEEDS = st.integers(0, 2**32 - 1)
+AMOUNTS = st.floats(0, 1)
+VARIATIONS = st.builds(
+    Variation,
+    SEEDS,
+    AMOUNTS,
+    st.none() | st.builds(Variation, SEEDS, AMOUNTS, st.none() | st.builds(Variation, SEEDS, AMOUNTS)),
+)
 PROMPTS = st.text(min_size=1, max_size=30).filter(lambda text: text.split()) | st.sampled_from(
     [
         "Negative prompt: fog",
@@ -89,7 +96,7 @@ def test_the_picture_of_any_job_brings_the_same_job_back(
 ) -> None:
     studio, session = studio_of(data.draw(st.sampled_from(["", "taesd"]))), new_session()
     facts = studio.backend.facts
-    variation = data.draw(st.none() | st.builds(Variation, SEEDS, st.floats(0, 1)))
+    variation = data.draw(st.none() | VARIATIONS)
     start = data.draw(st.none() | st.floats(0.05, 1).map(lambda strength: Start(start_file(), strength)))
     job = Job(
         kind=data.draw(st.sampled_from(["preview", "refine"])),
@@ -125,7 +132,7 @@ def test_a_link_and_an_entry_of_a_variation_bring_it_back(
     )
     session.grid, session.stage = Grid([stage.tile], id="grid"), stage
     here = filled(studio, session, {"grid": "grid", "seed": 7})
-    assert (here.full_steps, Click(studio, session).final_solver) == (12, "euler")
+    assert (here.full_steps, here.full_solver) == (12, "euler")
     assert same(asked(studio, session, here)[1], stage.job)
     view = stage_view(session)
     assert view
@@ -134,24 +141,40 @@ def test_a_link_and_an_entry_of_a_variation_bring_it_back(
     assert "turned 12% towards that of 7" in session.notices[-1]["text"]
 
 
-def test_other_noise_and_other_pictures_leave_the_variation(
-    studio: Studio, model: ImageModel, new_session: NewSession
-) -> None:
+def test_all_previews_of_a_restored_variation_are_variations(studio: Studio, new_session: NewSession) -> None:
     session = new_session()
-    varied = {
-        "link": {"prompt": "lake", "seed": "5", "variation": "6", "amount": "0.3", "full_solver": "euler"}
-    }
-    form = filled(studio, session, varied)
-    assert asked(studio, session, form)[0].variation == Variation(6, 0.3)
-    assert asked(studio, session, replace(form, prompt="hill"))[0].variation == Variation(6, 0.3)
-    assert asked(studio, session, replace(form, seed=4))[0].variation is None
-    assert asked(studio, session, form)[0].variation is None
-    for other in ({"new": True}, {"link": {"prompt": "lake", "seed": "5"}}):
-        form = filled(studio, session, varied)
-        assert Click(studio, session).final_solver == "euler"
-        fill(Click(studio, session, other))
-        assert asked(studio, session, form)[0].variation is None
-        assert Click(studio, session).final_solver == studio.final_solver
+    link = {"prompt": "lake", "seed": "5", "variations": "6:0.3, 9:0.2", "full_solver": "euler"}
+    form = filled(studio, session, {"link": link})
+    assert (form.seed, form.variation, form.full_solver) == (5, "6:0.3, 9:0.2", "euler")
+    assert "the others are turned towards the seeds after 9" in session.notices[-1]["text"]
+    handlers.preview(Click(studio, session, form=form))
+    assert session.grid
+    jobs = [tile.job for tile in session.grid.tiles]
+    assert [(job.seed, job.variation) for job in jobs] == [
+        (5, Variation(9 + place, 0.2, Variation(6, 0.3))) for place in range(4)
+    ]
+    session.settle()
+    handlers.vary(Click(studio, session, {"grid": session.grid.id, "seed": 10}, form))
+    assert [tile.job.variation.of for tile in session.grid.tiles[1:] if tile.job.variation] == [
+        jobs[1].variation
+    ] * 3
+    assert asked(studio, session, replace(form, random_seeds=True))[0].variation is None
+    assert asked(studio, session, replace(form, variation=" "))[0].variation is None
+    for wrong in ("6", "6:2", "x:0.3", ", ".join(["6:0.3"] * 9), None):
+        with pytest.raises(RequestError, match=r"vari|seed"):
+            handlers.preview(Click(studio, session, form=replace(form, variation=wrong)))  # type: ignore[arg-type]
+    later = filled(studio, session, {"link": {"prompt": "lake", "seed": "5"}})
+    assert later.variation == ""
+
+
+def test_the_form_outlives_a_refresh(studio: Studio, new_session: NewSession) -> None:
+    facts = studio.backend.facts
+    form = Form("a lake ", "fog", 3, 5, 2.5, "unipc", False, 77, 12, None, "6:0.3", "euler")
+    held = vars(form)
+    assert filled(studio, new_session(), {"held": held}) == form
+    strange = {name: [value] for name, value in held.items()} | {"guidance": 1e9, "more": 1}
+    assert held_values(strange, facts) == {}
+    assert held_values({"prompt": "x" * 100_000, "count": 99, "size": "9x9"}, facts) == {}
 
 
 def test_a_seed_that_does_not_fit_leaves_no_old_one(studio: Studio, new_session: NewSession) -> None:

@@ -534,8 +534,10 @@ def test_a_variation_of_nothing_is_the_picture_and_a_whole_one_the_other(worker:
     variations = [None, *(Variation(9, amount) for amount in (0, 0.1, 0.5, 1))]
     jobs = [make_job(worker.model, seed=5, variation=variation) for variation in variations]
     jobs.append(make_job(worker.model, seed=9))
-    own, nothing, little, half, whole, other = (pixels(last(h)) for h in worker.submit_all(jobs))
+    jobs.append(make_job(worker.model, seed=5, variation=Variation(9, 0.5, Variation(7, 0.5))))
+    own, nothing, little, half, whole, other, twice = (pixels(last(h)) for h in worker.submit_all(jobs))
     assert np.abs(own - nothing).max() <= 1 and np.abs(whole - other).max() <= 1
+    assert min(np.abs(twice - each).mean() for each in (own, half, other)) > 1
     assert 1 < np.abs(own - little).mean() < np.abs(own - half).mean() < np.abs(own - other).mean()
 
 
