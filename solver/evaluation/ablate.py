@@ -112,7 +112,7 @@ def main() -> None:
         arguments += ["--finer-pairs", "2", "--work", str(args.evaluated)]
         arguments += ["--solvers", *evaluate.TRAINING_FREE, "--learned"]
         arguments += [f"{name}={args.work / folder_of(name)}" for name in chosen]
-        rows: list[dict[str, Any]] = evaluate.evaluate(evaluate.parser().parse_args(arguments))
+        rows: list[dict[str, Any]] = evaluate.evaluate(evaluate.parser().parse_args(arguments), grids=False)
     except (OSError, ValueError) as error:
         parser.error(str(error))
     if args.json:

@@ -13,7 +13,7 @@ import hashlib
 import json
 import os
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -25,13 +25,15 @@ from tqdm import tqdm
 from solver.consistency import LearnedSolver
 from solver.diffusion import LatentDiffusion, load_diffusion
 from solver.evaluation.measures import faithfulness, load_judge, reader_distance, reader_labels, sharpness
-from solver.evaluation.summary import summarize
+from solver.evaluation.summary import BASELINE, CLASSICAL_ROWS, GRID_ALONE, summarize
 from solver.grids import GRIDS
+from solver.multistep import classical_plan, grid_of
 from solver.plan import Plan
 from solver.readers import reader_features
 from solver.sampling import sample
 from solver.similarity import psnr, ssim
 from solver.solvers import make_plan
+from solver.training.fit import GRID_STAGE
 from solver.training.pairs import Pairs, Target, load_pairs, make_pairs, read_prompts
 
 TRAINING_FREE = ("ddim", "ab4", "deis", "unipc", "dpm2m", "dpm++2m", "dpm++3m")
@@ -117,6 +119,27 @@ def learned(name: str, folder: Path, model: LatentDiffusion, guidance: float) ->
         lambda N: make_plan("consistency", N, model.schedule, learned=solver, guidance=guidance),
         solver.covers,
     )
+
+
+def with_its_grid(
+    contender: Contender, folder: Path, model: LatentDiffusion, guidance: float
+) -> list[Contender]:
+    """Return a learned solver, and for one that learned a grid those that show what its rows are worth.
+
+    Returns:
+        The solver; `NAME, dpm++2m rows`, that classical solver on its grid and told times; and
+        `NAME, grid alone` if the folder has the solver that learned the grid alone.
+    """
+    solver, found = LearnedSolver.load(folder), [contender]
+    if solver.tables or (solver.policy is not None and "grid" in solver.policy.decisions):
+
+        def classical_rows(N: int) -> Plan:
+            return classical_plan(BASELINE, model.schedule, grid_of(contender.plan(N)))
+
+        found.append(replace(contender, name=contender.name + CLASSICAL_ROWS, plan=classical_rows))
+    if (folder / GRID_STAGE).is_dir():
+        found.append(learned(contender.name + GRID_ALONE, folder / GRID_STAGE, model, guidance))
+    return found
 
 
 def check_fair(plan: Plan, N: int, target: Plan) -> None:
@@ -306,8 +329,13 @@ def prepare(args: argparse.Namespace, model: LatentDiffusion) -> tuple[Bench, Pa
     return Bench(model, test, finer, judge, goals, args.batch), validation, others.latents
 
 
-def evaluate(args: argparse.Namespace) -> list[dict[str, Any]]:
-    """Return the rows of the comparison, see `solver.evaluation.summary.summarize`."""
+def evaluate(args: argparse.Namespace, *, grids: bool = True) -> list[dict[str, Any]]:
+    """Return the rows of the comparison, see `solver.evaluation.summary.summarize`.
+
+    Args:
+        args: of `parser`.
+        grids: compare learned solvers with classical rows on their grids too, see `with_its_grid`.
+    """
     model = load_diffusion(args.model, args.device)
     own = Path(args.model) / "solver"
     asked = None if args.solvers is None else dict(map(parse_solver, args.solvers))
@@ -315,7 +343,10 @@ def evaluate(args: argparse.Namespace) -> list[dict[str, Any]]:
     if own.is_dir() if asked is None else "consistency" in asked:
         folders = {"consistency": own} | folders
     # Check the solvers before the long computations.
-    contenders = [learned(name, folder, model, args.guidance) for name, folder in folders.items()]
+    contenders = []
+    for name, folder in folders.items():
+        solver = learned(name, folder, model, args.guidance)
+        contenders += with_its_grid(solver, folder, model, args.guidance) if grids else [solver]
     free = training_free(model, asked)
     bench, validation, others = prepare(args, model)
     for name in free:

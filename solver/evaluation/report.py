@@ -23,7 +23,7 @@ from PIL import Image, ImageDraw, ImageFont
 from solver.consistency import LearnedSolver
 from solver.diffusion import LatentDiffusion, load_diffusion
 from solver.evaluation.plot import STYLE, plot_tables
-from solver.evaluation.summary import LEARNED_GRID
+from solver.evaluation.summary import CLASSICAL_ROWS, GRID_ALONE, LEARNED_GRID
 from solver.sampling import sample
 from solver.solvers import make_plan
 from solver.training.pairs import Target, read_prompts
@@ -260,6 +260,8 @@ def command(rows: Sequence[Row]) -> str:
     counts = sorted({row["nfe"] for row in rows[:-1]})
     solvers = []
     for name in sorted({row["solver"] for row in rows[:-1]}):
+        if name.endswith((CLASSICAL_ROWS, GRID_ALONE)):
+            continue  # they come with their solver
         some = sorted(row["nfe"] for row in rows[:-1] if row["solver"] == name)
         whole = some == counts or any(row["grid"] == LEARNED_GRID for row in rows if row["solver"] == name)
         solvers.append(name if whole else f"{name}@{','.join(map(str, some))}")

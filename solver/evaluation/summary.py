@@ -39,6 +39,9 @@ LEADS = ("psnr_db", "ssim", "reader_distance")
 # Measures without reference to a target, which full-step pictures have too.
 ALONE = ("sharpness", "faithfulness")
 BASELINE = "dpm++2m"
+# After a learned solver's name: BASELINE's rows on its grid, and the solver that learned the grid alone.
+CLASSICAL_ROWS = f", {BASELINE} rows"
+GRID_ALONE = ", grid alone"
 
 
 def summarize(
@@ -66,6 +69,7 @@ def summarize(
             regret: loss in the final score by choosing the best preview.
             error_estimate_spearman: rank correlation of the last step's change with the true distance,
                 within a prompt.
+            rows_lead_x: of a learned solver over BASELINE's rows on its own grid.
             lead_x: of a learned solver over the best training-free one at the same number of evaluations.
             equivalent_x, equivalent_x_dpm++2m: evaluations that the best training-free solver, or dpm++2m,
                 needs for the value of a learned solver, as text; as a number in `…_nfe`.
@@ -77,6 +81,7 @@ def summarize(
         row = {"solver": solver, "grid": grid, "nfe": nfe, **_row(cell, finals, others, prompts, seeds)}
         if grid == LEARNED_GRID:
             row |= _leads(cells, solver, nfe, prompts) | _equivalents(cells, solver, nfe, prompts)
+            row |= _rows_leads(cells, solver, nfe, prompts)
         rows.append(row)
     for row in rows:
         if row["grid"] == LEARNED_GRID and "kid" in row:
@@ -158,6 +163,19 @@ def _leads(cells: Cells, solver: str, nfe: int, prompts: np.ndarray) -> dict[str
                 row, f"lead_{name}", difference_interval(sign * cell[name], sign * cells[best][name], prompts)
             )
             row[f"lead_{name}_over"] = best[0]
+    return row
+
+
+def _rows_leads(cells: Cells, solver: str, nfe: int, prompts: np.ndarray) -> dict[str, Any]:
+    """Return a learned solver's lead over classical rows on its grid, paired by prompt."""
+    cell, classical = (cells.get((name, LEARNED_GRID, nfe)) for name in (solver, solver + CLASSICAL_ROWS))
+    row: dict[str, Any] = {}
+    if cell is not None and classical is not None:
+        for name in (*LEADS, "sharpness"):
+            if name in cell:
+                sign = 1 if MEANS[name] else -1
+                difference = difference_interval(sign * cell[name], sign * classical[name], prompts)
+                _enter(row, f"rows_lead_{name}", difference)
     return row
 
 

@@ -6,6 +6,7 @@ import dataclasses
 import json
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -15,7 +16,15 @@ import torch
 from solver import NoiseSchedule, Policy, make_plan, psnr
 from solver.diffusion import load_diffusion
 from solver.evaluation import evaluate, report
-from solver.evaluation.evaluate import CANDIDATE_GRIDS, TRAINING_FREE, Bench, _batches, check_fair
+from solver.evaluation.evaluate import (
+    CANDIDATE_GRIDS,
+    TRAINING_FREE,
+    Bench,
+    _batches,
+    check_fair,
+    learned,
+    with_its_grid,
+)
 from solver.evaluation.summary import summarize
 from solver.scheduler import ConsistencySolverScheduler
 from solver.training.pairs import Prompt, Target, load_pairs, make_pairs
@@ -135,7 +144,40 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
     scheduler = ConsistencySolverScheduler.from_config(SD)
     scheduler.policy = policy
     scheduler.save_pretrained(folder)
+    scheduler.save_pretrained(folder / "grid")
     return folder
+
+
+def test_rows_are_compared_with_classical_ones_on_the_same_grid(trained: Path) -> None:
+    model: Any = SimpleNamespace(schedule=S)
+    solver, classical, alone = with_its_grid(learned("mine", trained, model, 3.0), trained, model, 3.0)
+    assert [c.name for c in (solver, classical, alone)] == ["mine", "mine, dpm++2m rows", "mine, grid alone"]
+    one, other = solver.plan(2), classical.plan(2)
+    assert other.timestep == one.timestep and other.b != one.b
+    for name in ("alpha", "sigma"):
+        np.testing.assert_allclose(getattr(other, name), getattr(one, name), atol=1e-9)
+    assert alone.plan(2) == one  # the file there
+
+
+def test_a_solver_that_learned_no_grid_has_no_twin(tmp_path: Path) -> None:
+    scheduler = ConsistencySolverScheduler.from_config(SD)
+    scheduler.policy = Policy(3, "unipc", hidden=8, steps=(2, 2))
+    scheduler.save_pretrained(tmp_path)
+    model: Any = SimpleNamespace(schedule=S)
+    assert len(with_its_grid(learned("mine", tmp_path, model, 3.0), tmp_path, model, 3.0)) == 1
+
+
+def test_the_lead_of_rows_is_paired() -> None:
+    names = {"mine": 31.0, "mine, dpm++2m rows": 30.0, "other": 29.0}
+    cells = {(name, "learned", 5): cell(quality, seed=i) for i, (name, quality) in enumerate(names.items())}
+    by_name = {r["solver"]: r for r in summarize(cells, cell(60), cell(60, seed=1), Target(), SEEDS)[:-1]}
+    row = by_name["mine"]
+    assert row["rows_lead_psnr_db"] == pytest.approx(1, abs=0.3)
+    low, high = row["rows_lead_psnr_db_ci"]
+    assert 0.5 < low < high < 1.5
+    assert not any(
+        name.startswith("rows_lead") for r in ("other", "mine, dpm++2m rows") for name in by_name[r]
+    )
 
 
 def test_cells_measure_pictures_against_their_own_targets(tmp_path: Path) -> None:
@@ -183,6 +225,8 @@ def test_command_compares_and_resumes_and_draws(
     rows = json.loads(rows_file.read_text())
     assert [(r["solver"], r["nfe"]) for r in rows] == [
         ("consistency", 2),
+        ("consistency, dpm++2m rows", 2),
+        ("consistency, grid alone", 2),
         ("ddim", 2),
         ("ddim", 3),
         ("dpm++2m", 3),
@@ -242,6 +286,8 @@ def test_a_solver_can_be_compared_at_some_numbers_alone() -> None:
 def test_page_names_the_command_that_made_its_rows(rows: Any) -> None:
     told = report.command(rows)
     assert {"unipc", "consistency"} <= set(told.split("--solvers ")[1].split(" --")[0].split())
+    twin = {**rows[0], "solver": "consistency, dpm++2m rows", "grid": "learned"}
+    assert report.command([twin, *rows]) == told
     fewer = [row for row in rows if (row["solver"], row["nfe"]) != ("unipc", 5)]
     left = ",".join(str(row["nfe"]) for row in fewer[:-1] if row["solver"] == "unipc")
     assert f"unipc@{left}" in report.command(fewer)
