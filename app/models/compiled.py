@@ -19,6 +19,9 @@ log = logging.getLogger(__name__)
 BUCKETS = (1, 2, 4, 8, 16, 32)
 # Dynamo's default of 8 counts all blocks of one class together, at any width and resolution.
 RECOMPILE_LIMIT = 256
+# Compiling is tried so many times for a shape. In CPython 3.11 two threads that build syntax trees at once,
+# as tracebacks do, may raise "SystemError: AST constructor recursion depth mismatch".
+TRIES = 3
 
 
 def compile_blocks(network: nn.Module) -> None:
@@ -34,7 +37,7 @@ class Compiled:
 
     The first call with new shapes runs the network uncompiled, while a thread compiles it for them. Batches
     are padded to the next bucket by repeating the last row; rows must not influence each other. If compiling
-    fails, the network stays uncompiled.
+    fails TRIES times for a shape, the network stays uncompiled.
 
     Args:
         network: for inference; its weights are shared, not copied.
@@ -108,17 +111,23 @@ class Compiled:
         prepared = False
         while True:
             key, (args, kwargs), inference = self._wanted.get()
-            try:
-                if not (prepared or self._failed):
-                    self._prepare(self._compiled)
-                    prepared = True
-                if not self._failed:
+            tries = 0 if self._failed else TRIES
+            while tries:
+                tries -= 1
+                try:
+                    if not prepared:
+                        self._prepare(self._compiled)
+                        prepared = True
                     with torch.inference_mode() if inference else torch.no_grad():
                         self._compiled(*args, **kwargs)
                     self._ready.add(key)
-            except Exception:
-                self._failed = True
-                log.exception("Compiling the network failed; it runs uncompiled")
+                    break
+                except Exception as error:
+                    if tries:
+                        log.warning("Compiling the network failed (%s); trying again", error)
+                    else:
+                        self._failed = True
+                        log.exception("Compiling the network failed; it runs uncompiled")
             with self._lock:
                 self._waiting -= 1
                 if not self._waiting:

@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch import nn
 
-from app.models.compiled import Compiled
+from app.models.compiled import TRIES, Compiled
 
 pytestmark = pytest.mark.slow
 
@@ -71,6 +71,32 @@ def test_weights_are_shared_and_the_network_itself_stays_as_it_is(network: nn.Mo
     torch.testing.assert_close(call(compiled, 2), call(network, 2))
     assert network._compiled_call_impl is None
     assert compiled.layers is network.layers
+
+
+@pytest.mark.parametrize("failing", [1, TRIES - 1])
+@pytest.mark.parametrize("where", ["prepare", "call"])
+def test_what_fails_now_and_then_is_compiled_all_the_same(
+    network: nn.Module, caplog: Any, where: str, failing: int
+) -> None:
+    calls = 0
+
+    def fail_at_first(*_: Any) -> None:
+        nonlocal calls
+        calls += 1
+        if calls <= failing:
+            raise SystemError("AST constructor recursion depth mismatch")
+
+    def prepare(copied: nn.Module) -> None:
+        if where == "prepare":
+            fail_at_first()
+        else:
+            copied.register_forward_pre_hook(fail_at_first)
+
+    compiled = Compiled(network, prepare=prepare)
+    for ready, rows in enumerate((1, 2), 1):
+        call(compiled, rows)
+        assert compiled.wait(PATIENCE_S) and compiled.shapes_ready == ready
+    assert caplog.text.count("trying again") == failing and "uncompiled" not in caplog.text
 
 
 def test_where_compiling_fails_the_network_goes_on(network: nn.Module, caplog: Any) -> None:
