@@ -18,7 +18,7 @@ import torch
 from app.jobs.handle import Handle
 from app.jobs.job import Cancelled, Event, Failed, Job, Kind, Record, Started, Step
 from app.models import ImageModel, ModelFacts
-from app.models.memory import is_out_of_memory
+from app.models.memory import is_out_of_memory, release_free_memory
 from app.worker.calibration import calibrate
 from app.worker.costs import Costs
 from app.worker.decoder import FAILED, Decoder, DecodeRequest
@@ -32,6 +32,8 @@ log = logging.getLogger(__name__)
 TOO_LARGE = Failed("There is not enough memory for this picture just now. Please try again in a minute.")
 # Pictures on the way may cost this share of the time that their steps take.
 SKETCH_SHARE = 0.1
+# On a CPU, the free memory of past ticks is returned to the system at most this often: it takes about 20 ms.
+RELEASE_EVERY_S = 30.0
 # So many failing ticks in a row, and the device itself must be broken.
 UNHEALTHY_FAILURES = 3
 
@@ -69,6 +71,7 @@ class Worker:
         self.on_tick: Callable[[float, int], None] = lambda seconds, pictures: None
         self._numbers, self._requests = itertools.count(), itertools.count()
         self._failures = 0
+        self._released = time.monotonic()
         self._queue = SampleQueue(policy, costs, longest_wait_s)
         self._denoiser = BatchDenoiser(model)
         self._decoder = Decoder(model, costs.decode_s)
@@ -195,6 +198,9 @@ class Worker:
         ]
         self._queue.remove(sample for sample in batch if sample.state.done)
         self._decoder.submit(requests)
+        if self.model.device.type == "cpu" and time.monotonic() - self._released >= RELEASE_EVERY_S:
+            release_free_memory()
+            self._released = time.monotonic()
 
     def _start(self, new: Sequence[Sample]) -> None:
         start_samples(self.model, new)

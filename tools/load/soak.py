@@ -94,9 +94,9 @@ def soak(model: ImageModel, costs: Costs, seconds: float) -> Soaked:
             memory.append(process.memory_info().rss)
             bar.update(round(time.monotonic() - began) - bar.n)
     stop.set()
+    worker.close()  # cancels what is left
     for user in users:
         user.join()
-    worker.close()
     settled = memory[round(SETTLED * len(memory)) :] or memory
     tenth = max(1, len(settled) // 10)
     first, last = sorted(settled[:tenth])[tenth // 2], sorted(settled[-tenth:])[tenth // 2]
@@ -116,7 +116,8 @@ def _use(worker: Worker, number: int, tally: _Tally, stop: threading.Event) -> N
     rng = random.Random(number)
     owner = f"user {number}"
     while not stop.is_set():
-        stop.wait(rng.expovariate(1 / THINKING_S))
+        if stop.wait(rng.expovariate(1 / THINKING_S)):
+            return
         if rng.random() < NONSENSE:
             _ask(worker, rng, owner, tally, "preview", prompt="word " * 500)
             continue

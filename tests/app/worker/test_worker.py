@@ -404,6 +404,19 @@ def test_nobody_can_wait_for_more_than_a_bounded_number_of_steps(held: Worker, w
     assert isinstance(last(held.submit(make_job(watched, owner="me"))), Done)
 
 
+def test_on_a_cpu_the_memory_of_past_ticks_is_released_now_and_then(
+    worker: Worker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    released: list[int] = []
+    monkeypatch.setattr("app.worker.loop.release_free_memory", lambda: released.append(worker.ticks))
+    assert isinstance(last(worker.submit(make_job(worker.model))), Done)
+    assert not released, "half a minute has not passed"
+    monkeypatch.setattr("app.worker.loop.RELEASE_EVERY_S", 0.0)
+    for seed in (1, 2):  # what the first one's last tick releases may come after its end
+        assert isinstance(last(worker.submit(make_job(worker.model, seed=seed, steps=4))), Done)
+    assert len(released) >= 4
+
+
 def test_larger_pictures_count_as_more_rows(model: ImageModel, monkeypatch: pytest.MonkeyPatch) -> None:
     rows: list[int] = []
     monkeypatch.setattr(SampleQueue, "add", lambda self, samples: rows.extend(s.rows for s in samples))
