@@ -37,6 +37,7 @@ ROOMS = {
         "app.server",
     ),
     "app": ("app.catalogue", "app.models", "app.backends", "app.server", "app.study"),
+    "integrations": (),
     "examples": ("solver", "solver.diffusion", "solver.training", "checkpoints"),
     "tools": (
         "solver",
@@ -61,7 +62,7 @@ def room_of(module: str) -> str | None:
 def arrows() -> dict[str, dict[str, set[str]]]:
     """Read the imports: room → imported room → the modules that import it."""
     found: dict[str, dict[str, set[str]]] = defaultdict(lambda: defaultdict(set))
-    folders = ("app", "solver", "checkpoints", "tools", "examples")
+    folders = ("app", "solver", "checkpoints", "integrations", "tools", "examples")
     for path in (path for folder in folders for path in (ROOT / folder).rglob("*.py")):
         name = path.relative_to(ROOT).with_suffix("").as_posix().replace("/", ".").removesuffix(".__init__")
         room = room_of(name)

@@ -1,0 +1,1 @@
+"""ConsistencySolver for diffusers, in one file: `scheduling_consistency_solver.py`."""

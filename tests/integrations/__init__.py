@@ -1,0 +1,1 @@
+"""Tests of integrations/, each against `solver.sample`."""
