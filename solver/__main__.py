@@ -6,6 +6,7 @@ import sys
 from collections.abc import Mapping
 
 COMMANDS: Mapping[str, tuple[str, str]] = {
+    "learn": ("solver.evaluation.learn", "learn a solver for a model: all of the following in one command"),
     "pairs": ("solver.training.pairs", "make pairs of noise and full-step picture"),
     "train": ("solver.training.train", "train a solver on pairs, by PPO or by gradient"),
     "evaluate": ("solver.evaluation.evaluate", "compare solvers on the same noises at equal evaluations"),

@@ -164,7 +164,10 @@ def picture_address(shelf: Shelf, name: str, small: bool = False) -> str:
 
 def _model_line(facts: ModelFacts) -> str:
     by = f", previews drawn by {facts.preview_decoder}" if facts.preview_decoder else ""
-    return f"{facts.name}, {facts.width} × {facts.height} pixels, on {facts.place}{by}"
+    line = f"{facts.name}, {facts.width} × {facts.height} pixels, on {facts.place}{by}"
+    if facts.learned.tables or facts.learned.policy:
+        return line
+    return f"{line}. It has no learned solver; the command “consistency-solver learn” makes one"
 
 
 def _link(stage: Stage) -> dict[str, str]:

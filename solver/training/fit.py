@@ -106,6 +106,30 @@ def follow(
     return Rollout(x, output, q)
 
 
+def decisions_of(policy: TablePolicy, steps: int, stage: Stage) -> list[tuple[int, int]]:
+    """Return the decisions that a stage fits, as row and column of the table."""
+    first_row = steps - stage.last_rows if stage.last_rows else 0
+    effective = policy.mask(steps).nonzero().tolist()
+    return [(i, j) for i, j in effective if policy.decisions[j] in stage.learns and i >= first_row]
+
+
+def unchanged_outputs(policy: TablePolicy, i: int, j: int) -> int:
+    """Return how many of the network's outputs stay the same when decision (i, j) changes."""
+    return i if policy.decisions[j] == "times" else i + 1
+
+
+def network_calls(policy: TablePolicy, steps: int, stage: Stage, pairs: int, validation: int) -> int:
+    """Return how often a stage evaluates the network for one sample, if every first damping is accepted.
+
+    Args:
+        pairs, validation: how many there are.
+    """
+    columns = decisions_of(policy, steps, stage)
+    each = steps + sum(steps - unchanged_outputs(policy, i, j) for i, j in columns)
+    used = min(stage.pairs or pairs, pairs)
+    return stage.iterations * (used * each + 2 * validation * steps) + validation * steps
+
+
 class NormalEquations:
     """JᵀJ and Jᵀr over pairs; J has a column for each decision at each of the two guidance scales.
 
@@ -116,13 +140,8 @@ class NormalEquations:
     """
 
     def __init__(self, policy: TablePolicy, steps: int, stage: Stage) -> None:
-        mask = policy.mask(steps)
         self.policy, self.steps = policy, steps
-        self.columns = [
-            (i, j)
-            for i, j in mask.nonzero().tolist()
-            if policy.decisions[j] in stage.learns and (not stage.last_rows or i >= steps - stage.last_rows)
-        ]
+        self.columns = decisions_of(policy, steps, stage)
         size = 2 * len(self.columns)
         self.matrix = torch.zeros(size, size, dtype=torch.float64)
         self.vector = torch.zeros(size, dtype=torch.float64)
@@ -140,9 +159,8 @@ class NormalEquations:
         for i, j in self.columns:
             changed = offsets.clone()
             changed[:, i, j] += CHANGE
-            # What the network is told changes its answer in this row, anything else first in the next one.
-            known = i if policy.decisions[j] == "times" else i + 1
-            moved = follow(policy.tables(schedule, grid, changed), denoise, noise, run, i, known)
+            tables, known = policy.tables(schedule, grid, changed), unchanged_outputs(policy, i, j)
+            moved = follow(tables, denoise, noise, run, i, known)
             effects.append((moved.x[-1] - run.x[-1]).flatten(1) * scale / CHANGE)
         J = torch.stack(effects).double()  # [columns, B, latents]
         shares = policy.shares(pairs.guidance.double()).to(J.device)

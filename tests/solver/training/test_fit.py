@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,7 @@ import torch
 from solver import make_plan, sample
 from solver.table_policy import TablePolicy
 from solver.training import fit as fitting
-from solver.training.fit import NormalEquations, Stage, closeness, fit, follow, start_like
+from solver.training.fit import NormalEquations, Stage, closeness, fit, follow, network_calls, start_like
 from solver.training.pairs import Pairs
 from tests.solver.training.test_training import HELD_OUT, MODEL, PAIRS, TASK, S, make
 
@@ -120,6 +121,25 @@ def test_an_interrupted_fit_ends_as_an_uninterrupted_one(
         except KeyboardInterrupt:
             continue
     assert calls > 4 and torch.equal(policy.table, whole.table) and tables.keys() == {"grid", "rows"}
+
+
+@pytest.mark.parametrize("stage", GRID_THEN_ROWS)
+def test_the_network_is_called_as_often_as_said(stage: Stage) -> None:
+    policy, pairs, asked = table((4,)), PAIRS.take(range(8)), 0
+
+    class Counting(type(MODEL)):  # type: ignore[misc]
+        def denoiser(self, *arguments: Any) -> Any:
+            denoise = super().denoiser(*arguments)
+
+            def counted(x: torch.Tensor, t: torch.Tensor) -> torch.Tensor:
+                nonlocal asked
+                asked += len(x)
+                return denoise(x, t)
+
+            return counted
+
+    NormalEquations(policy, 4, stage).add(replace(TASK, model=Counting()), pairs)
+    assert asked * stage.iterations == network_calls(policy, 4, stage, 8, 0)
 
 
 def test_a_grid_starts_like_that_of_fewer_steps() -> None:
