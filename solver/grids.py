@@ -78,7 +78,7 @@ def time_grid(grid: str, schedule: NoiseSchedule, steps: int) -> TimeGrid:
     if schedule.is_flow:
         if grid not in FRACTIONS:
             raise ValueError(f"A flow has no {grid} grid; choose another, trailing for instance.")
-        return _at(T * _shifted(FRACTIONS[grid](T, steps), schedule.shift), schedule)
+        return _at(T * _stretched(_shifted(FRACTIONS[grid](T, steps), schedule.shift), schedule), schedule)
     if grid == "leading" and steps >= T:
         raise ValueError(f"A leading grid has fewer than {T} steps.")
     return _at(TIMESTEPS[grid](T, steps), schedule)
@@ -146,7 +146,8 @@ def grid_at_sigmas(sigmas: ArrayLike, schedule: NoiseSchedule) -> TimeGrid:
             f"Sigmas must fall, from {highest:g} at most, and be positive but the last: {n.tolist()}."
         )
     if schedule.is_flow:
-        return grid_at_timesteps(schedule.num_train_timesteps * _shifted(n, schedule.shift), schedule)
+        levels = _stretched(_shifted(n, schedule.shift), schedule)
+        return grid_at_timesteps(schedule.num_train_timesteps * levels, schedule)
     lam = -torch.from_numpy(n).log()
     return _ending_clean(schedule.timestep(lam), lam)
 
@@ -162,6 +163,13 @@ def _ending_clean(timestep: Tensor, lam: Tensor) -> TimeGrid:
 
 def _shifted(u: Any, shift: float) -> Any:
     return shift * u / (1 + (shift - 1) * u)
+
+
+def _stretched(sigmas: Array, schedule: NoiseSchedule) -> Array:
+    """The levels with the last at `shift_terminal`, as FlowMatchEulerDiscreteScheduler stretches them."""
+    if not schedule.shift_terminal or sigmas[-1] == 1:
+        return sigmas
+    return 1 - (1 - sigmas) * (1 - schedule.shift_terminal) / (1 - sigmas[-1])
 
 
 def _spaced_levels(grid: str, schedule: NoiseSchedule, steps: int) -> Array:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
 from typing import Any
@@ -21,7 +21,7 @@ FLOW_SIGMA_MAX = 1 - 1e-6
 BETA_KEYS = ("beta_start", "beta_end", "beta_schedule", "num_train_timesteps", "rescale_betas_zero_snr")
 
 # Settings that change a flow's sigmas in ways not supported here.
-REFUSED = ("invert_sigmas", "shift_terminal")
+REFUSED = ("invert_sigmas",)
 
 
 @dataclass(frozen=True)
@@ -37,12 +37,14 @@ class NoiseSchedule:
         alphas_cumprod: ᾱ at each training timestep, falling; empty for a flow.
         num_train_timesteps: T.
         shift: for a flow, how far its time grids lean to the noisy end (Esser et al. 2024, eq. 23).
+        shift_terminal: for a flow, the σ to which its time grids are stretched; 0 where they are not.
     """
 
     prediction_type: str
     alphas_cumprod: tuple[float, ...] = ()
     num_train_timesteps: int = 1000
     shift: float = 1.0
+    shift_terminal: float = 0.0
 
     def __post_init__(self) -> None:
         as_mixture(self.prediction_type, 1.0, 0.0)  # refuses an unknown one
@@ -54,6 +56,8 @@ class NoiseSchedule:
                 raise ValueError("alphas_cumprod must fall from below 1 to above 0.")
         if not self.shift > 0:
             raise ValueError(f"shift must be positive, not {self.shift}.")
+        if not 0 <= self.shift_terminal < 1:
+            raise ValueError(f"shift_terminal must be from 0 to below 1, not {self.shift_terminal}.")
 
     @classmethod
     def from_config(cls, config: Any, *, mu: float | None = None) -> NoiseSchedule:
@@ -65,7 +69,7 @@ class NoiseSchedule:
 
         Raises:
             ValueError: neither betas nor a flow; dynamic shifting without `mu`; a flow that runs backwards
-                (`invert_sigmas`) or is stretched (`shift_terminal`).
+                (`invert_sigmas`).
         """
         settings: Mapping[str, Any] = config if isinstance(config, Mapping) else config.config
         for key in REFUSED:
@@ -78,7 +82,8 @@ class NoiseSchedule:
                 if mu is None:
                     raise ValueError("This flow shifts its sigmas with the resolution; pass mu.")
                 shift = _dynamic_shift(settings.get("time_shift_type", "exponential"), mu)
-            return cls("flow_prediction", (), int(settings.get("num_train_timesteps", 1000)), shift)
+            T, terminal = int(settings.get("num_train_timesteps", 1000)), settings.get("shift_terminal")
+            return cls("flow_prediction", (), T, shift, float(terminal or 0.0))
         if "beta_schedule" not in settings and settings.get("trained_betas") is None:
             raise ValueError("The scheduler config has neither betas (beta_schedule, …) nor a flow (shift).")
         betas = {key: settings[key] for key in BETA_KEYS if settings.get(key) is not None}
@@ -138,17 +143,29 @@ class NoiseSchedule:
         return self.levels(self.lam(t))[1]
 
 
-def shift_for(config: Mapping[str, Any], tokens: int) -> float | None:
+def shift_for(config: Mapping[str, Any], tokens: int, steps: int = 50) -> float | None:
     """Return the `mu` of `NoiseSchedule.from_config` for a number of tokens; None where nothing shifts.
 
     It is linear in the number of tokens, through two points that the config names, as in the pipelines of
-    FLUX and Stable Diffusion 3.
+    FLUX and Stable Diffusion 3; unless the config has a `mu_rule`, one of `MU_RULES` or a number.
     """
     if not config.get("use_dynamic_shifting"):
         return None
+    if rule := config.get("mu_rule"):
+        return MU_RULES[rule](tokens, steps) if isinstance(rule, str) else float(rule)
     few, many = config.get("base_image_seq_len", 256), config.get("max_image_seq_len", 4096)
     low, high = config.get("base_shift", 0.5), config.get("max_shift", 1.15)
     return low + (high - low) * (tokens - few) / (many - few)
+
+
+def flux2_mu(tokens: int, steps: int) -> float:
+    """The `mu` of FLUX.2 (Black Forest Labs 2025): linear in tokens and steps, to 4300 tokens."""
+    of_200, of_10 = 0.00016927 * tokens + 0.45666666, 8.73809524e-05 * tokens + 1.89833333
+    return of_200 if tokens > 4300 else of_200 + (of_200 - of_10) / 190 * (steps - 200)
+
+
+MU_RULES: Mapping[str, Callable[[int, int], float]] = {"flux2": flux2_mu}
+"""Shifts that depend on the number of steps, by name: from (tokens, steps)."""
 
 
 def _tensor(values: Any) -> Tensor:

@@ -50,8 +50,9 @@ class ConsistencySolverScheduler(SchedulerMixin, ConfigMixin):
         num_train_timesteps, beta_start, beta_end, beta_schedule, trained_betas, rescale_betas_zero_snr: the
             noise schedule of a variance-preserving model, as in every diffusers scheduler.
         prediction_type: what the network puts out: epsilon, sample, v_prediction or flow_prediction.
-        use_flow_sigmas, flow_shift, use_dynamic_shifting, time_shift_type: those of a flow-matching model, as
-            in diffusers' multistep solvers; `from_config` translates those of its flow schedulers.
+        use_flow_sigmas, flow_shift, use_dynamic_shifting, time_shift_type, shift_terminal: those of a
+            flow-matching model, as in diffusers' multistep solvers; `from_config` translates those of its
+            flow schedulers.
         grid: where no table decides it, one of `solver.GRIDS`.
         guidance: the guidance scale that a policy is told.
         tables: learned plans as dicts (`Plan.to_dict`), at most one for each number of steps.
@@ -80,6 +81,7 @@ class ConsistencySolverScheduler(SchedulerMixin, ConfigMixin):
         guidance: float = 3.0,
         tables: list[dict[str, Any]] | None = None,
         policy_file: str | None = None,
+        shift_terminal: float | None = None,
     ) -> None:
         # Diffusers takes positional arguments for ones that nobody chose, and `from_config` drops those.
         defaults = inspect.signature(type(self).__init__).parameters

@@ -33,6 +33,10 @@ class ModelFacts:
         tokenizer: of its prompts.
         learned: its ConsistencySolver.
         scheduler_config: config of its own scheduler.
+        unguided: the guidance scale at which the network is called with the prompt alone.
+        reads_negative_prompts: whether it has them where guidance is classifier-free.
+        starts: whether it can start from a picture that it does not edit.
+        needs_picture: whether it cannot draw without one to edit.
         preview_decoder: name of the decoder that draws previews; "" for its own autoencoder.
         warnings: problems that do not keep it from working, as shown to users.
     """
@@ -56,13 +60,17 @@ class ModelFacts:
     tokenizer: Any = field(repr=False)
     learned: LearnedSolver = field(repr=False)
     scheduler_config: Mapping[str, Any] = field(repr=False)
+    unguided: float = 1.0
+    reads_negative_prompts: bool = True
+    starts: bool = True
+    needs_picture: bool = False
     preview_decoder: str = ""
     warnings: tuple[str, ...] = ()
 
     @property
     def negative_prompts(self) -> bool:
         """Whether it uses negative prompts."""
-        return self.guidance_kind == "classifier-free"
+        return self.guidance_kind == "classifier-free" and self.reads_negative_prompts
 
     def check_size(self, width: int, height: int) -> None:
         """Raise RequestError if it cannot make pictures of this size."""
@@ -93,6 +101,10 @@ class ModelFacts:
         if job.model != self.name:
             raise RequestError(f"The model {job.model} is not running here; use {self.name}.")
         self.check_size(job.width, job.height)
+        if self.needs_picture and job.start is None:
+            raise RequestError(f"{self.name} edits pictures and draws none without one. Add a picture.")
+        if self.sees_start(job) and not (self.starts or self.edits):
+            raise RequestError(f"{self.name} makes pictures from words alone. Remove the picture.")
         low, high = self.guidance_limits
         if not low <= job.guidance <= high:
             due = f"{low:g} to {high:g}" if low < high else f"{low:g}"
@@ -108,7 +120,7 @@ class ModelFacts:
             return make_plan(
                 job.solver,
                 job.steps,
-                self.schedule_at(job.width, job.height),
+                self.schedule_at(job.width, job.height, job.steps),
                 learned=self.learned,
                 guidance=job.guidance,
                 strength=job.start.strength if job.start and not self.edits else 1.0,
@@ -116,9 +128,9 @@ class ModelFacts:
         except ValueError as error:
             raise RequestError(str(error)) from error
 
-    def schedule_at(self, width: int, height: int) -> NoiseSchedule:
-        """Noise schedule for a size in pixels; some flows have a shift that depends on it."""
-        mu = shift_for(self.scheduler_config, width * height // self.multiple**2)
+    def schedule_at(self, width: int, height: int, steps: int) -> NoiseSchedule:
+        """Noise schedule for a size in pixels; the shift of some flows depends on it, or on the steps."""
+        mu = shift_for(self.scheduler_config, width * height // self.multiple**2, steps)
         return self.schedule if mu is None else NoiseSchedule.from_config(self.scheduler_config, mu=mu)
 
     def sees_start(self, job: Job) -> bool:
@@ -134,7 +146,7 @@ class ModelFacts:
 
     def rows(self, guidance: float) -> int:
         """Batch rows of one picture in a denoiser call: two with classifier-free guidance."""
-        return 2 if self.guidance_kind == "classifier-free" and guidance != 1 else 1
+        return 2 if self.guidance_kind == "classifier-free" and guidance > self.unguided else 1
 
     def count_tokens(self, prompt: str) -> int:
         """Number of the prompt's tokens, without start and end tokens."""

@@ -26,7 +26,7 @@ from app.models.offloading import offload as offload_parts
 from app.models.safety import safety_of
 from app.models.weights import check_finite
 from solver import LearnedSolver, NoiseSchedule, make_plan
-from solver.diffusion import LatentDiffusion, assemble, family_of
+from solver.diffusion import LatentDiffusion, PipelineAsItIs, assemble, family_of
 from solver.solvers import refuse_nonlinear
 
 # Only these libraries' classes are used, whatever a folder names.
@@ -128,6 +128,8 @@ def load(
     facts = _facts(
         name or folder.resolve().name, revision, (scale, steps), diffusion, learned, warnings + unsafe
     )
+    # A pipeline that is run as it is may call its network with lists, which are not compiled for.
+    compiled = compiled and not isinstance(diffusion, PipelineAsItIs)
     if compiled and device.type == "cuda" and offload == "none":
         network = {family.network_name: Compiled(diffusion.network)}
         diffusion = replace(diffusion, parts={**diffusion.parts, **network})
@@ -164,9 +166,13 @@ def _facts(
         max_prompt_tokens=diffusion.max_prompt_tokens - _framing_tokens(tokenizer),
         guidance_kind=kind,
         guidance=defaults[0] if kind != "none" else 1.0,
-        guidance_limits=(1.0, 30.0) if kind != "none" else (1.0, 1.0),
+        guidance_limits=(diffusion.unguided, 30.0) if kind != "none" else (1.0, 1.0),
         full_steps=defaults[1],
         edits=diffusion.edits,
+        unguided=diffusion.unguided,
+        reads_negative_prompts=diffusion.reads_negative_prompts,
+        starts=not isinstance(diffusion, PipelineAsItIs),
+        needs_picture=diffusion.needs_picture,
         schedule=diffusion.schedule,
         tokenizer=tokenizer,
         learned=learned,
@@ -180,8 +186,11 @@ def _defaults(pipeline: str, entry: CatalogueEntry | None) -> tuple[float, int]:
     entry = entry or next((entry for entry in CATALOGUE if entry.pipeline == pipeline), None)
     if entry:
         return entry.guidance, entry.steps
-    arguments = inspect.signature(getattr(diffusers, pipeline).__call__).parameters
-    return float(arguments["guidance_scale"].default), int(arguments["num_inference_steps"].default)
+    told = inspect.signature(getattr(diffusers, pipeline).__call__).parameters
+    scale = told["guidance_scale"].default if "guidance_scale" in told else None
+    if scale is None:
+        scale = told["true_cfg_scale"].default if "true_cfg_scale" in told else 1.0
+    return float(scale), int(told["num_inference_steps"].default)
 
 
 def _rounded(edge: float, multiple: int) -> int:
@@ -218,8 +227,10 @@ def _check_fit(folder: Path, diffusion: LatentDiffusion) -> None:
 def _check_vocabularies(parts: Mapping[str, Any]) -> None:
     for name, tokenizer in parts.items():
         encoder = parts.get(name.replace("tokenizer", "text_encoder"))
-        if name.startswith("tokenizer") and encoder and len(tokenizer) > encoder.config.vocab_size:
-            known = encoder.config.vocab_size
+        if not name.startswith("tokenizer") or encoder is None:
+            continue
+        known = encoder.config.get_text_config().vocab_size
+        if len(tokenizer) > known:
             raise ValueError(f"the {name} has {len(tokenizer)} tokens, but its text encoder {known}")
 
 

@@ -8,16 +8,12 @@ from typing import TypeVar
 
 import torch
 
+from solver.memory import is_out_of_memory
+
+__all__ = ["is_out_of_memory", "split_on_oom"]
+
 Item = TypeVar("Item")
 Result = TypeVar("Result")
-
-
-def is_out_of_memory(error: BaseException) -> bool:
-    """Whether an error means that memory ran out; for the CPU's PyTorch raises a plain RuntimeError."""
-    words = str(error).lower()
-    return isinstance(error, torch.OutOfMemoryError) or (
-        isinstance(error, RuntimeError) and ("out of memory" in words or "not enough memory" in words)
-    )
 
 
 def split_on_oom(work: Callable[[Sequence[Item]], Sequence[Result]], items: Sequence[Item]) -> list[Result]:

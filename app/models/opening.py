@@ -12,7 +12,7 @@ from app.catalogue.solvers import solver_folder
 from app.models.loading import load, pick_device
 from app.models.model import ImageModel
 from app.models.preview_decoder import AUTO, with_preview_decoder
-from solver.diffusion import FAMILIES
+from solver.diffusion import family_of
 
 # Assumed edge of the pictures, in pixels, if no config states it.
 USUAL_EDGE = 1024
@@ -78,8 +78,7 @@ def _edge(found: Found) -> int:
     """Edge of the model's pictures in pixels, as far as it is known before loading."""
     if found.entry:
         return found.entry.sizes[0]
-    family = FAMILIES.get(found.pipeline)
-    config = found.path / (family.network_name if family else "") / "config.json"
+    config = found.path / family_of(found.pipeline).network_name / "config.json"
     try:
         return 8 * int(read_json(config)["sample_size"])
     except (OSError, ValueError, KeyError, TypeError):

@@ -8,7 +8,7 @@ import torch
 from app.models import ImageModel
 from app.models.memory import split_on_oom
 from app.worker.sample import Sample
-from solver.diffusion import Conditions
+from solver.diffusion import Conditions, SampleError
 
 log = logging.getLogger(__name__)
 
@@ -28,19 +28,28 @@ class BatchDenoiser:
         self._model = model
         self._calls = self._too_many = 0
 
-    def denoise(self, batch: Sequence[Sample]) -> list[torch.Tensor]:
-        """The network's guided output [C, H, W] for each sample, at its own timestep and guidance scale."""
+    def denoise(self, batch: Sequence[Sample]) -> list[torch.Tensor | SampleError]:
+        """The network's guided output [C, H, W] for each sample, at its own timestep and guidance scale.
+
+        A sample that fails alone gets its error instead.
+        """
         fitting = rows = _rows(batch)
 
-        def call(part: Sequence[Sample]) -> list[torch.Tensor]:
+        def call(part: Sequence[Sample]) -> list[torch.Tensor | SampleError]:
             nonlocal fitting
-            outputs = self._model.diffusion.denoise(
-                torch.stack([sample.state.model_input() for sample in part]),
-                torch.tensor([sample.state.timestep for sample in part]),
-                Conditions.cat([sample.prompt for sample in part]),
-                Conditions.cat([sample.negative for sample in part]),
-                torch.tensor([sample.job.guidance for sample in part]),
-            )
+            if not part:
+                return []
+            try:
+                outputs = self._model.diffusion.denoise(
+                    torch.stack([sample.state.model_input() for sample in part]),
+                    torch.tensor([sample.state.timestep for sample in part]),
+                    Conditions.cat([sample.prompt for sample in part]),
+                    Conditions.cat([sample.negative for sample in part]),
+                    torch.tensor([sample.job.guidance for sample in part]),
+                )
+            except SampleError as error:
+                others = call([*part[: error.row], *part[error.row + 1 :]])
+                return [*others[: error.row], error, *others[error.row :]]
             wait_for_device(self._model.device)
             fitting = min(fitting, _rows(part))
             return list(outputs)

@@ -26,6 +26,7 @@ from app.worker.denoiser import BatchDenoiser
 from app.worker.queue import LONGEST_WAIT_S, SampleQueue
 from app.worker.sample import Sample, start_samples
 from app.worker.scheduling import SchedulingPolicy
+from solver.diffusion import SampleError
 
 log = logging.getLogger(__name__)
 
@@ -175,6 +176,7 @@ class Worker:
                 log.exception("A step failed; its %d pictures are given up", len(batch))
                 self._failures += 1
                 self._give_up(batch, TOO_LARGE if is_out_of_memory(error) else FAILED)
+            batch, cancelled = [], []  # what has ended is not kept while there is nothing to do
 
     @torch.inference_mode()
     def _tick(self, batch: Sequence[Sample]) -> None:
@@ -182,7 +184,9 @@ class Worker:
         began = time.perf_counter()
         self._start([sample for sample in batch if not sample.started])
         called = time.perf_counter()
-        outputs = self._denoiser.denoise(batch)
+        batch, outputs = self._without_failed(batch, self._denoiser.denoise(batch))
+        if not batch:
+            return
         sketches = self._sketches(batch, outputs)
         for sample, output in zip(batch, outputs, strict=True):
             sample.state.step(output)
@@ -201,6 +205,19 @@ class Worker:
         if self.model.device.type == "cpu" and time.monotonic() - self._released >= RELEASE_EVERY_S:
             release_free_memory()
             self._released = time.monotonic()
+
+    def _without_failed(
+        self, batch: Sequence[Sample], outputs: Sequence[torch.Tensor | SampleError]
+    ) -> tuple[list[Sample], list[torch.Tensor]]:
+        """Give up the samples that failed alone; return the others with their outputs."""
+        made = []
+        for sample, output in zip(batch, outputs, strict=True):
+            if isinstance(output, SampleError):
+                log.error("A picture failed", exc_info=output)
+                self._give_up([sample], TOO_LARGE if is_out_of_memory(output) else FAILED)
+            else:
+                made.append((sample, output))
+        return [sample for sample, _ in made], [output for _, output in made]
 
     def _start(self, new: Sequence[Sample]) -> None:
         start_samples(self.model, new)

@@ -11,7 +11,7 @@ from app.jobs.job import Job, Kind
 from app.models import ImageModel
 from app.models.memory import split_on_oom
 from app.worker.scheduling import Ticket
-from solver import Plan, SampleState, noise_for_seed
+from solver import Plan, SampleState
 from solver.diffusion import Conditions
 from solver.sampling import spherical_interpolation
 
@@ -103,7 +103,8 @@ def start_samples(model: ImageModel, samples: Sequence[Sample]) -> None:
         if sample.reference and clean is not None:
             prompt, negative = prompt.with_reference(clean[None]), negative.with_reference(clean[None])
             clean = None
-        sample.prompt, sample.negative = prompt, negative
+        sample.prompt = model.diffusion.begin(prompt, negative, sample.plan, job.guidance)
+        sample.negative = negative
         sample.state = SampleState.start(sample.plan, _noise(model, job), clean)
         sample.started, sample.file = True, None
 
@@ -114,8 +115,8 @@ def _encode(model: ImageModel, texts: Sequence[str], negative: bool = False) -> 
 
 def _noise(model: ImageModel, job: Job) -> torch.Tensor:
     """The unit-variance noise of the job's seed, drawn on the CPU, turned towards those of its variation."""
-    shape = model.diffusion.shape_of(job.width, job.height)
-    noise = noise_for_seed(job.seed, shape)
+    noise = model.diffusion.draw(job.seed, job.width, job.height)
     for turn in job.variation.turns if job.variation else ():
-        noise = spherical_interpolation(noise, noise_for_seed(turn.seed, shape), turn.amount)
+        other = model.diffusion.draw(turn.seed, job.width, job.height)
+        noise = spherical_interpolation(noise, other, turn.amount)
     return noise.to(model.device)

@@ -11,6 +11,7 @@ import torch
 
 from solver.diffusion.flux import Flux, FluxKontext
 from solver.diffusion.model import LatentDiffusion
+from solver.diffusion.pipeline import PipelineAsItIs, as_it_is
 from solver.diffusion.stable_diffusion import StableDiffusion
 from solver.diffusion.stable_diffusion_3 import StableDiffusion3
 from solver.diffusion.stable_diffusion_xl import StableDiffusionXL
@@ -26,14 +27,18 @@ FAMILIES: Mapping[str, type[LatentDiffusion]] = {
 
 
 def family_of(pipeline: Any) -> type[LatentDiffusion]:
-    """The family of a pipeline's class, by its name.
+    """The family of a pipeline's class, by its name: of `FAMILIES`, or the pipeline as it is.
 
     Raises:
-        ValueError: none of `FAMILIES`; names them.
+        ValueError: one that is not for text to image or editing; names those of `FAMILIES`.
     """
-    if pipeline not in FAMILIES:
-        raise ValueError(f"a {pipeline} is not one of the pipelines known here: {', '.join(FAMILIES)}")
-    return FAMILIES[pipeline]
+    family = FAMILIES.get(pipeline) or as_it_is(str(pipeline))
+    if family is None:
+        raise ValueError(
+            f"a {pipeline} is not one of the pipelines known here: {', '.join(FAMILIES)}, and others of "
+            "diffusers for text to image or editing"
+        )
+    return family
 
 
 def assemble(
@@ -45,6 +50,8 @@ def assemble(
         ValueError: a pipeline that is not known here, or a network that can't be guided as its family is.
     """
     family = family_of(pipeline)
+    if issubclass(family, PipelineAsItIs):
+        return family.build(parts, scheduler_config, settings)
     network = parts[family.network_name].config
     if network.get("time_cond_proj_dim") is not None:
         raise ValueError(

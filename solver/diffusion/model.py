@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from solver.diffusion.conditions import Conditions
+from solver.plan import Plan
 from solver.sampling import Denoiser, classifier_free_guidance, noise_for_seed
 from solver.schedule import NoiseSchedule, shift_for
 
@@ -43,16 +44,16 @@ class LatentDiffusion(ABC):
     edits: ClassVar[bool] = False
 
     @staticmethod
-    @abstractmethod
     def native_shape(parts: Mapping[str, Any]) -> tuple[int, int, int]:
         """The latents that a model of these parts was made for."""
+        raise NotImplementedError
 
     @abstractmethod
     def _encode(self, prompts: Sequence[str], negative: bool) -> Conditions: ...
 
-    @abstractmethod
     def _call(self, x: Tensor, timesteps: Tensor, conditions: Conditions, guidance: Tensor) -> Tensor:
         """The network's output [B, C, H, W], where `guidance` matters to embedded guidance alone."""
+        raise NotImplementedError
 
     @property
     @abstractmethod
@@ -86,6 +87,21 @@ class LatentDiffusion(ABC):
         return "classifier-free"
 
     @property
+    def reads_negative_prompts(self) -> bool:
+        """Whether it is told what not to draw."""
+        return self.guidance_kind == "classifier-free"
+
+    @property
+    def unguided(self) -> float:
+        """The guidance scale at which the network is called with the prompt alone."""
+        return 1.0
+
+    @property
+    def needs_picture(self) -> bool:
+        """Whether it cannot draw without a picture to edit."""
+        return False
+
+    @property
     def scale(self) -> int:
         """Pixels along the edge of one latent."""
         return 2 ** (len(self.vae.config.block_out_channels) - 1)
@@ -99,6 +115,14 @@ class LatentDiffusion(ABC):
     def schedule(self) -> NoiseSchedule:
         """The noise levels that it was trained on, on a flow with the shift for the default size."""
         return self.schedule_at(self.latent_shape)
+
+    def draw(self, seed: int, width: int, height: int) -> Tensor:
+        """Unit-variance noise [C, H, W] of one picture of so many pixels, the same on every device."""
+        return noise_for_seed(seed, self.shape_of(width, height))
+
+    def begin(self, prompt: Conditions, negative: Conditions, plan: Plan, guidance: float) -> Conditions:
+        """The prompt's conditions of one sample that will be denoised step by step along a plan."""
+        return prompt
 
     def schedule_at(self, latent_shape: Sequence[int]) -> NoiseSchedule:
         """The same for pictures of another size: some flows are shifted with it."""

@@ -84,7 +84,7 @@ def test_schedule_is_a_value() -> None:
     [
         ({"sigma_data": 0.5}, "neither betas"),
         ({**FLOW, "invert_sigmas": True}, "invert_sigmas"),
-        ({**FLOW, "shift_terminal": 0.1}, "shift_terminal"),
+        ({**FLOW, "shift_terminal": 1.0}, "shift_terminal must be from 0"),
         ({**SD, "prediction_type": "noise"}, "Unknown prediction type"),
     ],
 )
