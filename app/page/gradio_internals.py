@@ -116,6 +116,16 @@ def client_session() -> str:
     return str(session)
 
 
+def is_queued() -> bool:
+    """Whether the running event came through Gradio's queue; its client does not wait on a connection."""
+    return LocalContext.event_id.get(None) is not None
+
+
+def unfinished_events(page: gr.Blocks) -> list[tuple[str, Request]]:
+    """Return the login, or "", and the request of each event in the queue that waits or runs."""
+    return [(each.username or "", each.request) for each in [*page._queue.event_ids_to_events.values()]]
+
+
 def agent_of(request: Any) -> Any:
     """Return the `app.server.agents.AgentCall` that a gr.Request was made for; None if a client made it."""
     http_request = getattr(request, "request", None)

@@ -6,7 +6,8 @@ import shutil
 import threading
 import time
 from base64 import b64encode
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -29,6 +30,7 @@ from app.page.gradio_internals import (
     get_upload_folder,
     has_client_left,
     is_file_obj_with_meta,
+    is_queued,
     traverse,
 )
 from app.server.limits import person_of
@@ -38,6 +40,14 @@ ANSWER_WAIT_S: float = FIELDS["answer_wait"].default
 # Calls wait so long for a model that is loading, and so many at a time: each takes a thread of the server.
 LOADING_WAIT_S = 60.0
 _WAITING = threading.Semaphore(16)
+# Calls that run at a time: through the queue, where others wait for a place, and directly, where others are
+# refused. Each takes a thread until its pictures are done; MAX_THREADS leaves some to the page.
+MAX_CALLS, MAX_DIRECT = 32, 16
+MAX_THREADS = 64
+TOO_MANY_DIRECT = (
+    "Too many requests wait for their answers on open connections. Send this one to /gradio_api/call/, where "
+    "it waits for its turn, or try again in a minute."
+)
 
 
 def add_endpoints(backend: Backend, pictures: Path, answer_wait_s: float = ANSWER_WAIT_S) -> None:
@@ -48,11 +58,26 @@ def add_endpoints(backend: Backend, pictures: Path, answer_wait_s: float = ANSWE
         answer_wait_s: seconds within which a client must open the stream of its answer, or its request ends.
     """
 
+    direct = threading.Semaphore(MAX_DIRECT)
+
+    @contextmanager
+    def place() -> Iterator[None]:
+        if is_queued():
+            yield
+        elif direct.acquire(blocking=False):
+            try:
+                yield
+            finally:
+                direct.release()
+        else:
+            raise Busy(TOO_MANY_DIRECT)
+
     def answer(kind: Kind, picture: Any, **values: Any) -> tuple[list, list]:
         try:
-            start = start_from(_uploaded(picture)) if picture else None
-            jobs = build_jobs(kind, _facts_of(backend), **values, start=start, owner=_owner())
-            return _make(backend, jobs, pictures, answer_wait_s)
+            with place():
+                start = start_from(_uploaded(picture)) if picture else None
+                jobs = build_jobs(kind, _facts_of(backend), **values, start=start, owner=_owner())
+                return _make(backend, jobs, pictures, answer_wait_s)
         except RequestError as error:
             raise gr.Error(str(error), print_exception=False) from error
 
@@ -145,8 +170,9 @@ def add_endpoints(backend: Backend, pictures: Path, answer_wait_s: float = ANSWE
         if client_session():
             backend.cancel_owner(_owner())
 
-    gr.api(preview, api_name="preview", concurrency_limit=None)
-    gr.api(refine, api_name="refine", concurrency_limit=None)
+    together: dict[str, Any] = {"concurrency_limit": MAX_CALLS, "concurrency_id": "calls"}
+    gr.api(preview, api_name="preview", **together)
+    gr.api(refine, api_name="refine", **together)
     # Not a tool for agents: each of their calls is a client of its own.
     gr.api(cancel, api_name="cancel", concurrency_limit=None, api_visibility="undocumented")
 

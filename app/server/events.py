@@ -21,9 +21,13 @@ from app.page.gradio_internals import (
     login_of,
     page_of,
     path_of,
+    unfinished_events,
 )
+from app.server.limits import address_of
 
 TAB = re.compile(r"[\w-]{1,64}", re.ASCII)
+# Events in the queue of one person, by login or address. Those of the page are there for a moment only.
+MAX_EVENTS = 100
 
 
 class EventCheck:
@@ -43,6 +47,11 @@ class EventCheck:
         # Gradio asks strangers to log in; they learn nothing about what was wrong.
         if method != "POST" or not EVENT.fullmatch(path) or not is_allowed(scope):
             return await self._app(scope, receive, send)
+        if _events_of_sender(scope) >= MAX_EVENTS:
+            message = (
+                f"{MAX_EVENTS} of your requests are not finished. Wait for some of them, or cancel them."
+            )
+            return await refusal(message, 429)(scope, receive, send)
         body = await Request(scope, receive).body()
         problem = problem_of(body, page_of(scope), path)
         if problem:
@@ -55,6 +64,15 @@ class EventCheck:
             await send(message)
 
         await self._app(scope, replay(body, receive), answer)
+
+
+def _events_of_sender(scope: Scope) -> int:
+    request = Request(scope)
+    login, address = login_of(request), address_of(request)
+    return sum(
+        name == login if login else address_of(sent) == address
+        for name, sent in unfinished_events(page_of(scope))
+    )
 
 
 def replay(body: bytes, then: Receive | None = None) -> Receive:

@@ -22,7 +22,7 @@ from app.page.gradio_internals import LAUNCH, drop_messages_for_lost_tabs, set_t
 from app.page.layout import Page, build_page
 from app.page.scripts import STATIC
 from app.page.theme import make_theme
-from app.server.api import ANSWER_WAIT_S, add_endpoints, tool_answer
+from app.server.api import ANSWER_WAIT_S, MAX_THREADS, add_endpoints, tool_answer
 from app.server.auth import Logins, PasswordHash
 from app.server.limits import Limits
 from app.server.metered import MeteredBackend
@@ -97,6 +97,7 @@ def launch_page(page: Page, host: str, port: int, framed_by: Sequence[str] = (),
         pwa=False,
         quiet=True,
         prevent_thread_lock=True,
+        max_threads=MAX_THREADS,
         app_kwargs=app,
         **LAUNCH,
         **options,

@@ -23,7 +23,7 @@ from app.models import ImageModel
 from app.page.gradio_internals import LAUNCH, Blocks
 from app.server.api import add_endpoints
 from app.server.middleware import middleware
-from tests.conftest import free_port
+from tests.conftest import PATIENCE_S, free_port
 
 # By then everything must be cancelled: it takes ASK_S, and a moment on a busy machine.
 SOON_S = ASK_S + 9.0
@@ -37,6 +37,7 @@ class Endless:
     def __init__(self, model: ImageModel) -> None:
         self.facts = model.facts
         self.begun, self.cancelled = threading.Event(), threading.Event()
+        self.asked = threading.Semaphore(0)
         self.left = 0
         self.handles: list[Handle] = []
 
@@ -45,6 +46,7 @@ class Endless:
         handles = [Handle(self, job) for job in jobs]  # type: ignore[arg-type]
         self.handles += handles
         self.begun.set()
+        self.asked.release()
         return handles
 
     def cancel(self, handle: Handle) -> None:
@@ -65,10 +67,15 @@ def endless(model: ImageModel) -> Endless:
 
 
 @pytest.fixture
-def address(endless: Endless, tmp_path: Path) -> Iterator[str]:
+def address(
+    endless: Endless, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest
+) -> Iterator[str]:
+    """The app's address; it waits for the stream of an answer as long as the parameter says."""
+    monkeypatch.setattr("app.server.api.MAX_CALLS", 3)
+    monkeypatch.setattr("app.server.api.MAX_DIRECT", 2)
     backend: Any = endless
     with Blocks() as page:
-        add_endpoints(backend, tmp_path, ANSWER_WAIT_S)
+        add_endpoints(backend, tmp_path, getattr(request, "param", ANSWER_WAIT_S))
     page.queue(default_concurrency_limit=None)
     port = free_port()
     own = [Route("/gradio_api/mcp", partial(call_as_gradio_does, port), methods=["POST"])]
@@ -77,6 +84,7 @@ def address(endless: Endless, tmp_path: Path) -> Iterator[str]:
         server_port=port,
         prevent_thread_lock=True,
         quiet=True,
+        max_threads=6,
         app_kwargs={"middleware": middleware(own), "routes": own},
         **LAUNCH,
     )
@@ -185,6 +193,45 @@ def test_a_stranger_at_the_same_address_neither_reads_nor_ends_a_request(
         assert httpx.get(f"{address}/queue/data", params={"session_hash": guessed}).status_code == 404
         httpx.post(f"{address}/cancel", json={"session_hash": "", "fn_index": 0, "event_id": guessed})
         assert not endless.cancelled.wait(2 * ASK_S)
+
+
+@pytest.mark.parametrize("address", [PATIENCE_S], indirect=True)
+def test_many_calls_leave_room_for_others(address: str, endless: Endless) -> None:
+    netloc = urlsplit(address).netloc
+    connections = [HTTPConnection(netloc) for _ in range(2)]
+    for connection in connections:
+        connection.request(
+            "POST",
+            "/gradio_api/run/preview",
+            json.dumps({"data": HUGE}),
+            {"Content-Type": "application/json"},
+        )
+    for number in range(8):
+        ask(address, session_hash=f"client-{number}")
+    for _ in range(5):
+        assert endless.asked.acquire(timeout=30)
+    refused = httpx.post(f"{address}/run/preview", json={"data": HUGE}, timeout=30)
+    assert refused.status_code == 422 and "/gradio_api/call/" in refused.json()["error"]
+    httpx.post(f"{address}/run/cancel", json={"data": []}, timeout=30).raise_for_status()
+    quick = httpx.post(f"{address}/call/cancel", json={"data": []}, timeout=30).json()["event_id"]
+    assert "event: complete" in httpx.get(f"{address}/call/cancel/{quick}", timeout=30).text
+    assert not endless.asked.acquire(blocking=False), "the other calls wait for a place"
+    for connection in connections:
+        connection.close()
+
+
+@pytest.mark.parametrize("address", [PATIENCE_S], indirect=True)
+def test_nobody_fills_the_queue(address: str, endless: Endless, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("app.server.events.MAX_EVENTS", 4)
+    for number in range(4):
+        ask(address, session_hash=f"client-{number}")
+    for way in ("call/preview", "call/v2/cancel", "run/cancel"):
+        refused = httpx.post(f"{address}/{way}", json={}, timeout=30)
+        assert refused.status_code == 429 and "Wait for some of them" in refused.json()["detail"]
+    elsewhere = HTTPConnection(urlsplit(address).netloc, source_address=("127.0.0.5", 0))
+    elsewhere.request("POST", "/gradio_api/run/cancel", '{"data": []}', {"Content-Type": "application/json"})
+    assert elsewhere.getresponse().status == 200
+    elsewhere.close()
 
 
 def test_a_client_ends_the_requests_of_its_session(address: str, endless: Endless) -> None:
