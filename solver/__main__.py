@@ -13,6 +13,7 @@ COMMANDS: Mapping[str, tuple[str, str]] = {
     "report": ("solver.evaluation.report", "write the tables and plots of an evaluation"),
     "plot": ("solver.evaluation.plot", "draw the tables, weights or time grids of solvers"),
     "convert": ("solver.convert", "read the weights that the paper's authors published"),
+    "reproduce": ("solver.evaluation.reproduce", "repeat an experiment of the paper: PPO against regression"),
     "bench": ("solver.evaluation.bench", "measure what the solver itself costs"),
     "ablate": ("solver.evaluation.ablate", "compare variants of the learned solver"),
 }

@@ -56,7 +56,7 @@ LEVELS: dict[str, tuple[Callable[[int], Array], Callable[[float, float, Array], 
 GRIDS = (*TIMESTEPS, *LEVELS)
 
 
-def time_grid(grid: str, schedule: NoiseSchedule, steps: int) -> TimeGrid:
+def time_grid(grid: str, schedule: NoiseSchedule, steps: int, *, to_zero: bool = True) -> TimeGrid:
     """Make the grid of that name with N = steps.
 
     `trailing` spaces timesteps evenly from pure noise. `linspace` does the same with another rounding.
@@ -65,11 +65,18 @@ def time_grid(grid: str, schedule: NoiseSchedule, steps: int) -> TimeGrid:
     σ / α (on a flow σ), `lu` and `logsnr` always σ / α; `logsnr` alone spends no evaluation on the schedule's
     lowest level.
 
+    Args:
+        to_zero: end at σ = 0; otherwise at the schedule's lowest level, where a grid that would evaluate the
+            network at this level ends instead.
+
     Raises:
-        ValueError: an unknown grid, or one that cannot have so many steps or does not exist for a flow.
+        ValueError: an unknown grid, or one that cannot have so many steps or does not exist for a flow; a
+            flow that should not end at σ = 0.
     """
     if grid not in GRIDS:
         raise ValueError(f"Unknown grid {grid!r}; choose one of {', '.join(GRIDS)}.")
+    if not to_zero:
+        return _ending_lowest(grid, schedule, steps)
     T = schedule.num_train_timesteps
     if grid in LEVELS:
         lam = torch.from_numpy(_spaced_levels(grid, schedule, steps))
@@ -155,6 +162,16 @@ def grid_at_sigmas(sigmas: ArrayLike, schedule: NoiseSchedule) -> TimeGrid:
 def _at(timesteps: Array, schedule: NoiseSchedule) -> TimeGrid:
     t = torch.from_numpy(np.minimum(timesteps, schedule.first_timestep))
     return _ending_clean(t, schedule.lam(t))
+
+
+def _ending_lowest(grid: str, schedule: NoiseSchedule, steps: int) -> TimeGrid:
+    if schedule.is_flow:
+        raise ValueError("A flow ends at σ = 0: it has no lowest noise level above.")
+    lowest = schedule.lam(0.0)[None]
+    whole = time_grid(grid, schedule, steps)
+    if whole.lam[-2] >= lowest - 1e-9:  # its last evaluation is at the lowest level already
+        whole = time_grid(grid, schedule, steps + 1)
+    return TimeGrid(whole.timestep[:steps], torch.cat([whole.lam[:steps], lowest]))
 
 
 def _ending_clean(timestep: Tensor, lam: Tensor) -> TimeGrid:

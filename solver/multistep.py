@@ -80,8 +80,11 @@ def dpm2m(lam: Tensor) -> Tensor:
     """DPM-Solver-2M in ε and DPM-Solver++ 2M in x0, of order 2 (Lu et al. 2022b, arXiv 2211.01095, alg. 2).
 
     D = (1 + 1/2r) · q[i] - 1/2r · q[i-1],    r = h[i-1] / h[i]
+    Below 15 steps the last row is of order 1, as in diffusers, also where it ends above σ = 0.
     """
     half = _ratio(lam) / 2
+    if len(half) < 15:
+        half[-1] = 0
     return torch.stack([1 + half, -half], dim=1)
 
 
@@ -139,13 +142,28 @@ def unipc(lam: Tensor) -> Tensor:
     (in the first step x0[1] and x0[0] in halves). Moving x[i] by B[i-1] · Σ_k (w'[k] - w[i-1, k-1]) · x0[i-k]
     moves x[i+1] by A[i] times that, and so a corrector is one more column of the row.
     """
-    predictor, h = dpm2m(lam), lam.diff()
-    weights = pad(predictor, (0, 1))
+    return _corrected(dpm2m(lam), lam, 2)
+
+
+def unipc3(lam: Tensor) -> Tensor:
+    """UniPC-3 in x0, B(h) = e^h - 1 (Zhao et al. 2023, arXiv 2302.04867, alg. 1): order 3, corrected to 4.
+
+    As `unipc`, with the predictor UniP-3 and the corrector UniC-3, whose cubic passes through four x0.
+    """
+    return _corrected(unip3(lam), lam, 3)
+
+
+def _corrected(predictor: Tensor, lam: Tensor, order: int) -> Tensor:
+    """Add the corrector UniC of an order to the rows [N, order] of a predictor; returns [N, order + 1]."""
+    weights, h = pad(predictor, (0, 1)), lam.diff()
     for i in range(1, len(h)):
-        halves = lam.new_tensor([1 / 2, 1 / 2, 0])
-        corrector = _exponential(lam, i - 1, [i, i - 1, i - 2], 1.0) if i > 1 else halves
+        p = min(order, i, len(h) - i + 1)  # of the step before, lower at the start and the end
+        if p == 1:
+            corrector = lam.new_tensor([1 / 2, 1 / 2])
+        else:
+            corrector = _exponential(lam, i - 1, list(range(i, i - p - 1, -1)), 1.0)
         carried = -torch.expm1(-h[i - 1]) / torch.expm1(h[i])  # A[i] · B[i-1] / B[i]
-        weights[i] += carried * (corrector - pad(predictor[i - 1], (1, 0)))
+        weights[i] += carried * (pad(corrector, (0, order - p)) - pad(predictor[i - 1], (1, 0)))
     return weights
 
 
@@ -209,6 +227,7 @@ METHODS = {
     "dpm++3m": Method(dpmpp3m, "sample", "sample"),
     "unip3": Method(unip3, "sample", "sample"),
     "unipc": Method(unipc, "sample", "sample"),
+    "unipc3": Method(unipc3, "sample", "sample"),
     "deis": Method(deis, "epsilon", None),
     "ab4": Method(ab4, "epsilon", "flow_prediction"),
     "euler": Method(euler, "epsilon", "flow_prediction"),

@@ -21,6 +21,7 @@ SOLVERS = (
     "dpm++3m",
     "unip3",
     "unipc",
+    "unipc3",
     "deis",
     "ab4",
     "heun",
@@ -41,6 +42,7 @@ def make_plan(
     learned: LearnedSolver | None = None,
     guidance: float = 3.0,
     strength: float = 1.0,
+    to_zero: bool = True,
 ) -> Plan:
     """Make the plan of a named solver; cached.
 
@@ -58,10 +60,12 @@ def make_plan(
         strength: of image-to-image: the share of the way from pure noise that is sampled, on the grid of
             `partial_grid`, from a picture noised to the plan's first level (`SampleState.start`). 1 is all
             of it, from noise alone.
+        to_zero: end at σ = 0, or else at the schedule's lowest level, as the paper's targets do. What was
+            learned ends where it was trained to.
 
     Raises:
         ValueError: an unknown name, steps or strength out of range, a strength on another grid than
-            `trailing`, a schedule that cannot be used (says why).
+            `trailing` or above σ = 0, a schedule that cannot be used (says why).
     """
     if solver not in SOLVERS:
         raise ValueError(f"Unknown solver {solver!r}; choose one of {', '.join(SOLVERS)}.")
@@ -72,11 +76,11 @@ def make_plan(
     if not isinstance(schedule, NoiseSchedule):
         refuse_nonlinear(schedule if isinstance(schedule, Mapping) else schedule.config)
         schedule = NoiseSchedule.from_config(schedule)
-    if strength != 1 and grid != "trailing":
-        raise ValueError(f"With a strength the grid is trailing, not {grid}.")
+    if strength != 1 and (grid != "trailing" or not to_zero):
+        raise ValueError(f"With a strength the grid is trailing, not {grid}, and ends at σ = 0.")
     if solver == "consistency" and learned is not None:
         return _learned_plan(learned, steps, schedule, grid=grid, guidance=guidance, strength=strength)
-    return _make_plan(solver, steps, schedule, grid, strength)
+    return _make_plan(solver, steps, schedule, grid, strength, to_zero)
 
 
 def refuse_nonlinear(config: Mapping[str, Any]) -> None:
@@ -93,9 +97,13 @@ _learned_plan = lru_cache(maxsize=64)(LearnedSolver.plan)
 
 
 @lru_cache(maxsize=256)
-def _make_plan(solver: str, steps: int, schedule: NoiseSchedule, grid: str, strength: float) -> Plan:
-    whole = strength == 1
-    levels = time_grid(grid, schedule, steps) if whole else partial_grid(schedule, steps, strength)
+def _make_plan(
+    solver: str, steps: int, schedule: NoiseSchedule, grid: str, strength: float, to_zero: bool
+) -> Plan:
+    if strength == 1:
+        levels = time_grid(grid, schedule, steps, to_zero=to_zero)
+    else:
+        levels = partial_grid(schedule, steps, strength)
     if solver == "consistency":
         return untrained_plan(schedule, levels)
     return classical_plan(solver, schedule, levels)

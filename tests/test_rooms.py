@@ -42,6 +42,7 @@ ROOMS = {
     "tools": (
         "solver",
         "solver.diffusion",
+        "solver.evaluation",
         "checkpoints",
         "app.jobs",
         "app.catalogue",

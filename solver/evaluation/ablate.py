@@ -8,7 +8,6 @@ started again.
 from __future__ import annotations
 
 import argparse
-import json
 import shlex
 from pathlib import Path
 from typing import Any
@@ -17,12 +16,14 @@ import torch
 from tqdm import tqdm
 
 from solver.evaluation import evaluate
+from solver.evaluation.results import write_json
 from solver.training import train
 
 PAPER = "--start ab --learns rows --sees step --order"
 ALL = "--order 4 --learns rows grid times"
 VARIANTS = {
-    # The paper's method: only rows, on ε, from (t, t_next), summing to one.
+    # What the paper learns, in our parametrisation: only rows, on ε, from (t, t_next), summing to one, and by
+    # gradient unless the name says PPO. `python -m solver reproduce` has the paper's own policy.
     "ε rows, order 2": f"{PAPER} 2",
     "ε rows, order 3": f"{PAPER} 3",
     "ε rows, order 4": f"{PAPER} 4",
@@ -38,7 +39,8 @@ VARIANTS = {
     "+ grid and times": ALL,
     "+ grid and times, rows free": f"{ALL} --free",
     "+ grid and times, all outputs": "--order 20 --learns rows grid times",
-    # As in other papers: the grid (GITS), the grid and the network's times (LD3), and all (BNS, S4S).
+    # What other papers learn: the grid (GITS), the grid and the network's times (LD3), and the weights of all
+    # outputs too (S4S). BNS also learns the weight of the state, which no variant here does.
     "grid alone": "--learns grid",
     "grid and times alone": "--learns grid times",
     "whole table, grid and times, free": "--order 20 --learns rows grid times --free",
@@ -116,6 +118,6 @@ def main() -> None:
     except (OSError, ValueError) as error:
         parser.error(str(error))
     if args.json:
-        args.json.write_text(json.dumps(rows, indent=1) + "\n", encoding="utf-8")
+        write_json(args.json, rows)
     for row in rows:
         print("{nfe:>3}  {psnr_db:6.2f} dB  {ssim:.4f}  {solver}".format_map(row))

@@ -1,9 +1,9 @@
 """Compare solvers by the distance of previews to full-step pictures: `python -m solver evaluate`.
 
 All solvers start from the same noise at the same first noise level, end at the same level, and use the same
-number of network evaluations. Every training-free solver uses the grid that did best on validation pairs; a
-learned solver is compared at the numbers of steps that it was trained for. An interrupted run continues when
-it is started again. `solver.evaluation.report` draws the plots.
+number of network evaluations. At each of them every training-free solver uses the grid that did best on
+validation pairs; a learned solver is compared at the numbers of steps that it was trained for. An interrupted
+run continues when it is started again. `solver.evaluation.report` draws the plots.
 """
 
 from __future__ import annotations
@@ -12,8 +12,9 @@ import argparse
 import hashlib
 import json
 import os
-from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass, replace
+import sys
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -25,21 +26,31 @@ from tqdm import tqdm
 from solver.consistency import LearnedSolver
 from solver.diffusion import LatentDiffusion, load_diffusion
 from solver.evaluation.measures import faithfulness, load_judge, reader_distance, reader_labels, sharpness
-from solver.evaluation.summary import BASELINE, CLASSICAL_ROWS, GRID_ALONE, summarize
+from solver.evaluation.results import write_json
+from solver.evaluation.summary import (
+    BASELINE,
+    CLASSICAL_ROWS,
+    GRID_ALONE,
+    LEARNED_GRID,
+    REWARD,
+    Measured,
+    summarize,
+)
 from solver.grids import GRIDS
 from solver.multistep import classical_plan, grid_of
 from solver.plan import Plan
 from solver.readers import reader_features
 from solver.sampling import sample
+from solver.schedule import NoiseSchedule
 from solver.similarity import psnr, ssim
 from solver.solvers import make_plan
 from solver.training.fit import GRID_STAGE
-from solver.training.pairs import Pairs, Target, load_pairs, make_pairs, read_prompts
+from solver.training.pairs import REFINEMENT, Pairs, Target, load_pairs, make_pairs, read_prompts
+from solver.training.rewards import Reward, make_reward
 
-TRAINING_FREE = ("ddim", "ab4", "deis", "unipc", "dpm2m", "dpm++2m", "dpm++3m")
+TRAINING_FREE = ("ddim", "ab4", "deis", "unipc", "unipc3", "dpm2m", "dpm++2m", "dpm++3m")
 # Not `leading`: its first noise level depends on the number of steps, so it differs from the target's.
 CANDIDATE_GRIDS = tuple(grid for grid in GRIDS if grid != "leading")
-CHOICE_NFE = (5, 8)
 SEEDS_PER_PROMPT = 4
 """Previews of one prompt, among which a user would choose."""
 NFE = (4, 5, 6, 8, 10, 12, 15, 20)
@@ -57,25 +68,27 @@ class Contender:
     """A solver in the comparison.
 
     Attributes:
-        name, grid: as in the results.
+        name: as in the results.
+        grid: for a number of evaluations, as in the results.
         plan: makes its plan for a number of evaluations.
         covers: whether it is compared at a number of evaluations.
     """
 
     name: str
-    grid: str
+    grid: Callable[[int], str]
     plan: Callable[[int], Plan]
     covers: Callable[[int], bool] = lambda N: True
 
 
-def classical(solver: str, grid: str, model: LatentDiffusion, only: Sequence[int] = ()) -> Contender:
-    """Return a training-free solver on a time grid; an empty `only` compares it at all numbers of
-    evaluations."""
+def classical(
+    solver: str, grids: Mapping[int, str], schedule: NoiseSchedule, *, to_zero: bool = True
+) -> Contender:
+    """Return a training-free solver, compared at the numbers of evaluations for which a grid is given."""
     return Contender(
         solver,
-        grid,
-        lambda N: make_plan(solver, N, model.schedule, grid=grid),
-        lambda N: not only or N in only,
+        grids.__getitem__,
+        lambda N: make_plan(solver, N, schedule, grid=grids[N], to_zero=to_zero),
+        grids.__contains__,
     )
 
 
@@ -101,7 +114,7 @@ def training_free(model: LatentDiffusion, solvers: Iterable[str] | None) -> list
     for name in TRAINING_FREE if solvers is None else solvers:
         try:
             if name != "consistency":
-                make_plan(name, CHOICE_NFE[0], model.schedule)
+                make_plan(name, NFE[0], model.schedule)
                 found.append(name)
         except ValueError:
             if solvers is not None:
@@ -115,7 +128,7 @@ def learned(name: str, folder: Path, model: LatentDiffusion, guidance: float) ->
     solver = LearnedSolver.load(folder)
     return Contender(
         name,
-        "learned",
+        lambda N: LEARNED_GRID,
         lambda N: make_plan("consistency", N, model.schedule, learned=solver, guidance=guidance),
         solver.covers,
     )
@@ -167,6 +180,7 @@ class Bench:
         pairs: n = prompts · seeds of test pairs; pair i has prompt i modulo their number.
         finer: targets with FINER_STEPS steps of the first pairs, one for each prompt.
         judge: scene reader, or None for a model without one.
+        rewards: further similarities to the target to measure, by name.
         goals: a drawing that fits each prompt, [prompts, 3, 32, 32] in 0 … 1, or None.
         batch: pictures in a network call.
     """
@@ -177,6 +191,7 @@ class Bench:
     judge: Any
     goals: Tensor | None
     batch: int = 16
+    rewards: Mapping[str, Reward] = field(default_factory=dict)
 
     @torch.no_grad()
     def run(self, plan: Plan, pairs: Pairs) -> tuple[Tensor, Tensor]:
@@ -207,6 +222,8 @@ class Bench:
             "ssim": ssim(pictures, targets),
             "sharpness": sharpness(pictures) / sharpness(targets),
         }
+        for name, reward in self.rewards.items():
+            cell[f"{REWARD}{name}"] = reward(pictures, targets)
         if change is not None:
             cell["estimate"] = change
         if which.stop <= len(self.finer):
@@ -232,31 +249,31 @@ class Bench:
 
         def parts() -> list[Cell]:
             measured = []
-            for start in _batches(len(self.pairs), len(self.finer), self.batch):
+            for start in batches(len(self.pairs), len(self.finer), self.batch):
                 latents, change = self.run(plan, self.pairs.take(start))
                 measured.append(self.measure(latents, start[0], change))
             return measured
 
-        return _load_or_make(path, parts)
+        return load_or_make(path, parts)
 
     def final_cell(self, latents: Tensor, path: Path) -> Cell:
         """Measure full-step latents of all pairs, or read the measurements from `path`."""
-        return _load_or_make(
+        return load_or_make(
             path,
             lambda: [
                 self.measure(latents[which.start : which.stop], which.start)
-                for which in _batches(len(self.pairs), len(self.finer), self.batch)
+                for which in batches(len(self.pairs), len(self.finer), self.batch)
             ],
         )
 
 
-def _batches(count: int, border: int, batch: int) -> list[range]:
+def batches(count: int, border: int, batch: int) -> list[range]:
     """Split 0 … count - 1 into ranges of at most `batch`; none crosses `border`."""
     ends = [*range(batch, border, batch), border, *range(border + batch, count, batch), count]
     return [range(a, b) for a, b in zip([0, *ends], ends, strict=False) if a < b]
 
 
-def _load_or_make(path: Path, make: Callable[[], list[Cell]]) -> Cell:
+def load_or_make(path: Path, make: Callable[[], list[Cell]]) -> Cell:
     if not path.exists():
         parts = make()
         cell = {name: torch.cat([p[name] for p in parts if name in p]).contiguous() for name in parts[0]}
@@ -266,30 +283,52 @@ def _load_or_make(path: Path, make: Callable[[], list[Cell]]) -> Cell:
     return load_file(path)
 
 
-def best_grid(solver: str, bench: Bench, validation: Pairs, work: Path) -> str:
-    """Return the grid with a training-free solver's highest mean PSNR over `CHOICE_NFE`; scores are saved."""
-    path = work / f"grids/{solver}.json"
+def best_grid(solver: str, N: int, bench: Bench, validation: Pairs, work: Path) -> str:
+    """Return the grid with a training-free solver's highest mean PSNR at N evaluations; scores are saved."""
+    path = work / f"grids/{solver}-{N}-{len(validation)}.json"
     scores: dict[str, float] = json.loads(path.read_text()) if path.exists() else {}
-    target = make_plan(validation.target.solver, validation.target.steps, bench.model.schedule)
+    schedule, target = bench.model.schedule, validation.target
     for grid in CANDIDATE_GRIDS:
         if grid in scores:
             continue
         values = []
-        for N in CHOICE_NFE:
-            plan = make_plan(solver, N, bench.model.schedule, grid=grid)
-            check_fair(plan, N, target)
-            for which in _batches(len(validation), len(validation), bench.batch):
-                part = validation.take(which)
-                pictures, targets = bench.pictures(bench.run(plan, part)[0]), bench.pictures(part.latents)
-                values.append(psnr(pictures, targets))
+        plan = make_plan(solver, N, schedule, grid=grid, to_zero=target.to_zero)
+        check_fair(plan, N, target.plan(schedule))
+        for which in batches(len(validation), len(validation), bench.batch):
+            part = validation.take(which)
+            pictures, targets = bench.pictures(bench.run(plan, part)[0]), bench.pictures(part.latents)
+            values.append(psnr(pictures, targets))
         scores[grid] = float(torch.cat(values).mean())
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(json.dumps(scores, indent=1))
-    return max(scores, key=lambda grid: scores[grid])
+    return max(CANDIDATE_GRIDS, key=lambda grid: scores[grid])
 
 
-def prepare(args: argparse.Namespace, model: LatentDiffusion) -> tuple[Bench, Pairs, Tensor]:
-    """Load or make the bench, the validation pairs, and full-step latents of other seeds."""
+def training_free_contenders(
+    solvers: Mapping[str, Sequence[int]], bench: Bench, validation: Pairs, work: Path
+) -> list[Contender]:
+    """Return training-free solvers on the grids that do best on the validation pairs.
+
+    Args:
+        solvers: name → the numbers of evaluations to compare it at.
+    """
+    contenders = []
+    for name, counts in solvers.items():
+        tqdm.write(f"Choosing the grids of {name}", file=sys.stderr)
+        grids = {N: best_grid(name, N, bench, validation, work) for N in counts}
+        to_zero = validation.target.to_zero
+        contenders.append(classical(name, grids, bench.model.schedule, to_zero=to_zero))
+    return contenders
+
+
+def prepare(
+    args: argparse.Namespace, model: LatentDiffusion, target: Target = REFINEMENT
+) -> tuple[Bench, Pairs, Tensor]:
+    """Load or make the bench, the validation pairs, and full-step latents of other seeds.
+
+    Args:
+        target: of all pairs; `finer` ones have FINER_STEPS instead of its steps.
+    """
     prompts_folder = args.prompts or Path(args.model) / "prompts"
     prompts = read_prompts(prompts_folder / "test.jsonl")
     count = args.pairs // SEEDS_PER_PROMPT
@@ -303,8 +342,9 @@ def prepare(args: argparse.Namespace, model: LatentDiffusion) -> tuple[Bench, Pa
 
     def pairs(name: str, chosen: Sequence[Any], **options: Any) -> Pairs:
         folder = args.work / "pairs" / name
-        tqdm.write(f"Full-step pictures: {name}")
-        make_pairs(model, chosen, folder, guidance=(args.guidance,), batch=args.batch, **options)
+        tqdm.write(f"Full-step pictures: {name}", file=sys.stderr)
+        options = {"target": target, "guidance": (args.guidance,), "batch": args.batch} | options
+        make_pairs(model, chosen, folder, **options)
         return load_pairs(folder)
 
     test = pairs(f"test-{count}", prompts[:count], count=count * SEEDS_PER_PROMPT, first_seed=1_000_000)
@@ -313,7 +353,7 @@ def prepare(args: argparse.Namespace, model: LatentDiffusion) -> tuple[Bench, Pa
         prompts[:count],
         count=min(count, args.finer_pairs),
         first_seed=1_000_000,
-        target=Target(steps=FINER_STEPS),
+        target=replace(target, steps=FINER_STEPS),
     )
     others = pairs(f"others-{count}", prompts[:count], count=count * SEEDS_PER_PROMPT, first_seed=2_000_000)
     validation = pairs(
@@ -326,7 +366,9 @@ def prepare(args: argparse.Namespace, model: LatentDiffusion) -> tuple[Bench, Pa
     goals_file = prompts_folder / "goals.safetensors"
     goals = load_file(goals_file)["goals"][:count].float() / 255 if goals_file.exists() else None
     judge = load_judge(args.model, args.device) if has_judge else None
-    return Bench(model, test, finer, judge, goals, args.batch), validation, others.latents
+    readers = Path(args.model) / "readers"
+    rewards = {name: make_reward(name, readers=readers, device=args.device) for name in args.rewards}
+    return Bench(model, test, finer, judge, goals, args.batch, rewards), validation, others.latents
 
 
 def evaluate(args: argparse.Namespace, *, grids: bool = True) -> list[dict[str, Any]]:
@@ -349,26 +391,39 @@ def evaluate(args: argparse.Namespace, *, grids: bool = True) -> list[dict[str, 
         contenders += with_its_grid(solver, folder, model, args.guidance) if grids else [solver]
     free = training_free(model, asked)
     bench, validation, others = prepare(args, model)
-    for name in free:
-        tqdm.write(f"Choosing the grid of {name}")
-        grid = best_grid(name, bench, validation, args.work)
-        contenders.append(classical(name, grid, model, (asked or {}).get(name, ())))
-    target = make_plan(bench.pairs.target.solver, bench.pairs.target.steps, bench.model.schedule)
+    only = {name: (asked or {}).get(name) or args.nfe for name in free}
+    solvers = {name: [N for N in args.nfe if N in counts] for name, counts in only.items()}
+    contenders += training_free_contenders(solvers, bench, validation, args.work)
+    rows = summarize(measure(contenders, args.nfe, bench, others, args.work))
+    about = {"validation_pairs": len(validation), "finer_pairs": len(bench.finer), "grids_at": "each"}
+    return [row | about for row in rows]
+
+
+def measure(
+    contenders: Sequence[Contender], counts: Sequence[int], bench: Bench, others: Tensor, work: Path
+) -> Measured:
+    """Measure contenders at these numbers of evaluations, or read what was measured before.
+
+    Args:
+        others: full-step latents of other seeds, as `prepare` makes them.
+        work: folder for the measurements.
+    """
+    target = bench.pairs.target.plan(bench.model.schedule)
+    size = str(len(bench.pairs))
+    if bench.rewards:
+        size += f"-{hashlib.sha256(','.join(bench.rewards).encode()).hexdigest()[:8]}"
     cells: dict[tuple[str, str, int], Cell] = {}
-    wanted = [(contender, N) for contender in contenders for N in args.nfe if contender.covers(N)]
+    wanted = [(contender, N) for contender in contenders for N in counts if contender.covers(N)]
     for contender, N in (bar := tqdm(wanted, unit="solver")):
         bar.set_postfix_str(f"{contender.name}, {N} evaluations")
-        plan = contender.plan(N)
+        plan, grid = contender.plan(N), contender.grid(N)
         check_fair(plan, N, target)
         digest = hashlib.sha256(json.dumps(plan.to_dict()).encode()).hexdigest()[:12]
-        name = f"{contender.name}-{contender.grid}-{N}-{len(bench.pairs)}-{digest}.safetensors"
-        cells[contender.name, contender.grid, N] = bench.cell(plan, args.work / "cells" / name)
-    finals = bench.final_cell(
-        bench.pairs.latents, args.work / "cells" / f"target-{len(bench.pairs)}.safetensors"
-    )
-    other = bench.final_cell(others, args.work / "cells" / f"others-{len(bench.pairs)}.safetensors")
-    rows = summarize(cells, finals, other, bench.pairs.target, SEEDS_PER_PROMPT)
-    return [row | {"validation_pairs": len(validation), "finer_pairs": len(bench.finer)} for row in rows]
+        path = work / "cells" / f"{contender.name}-{grid}-{N}-{size}-{digest}.safetensors"
+        cells[contender.name, grid, N] = bench.cell(plan, path)
+    finals = bench.final_cell(bench.pairs.latents, work / "cells" / f"target-{size}.safetensors")
+    other = bench.final_cell(others, work / "cells" / f"others-{size}.safetensors")
+    return Measured(cells, finals, other, bench.pairs.target, SEEDS_PER_PROMPT)
 
 
 def parser() -> argparse.ArgumentParser:
@@ -391,6 +446,13 @@ def parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--learned", nargs="*", default=[], metavar="NAME=FOLDER", help="other solvers that were trained"
     )
+    parser.add_argument(
+        "--rewards",
+        nargs="*",
+        default=[],
+        metavar="REWARD",
+        help="further similarities, such as dino",
+    )
     parser.add_argument("--guidance", type=float, default=3.0, help="guidance scale")
     parser.add_argument("--prompts", type=Path, help="folder of test.jsonl and validation.jsonl")
     parser.add_argument("--validation-pairs", type=int, default=64, help="pairs to choose grids by")
@@ -402,7 +464,7 @@ def parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--batch", type=int, default=16, help="pictures in a network call")
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu", help=" ")
-    parser.add_argument("--json", type=Path, help="write the rows to this file")
+    parser.add_argument("--json", type=Path, help="write the rows to this file, compressed for .json.gz")
     parser.add_argument("--plots", type=Path, help="draw the plots into this folder")
     return parser
 
@@ -414,7 +476,7 @@ def main() -> None:
     except (OSError, ValueError) as error:
         parser().error(str(error))
     if args.json:
-        args.json.write_text(json.dumps(rows, indent=1) + "\n", encoding="utf-8")
+        write_json(args.json, rows)
     if args.plots:
         from solver.evaluation.report import draw
 

@@ -156,17 +156,33 @@ def equivalent_evaluations_interval(
     Raises:
         ValueError: as `equivalent_evaluations` and `mean_interval`.
     """
-    n, c, q = _evaluations(nfe), _finite("curves", curves), _finite("qualities", qualities)
+    c, q = _finite("curves", curves), _finite("qualities", qualities)
     if c.ndim != 2 or q.shape != c.shape[:1]:
         raise ValueError(f"Qualities {q.shape} and curves {c.shape} must have the same number of pictures.")
     sums, counts = _per_prompt(np.column_stack([c, q]), prompts)
     means = _resampled_means(sums, counts, resamples, seed)
-    crossings = _crossing(n, means[:, :-1], means[:, -1])
+    value = equivalent_evaluations(nfe, c.mean(axis=0), float(q.mean()))
+    return resampled_evaluations_interval(nfe, value, means[:, :-1], means[:, -1], level=level)
+
+
+def resampled_evaluations_interval(
+    nfe: ArrayLike, value: Evaluations, curves: ArrayLike, qualities: ArrayLike, *, level: float = 0.95
+) -> EvaluationsInterval:
+    """Return the interval of equivalent evaluations from joint bootstrap samples of curve and quality.
+
+    Args:
+        nfe: the baseline's evaluations, increasing, [M].
+        value: the equivalent evaluations on the whole test set.
+        curves: the baseline's quality in each bootstrap sample, higher is better, [S, M].
+        qualities: the quality of the tested solver in the same samples, [S].
+        level: the interval's coverage, in (0, 1).
+    """
+    n = _evaluations(nfe)
+    crossings = _crossing(n, _finite("curves", curves), _finite("qualities", qualities))
     ends = tails(level)
     # Order statistics, as infinite values cannot be interpolated.
     low = float(np.quantile(crossings, ends[0], method="lower"))
     high = float(np.quantile(crossings, ends[1], method="higher"))
-    value = equivalent_evaluations(n, c.mean(axis=0), float(q.mean()))
     return EvaluationsInterval(value, _bounded(low, n), _bounded(high, n))
 
 

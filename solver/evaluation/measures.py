@@ -183,6 +183,18 @@ def kid_interval(
         ValueError: as `kid`.
     """
     value = kid(features_a, features_b, prompts, prompts)
+    low, high = np.quantile(kid_samples(features_a, features_b, prompts, resamples), tails(0.95))
+    return Interval(value, float(low), float(high))
+
+
+def kid_samples(
+    features_a: Tensor, features_b: Tensor, prompts: Sequence[int] | Tensor, resamples: int = RESAMPLES
+) -> Any:
+    """Return `kid` in each bootstrap sample of `kid_interval`, [resamples].
+
+    The samples draw the same prompts for all sets of pictures of the same prompts, so those of two solvers
+    can be compared sample by sample.
+    """
     a, b = (f.flatten(1).double().cpu() for f in (features_a, features_b))
     _, group = torch.as_tensor(prompts).cpu().unique(return_inverse=True)
     member = torch.nn.functional.one_hot(group).double()  # [n, P]
@@ -195,9 +207,7 @@ def kid_interval(
         sums = (member.T @ _kernel(x, y) @ member * apart).numpy()
         return ((drawn @ sums) * drawn).sum(axis=1) / ((drawn @ pairs) * drawn).sum(axis=1)
 
-    distances = mean_kernels(a, a) + mean_kernels(b, b) - 2 * mean_kernels(a, b)
-    low, high = np.quantile(distances, tails(0.95))
-    return Interval(value, float(low), float(high))
+    return mean_kernels(a, a) + mean_kernels(b, b) - 2 * mean_kernels(a, b)
 
 
 def _check_scores(preview: Tensor, final: Tensor) -> None:

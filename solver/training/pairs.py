@@ -23,7 +23,9 @@ from torch import Tensor
 from tqdm import tqdm
 
 from solver.diffusion import LatentDiffusion, load_diffusion
+from solver.plan import Plan
 from solver.sampling import sample
+from solver.schedule import NoiseSchedule
 from solver.solvers import SOLVERS, make_plan
 
 SETTINGS_FILE = "pairs.json"
@@ -46,11 +48,20 @@ class Prompt:
 
 @dataclass(frozen=True)
 class Target:
-    """Solver, steps and grid of the full-step pictures; the defaults are the app's refinement."""
+    """Solver, steps and grid of the full-step pictures; the defaults are the app's refinement.
+
+    Attributes:
+        to_zero: whether they end at σ = 0 or at the schedule's lowest level.
+    """
 
     solver: str = "dpm++2m"
     steps: int = 40
     grid: str = "trailing"
+    to_zero: bool = True
+
+    def plan(self, schedule: NoiseSchedule) -> Plan:
+        """Return the plan that makes the full-step pictures on a schedule."""
+        return make_plan(self.solver, self.steps, schedule, grid=self.grid, to_zero=self.to_zero)
 
 
 REFINEMENT = Target()
@@ -153,12 +164,13 @@ def make_pairs(
         raise ValueError(f"--count and --batch must be at least 1, not {count} and {batch}.")
     if not guidance or min(guidance) < 1:
         raise ValueError(f"Guidance scales must be at least 1, not {list(guidance)}.")
-    plan = make_plan(target.solver, target.steps, model.schedule, grid=target.grid)
+    plan = target.plan(model.schedule)
     settings: dict[str, Any] = {
         "count": count,
         "batch": batch,
         "model": model.fingerprint,
-        "target": asdict(target),
+        # Without the default: pairs.json files older than this field must still compare equal.
+        "target": {name: v for name, v in asdict(target).items() if (name, v) != ("to_zero", True)},
         "seeds": [first_seed + i for i in range(count)],
         "guidance": [float(guidance[i % len(guidance)]) for i in range(count)],
         "prompts": [_as_json(prompts[i % len(prompts)]) for i in range(count)],
@@ -278,6 +290,9 @@ def main() -> None:
     )
     parser.add_argument("--steps", type=int, default=Target.steps, help="of the targets (%(default)s)")
     parser.add_argument("--grid", default=Target.grid, help="of the targets (%(default)s)")
+    parser.add_argument(
+        "--lowest-sigma", action="store_true", help="end the targets at the lowest noise level, not at zero"
+    )
     parser.add_argument("--batch", type=int, default=16, help="pairs in a network call (%(default)s)")
     parser.add_argument("--cpu", action="store_true", help="do not use a GPU")
     args = parser.parse_args()
@@ -290,7 +305,7 @@ def main() -> None:
             count=args.count,
             guidance=args.guidance,
             first_seed=args.first_seed,
-            target=Target(args.solver, args.steps, args.grid),
+            target=Target(args.solver, args.steps, args.grid, not args.lowest_sigma),
             batch=args.batch,
             process=state.process_index,
             processes=state.num_processes,

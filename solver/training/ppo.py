@@ -31,6 +31,7 @@ class PPOSettings:
         clip: ε of the clipped objective, eq. 7.
         entropy: weight of the entropy bonus, eq. 9.
         target_kl: an iteration ends early when the KL divergence exceeds it.
+        gradient_norm: the largest norm of an update's gradient; a longer one is shortened.
         rollouts_at_once: batch of a network call.
     """
 
@@ -40,6 +41,7 @@ class PPOSettings:
     clip: float = 0.2
     entropy: float = 1e-3
     target_kl: float = 0.03
+    gradient_norm: float = 0.5
     rollouts_at_once: int = 64
 
 
@@ -113,7 +115,7 @@ def ppo(
             entropy = (distribution.entropy() * mask).sum(dim=-1).mean()
             optimizer.zero_grad()
             (-objective - settings.entropy * entropy).backward()
-            norm = torch.nn.utils.clip_grad_norm_(policy.parameters(), 0.5)
+            norm = torch.nn.utils.clip_grad_norm_(policy.parameters(), settings.gradient_norm)
             optimizer.step()
             with torch.no_grad():
                 # Schulman's low-variance estimate, http://joschu.net/blog/kl-approx.html

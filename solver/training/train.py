@@ -17,6 +17,7 @@ import math
 import random
 import time
 from collections.abc import Mapping
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -201,6 +202,7 @@ def parser() -> argparse.ArgumentParser:
         ("minibatches", "parts of a pass"),
         ("clip", "ε of the clipped objective"),
         ("entropy", "weight of the entropy bonus"),
+        ("gradient_norm", "largest norm of a gradient"),
         ("rollouts_at_once", "batch of a network call"),
     ):
         default = getattr(PPOSettings(), name)
@@ -267,6 +269,8 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
         "pairs": len(pairs),
         "validation_pairs": len(validation),
         "guidance": sorted(set(pairs.guidance.tolist())),
+        "seeds": [min(pairs.seeds), max(pairs.seeds)],
+        "target": asdict(pairs.target),
         **figures,
     }
     (args.out / TRAINING_FILE).write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
@@ -276,7 +280,7 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
 def _train(
     policy: Policy, task: Task, pairs: Pairs, validation: Pairs, args: argparse.Namespace
 ) -> dict[str, float]:
-    chosen = ("group", "epochs", "minibatches", "clip", "entropy", "rollouts_at_once")
+    chosen = ("group", "epochs", "minibatches", "clip", "entropy", "gradient_norm", "rollouts_at_once")
     best = train(
         policy,
         task,

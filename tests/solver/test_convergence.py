@@ -48,6 +48,7 @@ def error(plan: Plan, data: Gaussian, first: int, last: int) -> float:
         ("heun", FLOW, 2),
         ("unipc", SD, 3),  # a second-order predictor; the corrector adds one
         ("unipc", FLOW, 3),
+        ("unipc3", SD, 4),
         ("unip3", SD, 3),
         ("unip3", FLOW, 3),
         # The second difference in its third-order step lacks a factor of 2, which costs it an order.

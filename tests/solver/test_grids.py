@@ -90,3 +90,19 @@ def test_leading_starts_below_pure_noise_and_is_no_grid_of_a_flow() -> None:
         make_plan("euler", 6, FLOW, grid="leading")
     with pytest.raises(ValueError, match="fewer than 1000 steps"):
         make_plan("euler", 1000, SD, grid="leading")
+
+
+@pytest.mark.parametrize("grid", [grid for grid in GRIDS if grid != "leading"])
+@pytest.mark.parametrize("steps", [1, 5, 12, 40])
+def test_grids_can_end_at_the_lowest_level(grid: str, steps: int) -> None:
+    schedule = NoiseSchedule.from_config(SD)
+    t, lam = time_grid(grid, schedule, steps, to_zero=False)
+    whole = time_grid(grid, schedule, steps)
+    assert (t[0], lam[0]) == (whole.timestep[0], whole.lam[0]), "the start is the same"
+    assert len(t) == steps and len(lam) == steps + 1
+    assert lam[-1] == schedule.lam(0.0) and bool((lam.diff() > 0).all())
+
+
+def test_a_flow_has_no_lowest_level() -> None:
+    with pytest.raises(ValueError, match="A flow ends at σ = 0"):
+        time_grid("trailing", NoiseSchedule.from_config(FLOW), 5, to_zero=False)

@@ -128,6 +128,14 @@ def test_unip3_is_unipc_of_diffusers_without_its_corrector(prediction_type: str,
     assert relative_error(sample(ours, network, NOISE), sample(theirs, network, NOISE)) < 1e-5
 
 
+@pytest.mark.parametrize("steps", [1, 2, 3, 5, 6, 14, 15, 40])
+@pytest.mark.parametrize("order", [2, 3])
+def test_unipc_of_both_orders_is_that_of_diffusers(order: int, steps: int) -> None:
+    theirs = read_plan(diffusers_scheduler("UniPCMultistepScheduler", **SD, solver_order=order), steps)
+    ours = make_plan({2: "unipc", 3: "unipc3"}[order], steps, SD)
+    assert relative_error(sample(ours, network, NOISE), sample(theirs, network, NOISE)) < 1e-5
+
+
 def test_unip3_and_dpmpp3m_are_two_methods() -> None:
     a, b = make_plan("unip3", 8, SD), make_plan("dpm++3m", 8, SD)
     assert relative_error(sample(a, network, NOISE), sample(b, network, NOISE)) > 1e-3

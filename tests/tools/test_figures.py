@@ -4,6 +4,9 @@ import re
 
 import pytest
 
+from solver.evaluation.page import solver_page
+from solver.evaluation.report import EVALUATION_FILE
+from solver.evaluation.results import read_json
 from tools import figures
 
 
@@ -42,3 +45,24 @@ def test_the_solvers_own_page_agrees() -> None:
         section = own.split(f"## {row['nfe']} evaluations")[1]
         (psnr,) = re.findall(r"\| \*\*consistency\*\* \| learned \| ([\d.]+)", section)[:1]
         assert float(psnr) == pytest.approx(row["psnr_db"], abs=0.01)
+
+
+def test_the_solvers_own_page_is_what_its_results_give() -> None:
+    folder = figures.ROOT / "checkpoints/landscapes/solver"
+    results = read_json(folder / EVALUATION_FILE)
+    told = (folder / "README.md").read_text(encoding="utf-8")
+    assert told == solver_page(results, folder), "run python -m solver report --rebuild"
+
+
+def test_both_files_of_results_are_of_one_measurement() -> None:
+    own = read_json(figures.ROOT / "checkpoints/landscapes/solver" / EVALUATION_FILE)["rows"]
+    shipped = {(row["solver"], row["nfe"]): row for row in own}
+    for row in figures.read("solvers"):
+        assert shipped[row["solver"], row["nfe"]]["psnr_db"] == pytest.approx(row["psnr_db"], abs=1e-6)
+
+
+def test_the_page_shows_what_is_not_better_beside_what_is() -> None:
+    text = figures.render()
+    for title in ("lead in PSNR", "lead in sharpness", "lead in KID", "lead in top-1 agreement"):
+        assert title in text
+    assert "not told apart in" in text and "trained by gradient" in text

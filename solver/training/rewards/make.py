@@ -37,7 +37,8 @@ class Kind:
         differentiable: whether a gradient reaches the pictures.
         weights: default source of its network: a hub repository, a folder within `readers`, or an address;
             empty for a reward without a network.
-        column: column of the paper's tables (arXiv 2512.13592) with the same measure, or empty.
+        column: column of the paper's tables (arXiv 2512.13592) with a like measure, or empty; networks and
+            scales differ, as docs/stable-diffusion.md lists.
     """
 
     measures: str

@@ -98,7 +98,6 @@ def test_from_pairs_to_a_comparison(
 
     monkeypatch.setattr(evaluate, "TRAINING_FREE", ("ddim", "dpm++2m", "deis"))
     monkeypatch.setattr(evaluate, "CANDIDATE_GRIDS", ("trailing", "logsnr"))
-    monkeypatch.setattr(evaluate, "CHOICE_NFE", (STEPS,))
     monkeypatch.setattr(evaluate, "FINER_STEPS", 6)
     monkeypatch.setattr(
         evaluate, "make_pairs", lambda *a, **o: make_pairs(*a, **o | {"target": pairs.Target(steps=4)})

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import re
 import sys
 from pathlib import Path
 from types import SimpleNamespace
@@ -15,17 +16,18 @@ import torch
 
 from solver import NoiseSchedule, Policy, make_plan, psnr
 from solver.diffusion import load_diffusion
-from solver.evaluation import evaluate, report
+from solver.evaluation import evaluate, page, report
 from solver.evaluation.evaluate import (
     CANDIDATE_GRIDS,
     TRAINING_FREE,
     Bench,
-    _batches,
+    batches,
     check_fair,
     learned,
     with_its_grid,
 )
-from solver.evaluation.summary import summarize
+from solver.evaluation.results import read_json, write_json
+from solver.evaluation.summary import Measured, paired_difference, summarize
 from solver.scheduler import ConsistencySolverScheduler
 from solver.training.pairs import Prompt, Target, load_pairs, make_pairs
 from tests.solver.toys import SD
@@ -54,8 +56,8 @@ def test_unfair_comparisons_are_refused() -> None:
 @pytest.mark.parametrize(
     ("count", "border", "batch"), [(10, 3, 4), (8, 8, 4), (5, 0, 16), (20, 7, 7), (1, 1, 1)]
 )
-def test_batches_cover_everything_once_and_respect_the_border(count: int, border: Any, batch: Any) -> None:
-    runs = _batches(count, border, batch)
+def testbatches_cover_everything_once_and_respect_the_border(count: int, border: Any, batch: Any) -> None:
+    runs = batches(count, border, batch)
     assert [i for run in runs for i in run] == list(range(count))
     assert all(len(run) <= batch and not run.start < border < run.stop for run in runs)
 
@@ -92,7 +94,7 @@ QUALITIES = {
 @pytest.fixture(scope="module")
 def rows() -> list[dict[str, Any]]:
     cells = {key: cell(quality, seed=i) for i, (key, quality) in enumerate(QUALITIES.items())}
-    rows = summarize(cells, cell(60, seed=50), cell(60, seed=51), Target(), SEEDS)
+    rows = summarize(Measured(cells, cell(60, seed=50), cell(60, seed=51), Target(), SEEDS))
     return [row | {"validation_pairs": 64, "finer_pairs": 0} for row in rows]
 
 
@@ -116,6 +118,35 @@ def test_leads_are_over_the_best_training_free_solver_at_the_same_evaluations(ro
     assert row["lead_reader_distance"] > 0
 
 
+def test_decisions_and_kernel_distances_are_compared_in_pairs(rows: Any) -> None:
+    row = next(r for r in rows if (r["solver"], r["nfe"]) == ("consistency", 5))
+    others = [r for r in rows if r["nfe"] == 5 and r["solver"] != "consistency"]
+    for name, sign in (("top1_agreement", 1), ("regret", -1), ("kid", -1)):
+        best = max(others, key=lambda other: sign * other[name])
+        assert row[f"lead_{name}_over"] == best["solver"]
+        assert row[f"lead_{name}"] == pytest.approx(sign * (row[name] - best[name]), abs=1e-9)
+        low, high = row[f"lead_{name}_ci"]
+        assert low <= row[f"lead_{name}"] <= high
+    assert re.fullmatch(r"[\d.≤> ]+ \[.*, .*\]", row["equivalent_kid"]), "a crossing has its interval"
+
+
+def test_a_solver_is_not_told_from_itself() -> None:
+    same = {("ddim", "trailing", 5): cell(20), ("mine", "learned", 5): cell(20)}
+    measured = Measured(same, cell(60, seed=50), cell(60, seed=51), Target(), SEEDS)
+    row = next(row for row in summarize(measured) if row["solver"] == "mine")
+    for name in ("psnr_db", "kid", "top1_agreement", "regret"):
+        assert row[f"lead_{name}"] == 0 and row[f"lead_{name}_ci"] == [0, 0]
+    assert paired_difference(measured, ("mine", 5), ("ddim", 5))["psnr_db_ci"] == [0, 0]
+
+
+def test_a_paired_difference_has_the_sign_of_the_better_one(rows: Any) -> None:
+    cells = {("a", "learned", 5): cell(31, seed=1), ("b", "learned", 5): cell(27, seed=2)}
+    measured = Measured(cells, cell(60, seed=50), cell(60, seed=51), Target(), SEEDS)
+    row = paired_difference(measured, ("a", 5), ("b", 5))
+    assert row["psnr_db"] == pytest.approx(4, abs=0.3) and row["psnr_db_ci"][0] > 3
+    assert row["reader_distance"] > 0, "a distance counts as better where it is lower"
+
+
 def test_equivalent_evaluations_are_read_off_the_rivals_curves(rows: Any) -> None:
     row = next(r for r in rows if (r["solver"], r["nfe"]) == ("consistency", 5))
     best = 5 * 2 ** ((31 - 27) / (35 - 27))  # linear in the logarithm of the evaluations
@@ -129,7 +160,7 @@ def test_best_by_chance_is_a_quarter() -> None:
     n = 4 * 4000
     random = {"psnr_db": torch.rand(n), "ssim": torch.rand(n), "sharpness": torch.ones(n)}
     scores = [random | {"goal_distance": torch.rand(n)} for _ in range(2)]
-    row = summarize({("ddim", "trailing", 5): scores[0]}, scores[1], scores[1], Target(), SEEDS)[0]
+    row = summarize(Measured({("ddim", "trailing", 5): scores[0]}, scores[1], scores[1], Target(), SEEDS))[0]
     assert row["goal_agreement"] == pytest.approx(0.25, abs=0.03)
 
 
@@ -170,7 +201,8 @@ def test_a_solver_that_learned_no_grid_has_no_twin(tmp_path: Path) -> None:
 def test_the_lead_of_rows_is_paired() -> None:
     names = {"mine": 31.0, "mine, dpm++2m rows": 30.0, "other": 29.0}
     cells = {(name, "learned", 5): cell(quality, seed=i) for i, (name, quality) in enumerate(names.items())}
-    by_name = {r["solver"]: r for r in summarize(cells, cell(60), cell(60, seed=1), Target(), SEEDS)[:-1]}
+    measured = Measured(cells, cell(60), cell(60, seed=1), Target(), SEEDS)
+    by_name = {r["solver"]: r for r in summarize(measured)[:-1]}
     row = by_name["mine"]
     assert row["rows_lead_psnr_db"] == pytest.approx(1, abs=0.3)
     low, high = row["rows_lead_psnr_db_ci"]
@@ -215,7 +247,6 @@ def test_command_compares_and_resumes_and_draws(
     ]
     arguments += ["--validation-pairs", "2", "--finer-pairs", "2", "--work", str(tmp_path / "work")]
     monkeypatch.setattr(evaluate, "CANDIDATE_GRIDS", ("trailing", "logsnr"))
-    monkeypatch.setattr(evaluate, "CHOICE_NFE", (2,))
     monkeypatch.setattr(
         sys, "argv", ["evaluate", *arguments, "--json", str(rows_file), "--plots", str(plots)]
     )
@@ -265,13 +296,54 @@ def test_impossible_numbers_of_pairs_are_refused(
 
 
 def test_page_states_the_measured_figures(rows: Any, tmp_path: Path) -> None:
-    report.write_page(rows, tmp_path, "a test's machine")
+    report.ship(report.collect(rows, "a test's machine"), tmp_path)
     text = (tmp_path / "README.md").read_text(encoding="utf-8")
+    assert page.solver_page(read_json(tmp_path / "evaluation.json.gz"), tmp_path) == text, "shipped with it"
     best = next(r for r in rows if (r["solver"], r["nfe"]) == ("consistency", 5))
-    assert f"{best['lead_psnr_db']:+.2f} dB" in text and "over unipc" in text
+    assert f"{best['lead_psnr_db']:+.2f} [" in text and "over unipc" in text
     assert "a test's machine" in text
     for row in rows:
         assert f"{row['psnr_db']:.2f}" in text
+
+
+def test_the_page_says_in_which_measures_it_is_not_better() -> None:
+    row = {"solver": "consistency", "nfe": 4, "lead_psnr_db": 2.0}
+    row |= {"lead_psnr_db_ci": [1, 3], "lead_kid_ci": [-0.1, 0.1], "lead_sharpness_ci": [-0.2, -0.1]}
+    told = page.verdicts([row])
+    assert told == "- 4 evaluations: better in PSNR; not told apart in KID; worse in sharpness."
+
+
+def test_a_crossing_without_an_interval_is_no_column(rows: Any) -> None:
+    assert "KID, best other" in page.equivalents(rows)
+    old = [row | ({"equivalent_kid": "≤ 4"} if "equivalent_kid" in row else {}) for row in rows]
+    assert "KID, best other" not in page.equivalents(old) and "PSNR" in page.equivalents(old)
+
+
+def test_the_page_and_its_plot_are_rebuilt_without_the_model(
+    rows: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    report.ship(report.collect(rows, "a test's machine"), tmp_path)
+    text = (tmp_path / "README.md").read_text(encoding="utf-8")
+    (tmp_path / "README.md").unlink()
+    monkeypatch.setattr(report, "load_diffusion", lambda *_: pytest.fail("the model is not needed"))
+    monkeypatch.setattr(sys, "argv", ["report", "--rebuild", "--out", str(tmp_path)])
+    report.main()
+    assert (tmp_path / "README.md").read_text(encoding="utf-8") == text
+    assert (tmp_path / "quality.png").stat().st_size > 10_000
+    monkeypatch.setattr(sys, "argv", ["report", "--rebuild", "--out", str(tmp_path / "nowhere")])
+    with pytest.raises(SystemExit):
+        report.main()
+    assert "evaluation.json.gz" in capsys.readouterr().err
+
+
+def test_results_are_read_as_they_were_written_compressed_or_not(rows: Any, tmp_path: Path) -> None:
+    for name in ("rows.json", "rows.json.gz"):
+        write_json(tmp_path / name, rows)
+        assert read_json(tmp_path / name) == rows
+    first = (tmp_path / "rows.json.gz").read_bytes()
+    write_json(tmp_path / "rows.json.gz", rows)
+    assert (tmp_path / "rows.json.gz").read_bytes() == first, "equal results make an equal file"
+    assert len(first) < len((tmp_path / "rows.json").read_bytes()) / 3
 
 
 def test_a_solver_can_be_compared_at_some_numbers_alone() -> None:
@@ -284,31 +356,33 @@ def test_a_solver_can_be_compared_at_some_numbers_alone() -> None:
 
 
 def test_page_names_the_command_that_made_its_rows(rows: Any) -> None:
-    told = report.command(rows)
+    told = page.command(rows)
     assert {"unipc", "consistency"} <= set(told.split("--solvers ")[1].split(" --")[0].split())
     twin = {**rows[0], "solver": "consistency, dpm++2m rows", "grid": "learned"}
-    assert report.command([twin, *rows]) == told
+    assert page.command([twin, *rows]) == told
     fewer = [row for row in rows if (row["solver"], row["nfe"]) != ("unipc", 5)]
     left = ",".join(str(row["nfe"]) for row in fewer[:-1] if row["solver"] == "unipc")
-    assert f"unipc@{left}" in report.command(fewer)
+    assert f"unipc@{left}" in page.command(fewer)
 
 
 def test_page_says_which_measures_tell_a_poor_preview_from_a_final(rows: Any) -> None:
     poor = {"solver": "ddim", "nfe": 5, "faithfulness": 0.9, "faithfulness_lost_ci": [-0.01, 0.03]}
     poor |= {"top1_agreement": 0.7, "top1_agreement_ci": [0.6, 0.8]}
     final = rows[-1] | {"faithfulness": 0.91, "top1_agreement": 1.0}
-    told, dropped = report.separation([poor, final]).split("These do not")
-    assert "top-1 agreement (0.700 and 1.000)" in told and "faithfulness (0.900 and 0.910)" in dropped
-    assert report.separation([final]) == ""
+    told, dropped = page.separation([poor, final]).split("These do not")
+    assert "top-1 agreement (0.700 [0.600, 0.800] and 1.000)" in told
+    assert re.search(r"faithfulness \(0.900 .*and 0.910\)", dropped)
+    assert page.separation([final]) == ""
 
 
 def test_page_says_how_well_distances_are_guessed_and_what_each_part_is_worth(
     rows: Any, tmp_path: Path
 ) -> None:
-    report.write_page(rows, tmp_path, "a test's machine", rows, "python -m solver ablate")
-    text = (tmp_path / "README.md").read_text(encoding="utf-8")
+    results = report.collect(rows, "a test's machine", rows, "python -m solver ablate", "A note.")
+    text = page.solver_page(results, tmp_path)
+    assert "A note." in text
     row = next(row for row in rows if row["solver"] == "consistency")
-    assert f"{row['error_estimate_spearman']:.2f} at {row['nfe']} evaluations" in text
+    assert f"{row['error_estimate_spearman']:.2f} [" in text
     table = text.split("python -m solver ablate\n```")[1].split("##")[0]
     names = [line.split("|")[1].strip() for line in table.splitlines() if line.startswith("|")][2:]
     means = {name: sum(r["psnr_db"] for r in rows[:-1] if r["solver"] == name) for name in names}

@@ -218,3 +218,18 @@ def test_the_plan_of_the_target_is_what_made_them(model: Any, made: Any) -> None
     denoise = model.denoiser([p.prompt for p in pairs.prompts], pairs.guidance)
     again = sample(make_plan("dpm++2m", 3, model.schedule), denoise, model.noise(pairs.seeds))
     assert torch.linalg.norm(again - pairs.latents) < 1e-4 * torch.linalg.norm(pairs.latents)
+
+
+def test_targets_can_end_at_the_lowest_level_and_old_files_still_compare(
+    model: Any, made: Any, tmp_path: Path
+) -> None:
+    lowest = Target("dpm2m", 3, "linspace", to_zero=False)
+    assert lowest.plan(model.schedule).sigma[-1] == pytest.approx(float(model.schedule.sigma(0.0)))
+    make_pairs(model, [Prompt("a lake")], tmp_path, count=1, target=lowest)
+    assert load_pairs(tmp_path).target == lowest
+    settings = json.loads((tmp_path / "pairs.json").read_text())
+    assert settings["target"]["to_zero"] is False
+    make_pairs(model, [Prompt("a lake")], tmp_path / "usual", count=1, target=Target("euler", 2))
+    usual = json.loads((tmp_path / "usual" / "pairs.json").read_text())
+    assert "to_zero" not in usual["target"], "files from before compare equal"
+    assert load_pairs(tmp_path / "usual").target.to_zero

@@ -10,7 +10,7 @@ import pytest
 
 from solver import ConsistencySolverScheduler, LearnedSolver, make_plan
 from solver.diffusion import LatentDiffusion, load_diffusion
-from solver.evaluation import ablate, report
+from solver.evaluation import ablate, page
 from solver.evaluation.evaluate import TRAINING_FREE
 from solver.training import train
 from solver.training.pairs import Prompt, Target, make_pairs
@@ -63,7 +63,7 @@ def test_training_leaves_a_scheduler(
 ) -> None:
     command(train, monkeypatch, *pairs, "--out", str(tmp_path), *SMALL, *options, "--json")
     assert json.loads(capsys.readouterr().out)["out"] == str(tmp_path)
-    assert "validation pairs rose from" in report.how_trained(tmp_path)
+    assert "validation pairs rose from" in page.how_trained(tmp_path)
     scheduler = ConsistencySolverScheduler.from_pretrained(tmp_path)
     scheduler.set_timesteps(2)
     learned = LearnedSolver.load(tmp_path)
