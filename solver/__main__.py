@@ -14,6 +14,8 @@ COMMANDS: Mapping[str, tuple[str, str]] = {
     "plot": ("solver.evaluation.plot", "draw the tables, weights or time grids of solvers"),
     "convert": ("solver.convert", "read the weights that the paper's authors published"),
     "reproduce": ("solver.evaluation.reproduce", "repeat an experiment of the paper: PPO against regression"),
+    "student": ("solver.training.students", "distil the network into a student of few calls"),
+    "rivals": ("solver.evaluation.rivals", "compare students with solvers at equal network calls"),
     "bench": ("solver.evaluation.bench", "measure what the solver itself costs"),
     "ablate": ("solver.evaluation.ablate", "compare variants of the learned solver"),
 }
