@@ -217,7 +217,7 @@ def learn(args: argparse.Namespace) -> Path:
         model, rows, folder, [p.prompt for p in prompts["test"][:6]], settings["steps"][-1], middle
     )
     report.draw_tables(model, folder, settings["steps"][-1], middle)
-    report.write_page(rows, folder, args.device)
+    report.ship(report.collect(rows, args.device), folder)
     for row in rows:
         if row["solver"] == "consistency":
             print(_verdict(row))

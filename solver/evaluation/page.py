@@ -106,9 +106,10 @@ def verdicts(rows: Sequence[Row], solver: str = "consistency") -> str:
     lines = []
     for row in learned_rows(rows, solver):
         found: dict[str, list[str]] = {"better": [], "not told apart": [], "worse": []}
-        for name, (title, _) in LEAD_COLUMNS.items():
+        for name, (title, digits) in LEAD_COLUMNS.items():
             if f"lead_{name}_ci" in row:
-                low, high = row[f"lead_{name}_ci"]
+                # As printed: a difference too small to be shown is none.
+                low, high = (round(end, digits) for end in row[f"lead_{name}_ci"])
                 verdict = "better" if low > 0 else "worse" if high < 0 else "not told apart"
                 found[verdict].append(title.removesuffix(", dB"))
         told = "; ".join(f"{verdict} in {', '.join(names)}" for verdict, names in found.items() if names)

@@ -88,7 +88,7 @@ def test_a_phase_of_one_step_has_nothing_to_learn_without_guidance(
     """The student's jump to the next level is then the teacher's own step; with guidance it is not."""
     student = new_student("pcm", teacher, TEACHER_STEPS)
     unguided = dataclasses.replace(pairs, guidance=torch.ones(2))
-    losses = [float(students.pcm_loss(student, teacher, some)) for some in (unguided, pairs)]
+    losses = [students.pcm_loss(student, teacher, some).item() for some in (unguided, pairs)]
     assert losses[0] < 1e-10 and losses[1] > 100 * losses[0]
 
 
