@@ -58,9 +58,10 @@ $(VENV)/.ready: requirements.txt $(BIN)/python
 	@$(BIN)/python -m pip install --quiet --progress-bar on -r requirements.txt
 	@touch $@
 
-$(VENV)/.ready-dev: requirements-dev.txt $(VENV)/.ready
+$(VENV)/.ready-dev: requirements-dev.txt requirements-k-diffusion.txt $(VENV)/.ready
 	@echo "Installing what the tests need"
 	@$(BIN)/python -m pip install --quiet --progress-bar on -r requirements-dev.txt
+	@$(BIN)/python -m pip install --quiet --no-deps -r requirements-k-diffusion.txt
 	@touch $@
 
 # What checks the page's scripts; neither the app nor its tests need it.

@@ -16,6 +16,7 @@ COMMANDS: Mapping[str, tuple[str, str]] = {
     "reproduce": ("solver.evaluation.reproduce", "repeat an experiment of the paper: PPO against regression"),
     "student": ("solver.training.students", "distil the network into a student of few calls"),
     "rivals": ("solver.evaluation.rivals", "compare students with solvers at equal network calls"),
+    "export": ("integrations.export", "write plans for ComfyUI, Forge, diffusers and others"),
     "bench": ("solver.evaluation.bench", "measure what the solver itself costs"),
     "ablate": ("solver.evaluation.ablate", "compare variants of the learned solver"),
 }

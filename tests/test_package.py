@@ -92,6 +92,9 @@ def test_an_installed_wheel_works_from_another_folder(installed: Path, tmp_path:
     assert "--model" in run(tmp_path, str(installed / "diffusion-preview"), "--help")
     assert "ablate" in run(tmp_path, str(installed / "consistency-solver"), "--help")
     assert "--method" in run(tmp_path, str(installed / "consistency-solver"), "train", "--help")
+    run(tmp_path, str(installed / "consistency-solver"), "export", "--to", "comfyui", "nodes")
+    assert {"nodes.py", "sampling.py", "README.md"} <= {path.name for path in (tmp_path / "nodes").iterdir()}
+    assert (tmp_path / "nodes" / "plans" / "landscapes.json").is_file()
     program = """
 import torch
 import app, solver

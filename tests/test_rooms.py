@@ -37,7 +37,7 @@ ROOMS = {
         "app.server",
     ),
     "app": ("app.catalogue", "app.models", "app.backends", "app.server", "app.study"),
-    "integrations": (),
+    "integrations": ("solver",),
     "examples": ("solver", "solver.diffusion", "solver.training", "checkpoints"),
     "tools": (
         "solver",

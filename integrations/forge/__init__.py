@@ -1,0 +1,1 @@
+"""ConsistencySolver for A1111 and Forge: put this folder into `extensions`."""
