@@ -15,6 +15,8 @@ from diffusers import (
     FlowMatchEulerDiscreteScheduler,
     Flux2KleinPipeline,
     Flux2Transformer2DModel,
+    Krea2Pipeline,
+    Krea2Transformer2DModel,
     QwenImagePipeline,
     QwenImageTransformer2DModel,
     ZImagePipeline,
@@ -27,6 +29,8 @@ from transformers import (
     Qwen3Config,
     Qwen3ForCausalLM,
     Qwen3Model,
+    Qwen3VLConfig,
+    Qwen3VLModel,
 )
 from transformers.convert_slow_tokenizer import bytes_to_unicode
 
@@ -143,6 +147,31 @@ def qwen_image() -> QwenImagePipeline:
     )  # fmt: skip
 
 
+def krea2() -> Krea2Pipeline:
+    network = Krea2Transformer2DModel(
+        in_channels=64, num_layers=2, attention_head_dim=16, num_attention_heads=2, num_key_value_heads=1,
+        intermediate_size=32, timestep_embed_dim=16, text_hidden_dim=WIDTH, num_text_layers=2,
+        text_num_attention_heads=2, text_num_key_value_heads=2, text_intermediate_size=16,
+        num_layerwise_text_blocks=1, num_refiner_text_blocks=1, axes_dims_rope=(4, 6, 6),
+    )  # fmt: skip
+    vision = {
+        "depth": 1, "hidden_size": 16, "intermediate_size": 16, "num_heads": 2, "out_hidden_size": WIDTH,
+        "deepstack_visual_indexes": [0],
+    }  # fmt: skip
+    text = {
+        **TEXT, "vocab_size": 272, "num_hidden_layers": 2, "head_dim": 8,
+        "rope_parameters": {"rope_type": "default", "mrope_section": [1, 1, 2], "rope_theta": 1e6},
+    }  # fmt: skip
+    return Krea2Pipeline(
+        scheduler=FlowMatchEulerDiscreteScheduler(use_dynamic_shifting=True, max_image_seq_len=6400),
+        vae=AutoencoderKLQwenImage(base_dim=4, dim_mult=[1, 1, 1, 1], num_res_blocks=1),
+        text_encoder=Qwen3VLModel(Qwen3VLConfig(text_config=text, vision_config=vision)),
+        tokenizer=qwen_tokenizer(),
+        transformer=network,
+        text_encoder_select_layers=(1, 2),
+    )
+
+
 def flux2_klein() -> Flux2KleinPipeline:
     network = Flux2Transformer2DModel(
         in_channels=16, num_layers=1, num_single_layers=1, attention_head_dim=16, num_attention_heads=2,
@@ -166,5 +195,6 @@ KINDS = {
     "z_image": z_image,
     "chroma": chroma,
     "qwen_image": qwen_image,
+    "krea2": krea2,
     "flux2_klein": flux2_klein,
 }

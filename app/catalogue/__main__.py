@@ -88,13 +88,13 @@ def main() -> int:
         return 0
     columns = {"memory": "memory"} | ({} if device == "cpu" else {"memory_offloaded": "offloaded"})
     heads = "".join(f"{head:>11}" for head in columns.values())
-    print(f"{'name':13}{'pixels':>10}{heads}  {'here':5}{'licence':40}source")
+    print(f"{'name':16}{'pixels':>10}{heads}  {'here':5}{'licence':40}source")
     for entry in rows:
         needs = "".join(f"{entry[key] / 2**30:>7.1f} GiB" for key in columns)
         licence = entry["licence"] + (", gated" if entry["gated"] else "")
         pixels = ", ".join(map(str, entry["sizes"]))
         print(
-            f"{entry['name']:13}{pixels:>10}{needs}  "
+            f"{entry['name']:16}{pixels:>10}{needs}  "
             f"{'yes' if entry['here'] else 'no':5}{licence:40}{entry['source']}"
         )
     print(f"\nMemory is for the device {device}; {free / 2**30:.1f} GiB of it are free.")

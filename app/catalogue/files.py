@@ -200,6 +200,13 @@ def check_tokenizer(part: Path) -> None:
         )
 
 
+def _is_file(path: Path) -> bool:
+    try:
+        return path.is_file()
+    except OSError:  # such as a name that is too long
+        return False
+
+
 def weight_files(part: Path) -> list[Path]:
     """Return the safetensors files with the weights of a component; raise ModelError if one is missing."""
     for stem in WEIGHTS:
@@ -213,7 +220,7 @@ def weight_files(part: Path) -> list[Path]:
                     raise ValueError("it names no files")
             except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
                 raise ModelError(f"{index} can't be read. Download it again.") from error
-            missing = [name for name in names if not (part / name).is_file()]
+            missing = [name for name in names if not _is_file(part / name)]
             if missing:
                 raise ModelError(
                     f"{part} lacks {len(missing)} of its {len(names)} files: {missing[0]}. Download it again."

@@ -40,7 +40,7 @@ CONFIGS = INCLUDE[:4]
 INDEX = ("model_index.json", "modular_model_index.json")
 
 # Prefixes of the names of tensors in a single-file checkpoint, and parts of the names in a LoRA.
-DENOISER = ("model.diffusion_model.", "double_blocks.")
+DENOISER = "model.diffusion_model."
 PARTS = {  # by prefix of the components' names
     "text_encoder": ("cond_stage_model.", "conditioner.", "text_encoders."),
     "vae": ("first_stage_model.", "vae."),
@@ -229,7 +229,7 @@ def _recognized(path: Path, header: dict) -> CatalogueEntry:
     except Exception:
         entry = None
     # Stable Diffusion 1.5 is the library's guess for anything that it does not know.
-    if entry is None or not any(name.startswith(DENOISER) for name in tensors):
+    if entry is None or (entry.name == "sd15" and not any(name.startswith(DENOISER) for name in tensors)):
         known = ", ".join(entry.name for entry in CATALOGUE if not entry.folder)
         raise ModelError(f"{path} is not a checkpoint of a known model ({known}).")
     return entry

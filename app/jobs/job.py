@@ -45,7 +45,7 @@ class Limit:
 
 LIMITS = {
     "steps": Limit("The number of steps", 1, 100),
-    "guidance": Limit("The guidance scale", 1, 30, whole=False),
+    "guidance": Limit("The guidance scale", 0, 30, whole=False),
     "count": Limit("The number of previews", 1, 8),
     "seed": Limit("The seed", 0, 2**32 - 1),
     "width": Limit("The width", 16, 2048),
@@ -229,7 +229,8 @@ class Job:
         kind: its urgency, see KINDS.
         steps: solver steps.
         width, height: in pixels.
-        guidance: scale of classifier-free guidance (1 is none), or the scale given to a distilled network.
+        guidance: scale of classifier-free guidance (1, with some models 0, is none), or the scale given to a
+            distilled network.
         owner: the person it is for; owners take turns, and an owner's jobs can be cancelled together.
         variation: turns the noise towards another seed's.
         start: picture to start from.

@@ -10,7 +10,7 @@ import diffusers
 import torch
 
 from app.catalogue import ModelError
-from app.catalogue.files import read_header
+from app.catalogue.files import read_header, read_index
 
 # Components that some pipelines declare, and single files never contain.
 UNNEEDED = ("safety_checker", "feature_extractor", "image_encoder")
@@ -40,6 +40,10 @@ def load_checkpoint(
     read_header(path)
     cls = getattr(diffusers, pipeline)
     known, optional = cls._get_signature_keys(cls)
+    if not hasattr(cls, "from_single_file"):
+        (network,) = (name for name in needed if name not in given)
+        kind = getattr(diffusers, read_index(configs)[network][1])
+        return {**given, network: _network(kind, path, configs, network).to(precision(network))}
     try:
         pipe = cls.from_single_file(
             str(path),
@@ -53,9 +57,8 @@ def load_checkpoint(
         raise ModelError(_incomplete(path, configs)) from error
     # A mismatch of file and configs can raise anything.
     except Exception as error:
-        line = next(iter(str(error).strip().splitlines()), type(error).__name__).rstrip(".")
         raise ModelError(
-            f"{path} can't be read with the configs in {configs} ({line[:200]}). Choose another --configs, "
+            f"{path} can't be read with the configs in {configs} ({_line(error)}). Choose another --configs, "
             "or download the file again."
         ) from error
     parts = {name: getattr(pipe, name, None) for name in needed}
@@ -68,6 +71,26 @@ def load_checkpoint(
                 raise ModelError(_incomplete(path, configs, name))
             part.to(precision(name))
     return parts
+
+
+def _network(kind: Any, path: Path, configs: Path, name: str) -> torch.nn.Module:
+    """Load a network from a file that holds nothing else."""
+    try:
+        network = kind.from_single_file(str(path), config=str(configs), subfolder=name, local_files_only=True)
+    # A mismatch of file and configs can raise anything.
+    except Exception as error:
+        raise ModelError(
+            f"{path} can't be read as the {name} that {configs} describes ({_line(error)}). Choose another "
+            "--configs, or download the file again."
+        ) from error
+    if any(weight.is_meta for weight in network.state_dict().values()):
+        raise ModelError(_incomplete(path, configs, name))
+    return network
+
+
+def _line(error: Exception) -> str:
+    """The first 200 characters of an error's first line."""
+    return next(iter(str(error).strip().splitlines()), type(error).__name__).rstrip(".")[:200]
 
 
 def noise_settings(path: Path) -> dict[str, Any]:

@@ -13,7 +13,7 @@ from app.jobs.uploads import fit_picture
 from app.models.facts import ModelFacts
 from app.models.memory import split_on_oom
 from app.models.safety import SafetyChecker
-from solver.diffusion import Conditions, LatentDiffusion, decode
+from solver.diffusion import Conditions, LatentDiffusion, PipelineAsItIs, decode
 
 REMEMBERED_PROMPTS = 256
 
@@ -25,14 +25,22 @@ class PreviewDecoder:
     Attributes:
         name: as records call it.
         network: the autoencoder.
+        pipeline: that of the latents, where it is run as it is and so knows alone what they are.
     """
 
     name: str
     network: Any = field(repr=False)
+    pipeline: PipelineAsItIs | None = field(default=None, repr=False)
 
     def decode(self, latents: torch.Tensor) -> torch.Tensor:
         """Decode latents [B, C, H, W], scaled as in the pipelines; see `LatentDiffusion.decode`."""
-        return decode(self.network, latents)
+        if self.pipeline is None:
+            return decode(self.network, latents)
+        own = self.pipeline.vae.config
+        shift, factor = getattr(own, "shift_factor", None) or 0.0, own.scaling_factor
+        return self.pipeline.decode_with(
+            lambda raw: 2 * decode(self.network, (raw - shift) * factor) - 1, latents
+        )
 
 
 @dataclass(frozen=True, eq=False)

@@ -13,7 +13,7 @@ from app.catalogue.decoders import decoder_folder
 from app.catalogue.files import read_json
 from app.models.loading import load_component, precision
 from app.models.model import ImageModel, PreviewDecoder
-from solver.diffusion import LatentDiffusion
+from solver.diffusion import LatentDiffusion, PipelineAsItIs
 
 AUTO, OFF = "auto", "off"
 # diffusers' class for all of them: TAESD, TAESDXL, TAESD3 and TAEF1.
@@ -47,7 +47,9 @@ def with_preview_decoder(model: ImageModel, choice: str, found: Found) -> ImageM
         warning = f"Previews are decoded like finals, because the preview decoder can't be used: {error}"
         return replace(model, facts=replace(model.facts, warnings=(*model.facts.warnings, warning)))
     facts = replace(model.facts, preview_decoder=decoder.name)
-    if (alike := agreement(decoder, model.diffusion)) < LEAST_AGREEMENT:
+    # A pipeline that is run as it is encodes no picture to compare them by.
+    alike = 1.0 if decoder.pipeline else agreement(decoder, model.diffusion)
+    if alike < LEAST_AGREEMENT:
         warning = (
             f"The preview decoder in {folder} seems to be made for another model: its colours correlate by "
             f"{alike:.2f} with those of the model's own decoder; at least {LEAST_AGREEMENT} is expected. "
@@ -86,7 +88,10 @@ def load_preview_decoder(folder: Path, name: str, diffusion: LatentDiffusion) ->
         raise ModelError(f"{folder / 'config.json'} can't be read. {instead}") from error
     if kind != CLASS:
         raise ModelError(f"{folder} holds an {kind}, but a preview decoder is an {CLASS}. {instead}")
-    due = diffusion.latent_shape[0]
+    pipeline = diffusion if isinstance(diffusion, PipelineAsItIs) else None
+    if pipeline and not hasattr(pipeline.vae.config, "scaling_factor"):
+        raise ModelError(f"{folder} can't draw latents of a {type(pipeline.vae).__name__}. {instead}")
+    due = pipeline.vae.config.latent_channels if pipeline else diffusion.latent_shape[0]
     if channels != due:
         raise ModelError(
             f"The decoder in {folder} reads {channels} latent channels, but the model has {due}. {instead}"
@@ -95,9 +100,10 @@ def load_preview_decoder(folder: Path, name: str, diffusion: LatentDiffusion) ->
     network = load_component(
         folder.parent, folder.name, ("diffusers", CLASS), dtype, diffusion.device, advice=instead
     )
-    decoder = PreviewDecoder(name, network)
+    decoder = PreviewDecoder(name, network, pipeline)
     with torch.inference_mode():
-        edge = decoder.decode(torch.zeros(1, due, 8, 8, device=diffusion.device)).shape[-1]
+        latents = torch.zeros(1, diffusion.latent_shape[0], 8, 8, device=diffusion.device)
+        edge = decoder.decode(latents).shape[-1]
     if edge != 8 * diffusion.scale:
         raise ModelError(
             f"The decoder in {folder} makes {edge / 8:g} pixels per latent, the model {diffusion.scale}. "

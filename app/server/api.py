@@ -101,7 +101,7 @@ def add_endpoints(backend: Backend, pictures: Path, answer_wait_s: float = ANSWE
             negative_prompt: what the pictures should not show
             count: number of previews, 1 to 8
             steps: solver steps, 1 to 100; few are enough for a preview
-            guidance: guidance scale, 1 to 30; higher values follow the prompt more closely
+            guidance: guidance scale, 1 to 30 (from 0 where 0 is none); higher follows the prompt more closely
             seed: of the first preview, the others follow it; -1 draws fresh seeds
             solver: the learned one, consistency, or a classical one such as unipc
             picture: a PNG, JPEG or WebP to start from or to edit

@@ -2,6 +2,7 @@
 
 import errno
 import json
+import re
 import shutil
 import sys
 from collections import namedtuple
@@ -15,7 +16,7 @@ import torch
 from huggingface_hub import constants, errors
 from safetensors.torch import save_file
 
-from app.catalogue import CATALOGUE, ModelError, check_fits, find, is_local, memory_needed
+from app.catalogue import CATALOGUE, CatalogueEntry, ModelError, check_fits, find, is_local, memory_needed
 from app.catalogue import __main__ as command
 from app.catalogue.finding import EXCLUDE, INCLUDE, fetch
 from app.catalogue.fitting import entry_memory
@@ -77,6 +78,65 @@ def test_names_and_hub_ids_are_found_once() -> None:
     assert len(names) == len(set(names))
     assert entry_for("runwayml/stable-diffusion-v1-5") is entry_for("sd15")
     assert entry_for("nothing") is None
+
+
+def test_weights_are_counted_as_diffusers_builds_the_networks() -> None:
+    """Their defaults are those of the largest of each family; the klein models have sizes of their own."""
+    import diffusers
+
+    def weights(kind: str, **options: Any) -> int:
+        with torch.device("meta"):
+            network = getattr(diffusers, kind)(**options)
+        return sum(tensor.numel() for tensor in network.state_dict().values())
+
+    transformers: dict[str, tuple[str, dict[str, Any]]] = {
+        "z-image": ("ZImageTransformer2DModel", {}),
+        "chroma": ("ChromaTransformer2DModel", {}),
+        "qwen-image": ("QwenImageTransformer2DModel", {}),
+        "krea2": ("Krea2Transformer2DModel", {}),
+        "flux2-dev": ("Flux2Transformer2DModel", {}),
+        "flux2-klein-4b": ("Flux2Transformer2DModel", {
+            "num_layers": 5, "num_single_layers": 20, "num_attention_heads": 24,
+            "joint_attention_dim": 7680, "guidance_embeds": False,
+        }),
+        "flux2-klein-9b": ("Flux2Transformer2DModel", {
+            "num_layers": 8, "num_single_layers": 24, "num_attention_heads": 32,
+            "joint_attention_dim": 12288, "guidance_embeds": False,
+        }),
+    }  # fmt: skip
+    for name, (kind, options) in transformers.items():
+        entry = entry_for(name)
+        assert entry and entry.parameters["transformer"] == weights(kind, **options), name
+    autoencoders = {"flux2-dev": "AutoencoderKLFlux2", "qwen-image": "AutoencoderKLQwenImage"}
+    for name, kind in autoencoders.items():
+        entry = entry_for(name)
+        assert entry and entry.parameters["vae"] == weights(kind), name
+
+
+def row_of(entry: CatalogueEntry) -> str:
+    """What docs/models.md says of a model in its table."""
+    calls = 2 if entry.guidance_kind == "classifier-free" and entry.guidance not in (0, 1) else 1
+    size = f"{entry_memory(entry, 'cuda') / 2**30:.1f} GiB"
+    licence = entry.licence + (", gated" if entry.gated else "")
+    decoder = entry.decoder.split("/")[-1] or "none"
+    steps = f"{entry.steps} × {calls}"
+    return f"| `{entry.name}` | {steps} | {entry.guidance:g} | {size} | {licence} | {decoder} |"
+
+
+def test_the_docs_say_what_the_table_says() -> None:
+    lines = Path("docs/models.md").read_text(encoding="utf-8").splitlines()
+    rows = [line for line in lines if re.match(r"\| `[a-z0-9][a-z0-9-]*` \|", line)]
+    assert rows == [row_of(entry) for entry in CATALOGUE]
+
+
+def test_every_model_runs_here() -> None:
+    from solver.diffusion import family_of
+
+    for entry in CATALOGUE:
+        if not entry.folder:
+            family = family_of(entry.pipeline)
+            named = {name for name in family.needs if not name.startswith(("tokenizer", "processor"))}
+            assert named <= entry.parameters.keys(), entry.name
 
 
 def test_pipelines_are_those_of_diffusers() -> None:

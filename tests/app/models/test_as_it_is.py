@@ -10,10 +10,13 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from diffusers import DiffusionPipeline
+from diffusers import AutoencoderTiny, DiffusionPipeline
+from safetensors.torch import load_file, save_file
 
+from app.catalogue import find
 from app.jobs.job import Cancelled, Done, Failed, Job, RequestError
-from app.models import ImageModel, load
+from app.models import Choice, ImageModel, load, open_model
+from app.models.model import PreviewDecoder
 from app.worker import Worker
 from app.worker.costs import Costs
 from solver import ConsistencySolverScheduler
@@ -127,3 +130,50 @@ def test_what_it_cannot_do_is_refused_in_words(model: ImageModel, worker: Worker
         worker.submit(make_job(model, width=64))
     with pytest.raises(RequestError, match="a flow does not know"):
         worker.submit(make_job(model, solver="deis"))
+
+
+def test_a_small_decoder_draws_what_the_pipeline_gives_its_autoencoder(model: ImageModel) -> None:
+    diffusion = model.diffusion
+    assert isinstance(diffusion, PipelineAsItIs)
+    widths, blocks = (4,) * 4, (1,) * 4
+    tiny = AutoencoderTiny(
+        latent_channels=4, encoder_block_out_channels=widths, decoder_block_out_channels=widths,
+        num_encoder_blocks=blocks, num_decoder_blocks=blocks,
+    )  # fmt: skip
+    decoder = PreviewDecoder("tiny", tiny.eval(), diffusion)
+    if not hasattr(diffusion.vae.config, "scaling_factor"):
+        return
+    latents = diffusion.draw(1, EDGE, EDGE)[None]
+    with torch.inference_mode():
+        expected = (tiny.decode(latents).sample / 2 + 0.5).clamp(0, 1)
+        assert float((decoder.decode(latents) - expected).abs().max()) < 1e-4
+
+
+def test_a_transformer_alone_takes_the_rest_from_its_configs(folder: Path, tmp_path: Path) -> None:
+    """Z-Image as one file with its authors' names, as people download it."""
+    if folder.name != "z_image":
+        return
+    names = {"all_final_layer.2-1.": "final_layer.", "all_x_embedder.2-1.": "x_embedder.",
+             ".attention.to_out.0.": ".attention.out.", ".attention.norm_k.": ".attention.k_norm.",
+             ".attention.norm_q.": ".attention.q_norm."}  # fmt: skip
+    tensors: dict[str, torch.Tensor] = {}
+    ours = load_file(next((folder / "transformer").glob("*.safetensors")))
+    for name, tensor in ours.items():
+        called = name
+        for there, here in names.items():
+            called = called.replace(there, here)
+        if ".to_q." in called:
+            parts = [ours[name.replace("to_q", part)] for part in ("to_q", "to_k", "to_v")]
+            called, tensor = called.replace("to_q", "qkv"), torch.cat(parts)
+        if ".to_k." not in called and ".to_v." not in called:
+            tensors[f"model.diffusion_model.{called}"] = tensor
+    file = tmp_path / "mine.safetensors"
+    save_file(tensors, file)
+    found = find(str(file), configs=folder)
+    assert found.entry and found.entry.name == "z-image-turbo" and set(found.rest) == {"text_encoder", "vae"}
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(PipelineAsItIs, "native_edge", lambda self: EDGE)
+        one = open_model(Choice(str(file), "cpu", configs=folder))
+    assert (one.facts.guidance, one.facts.full_steps, one.facts.guidance_limits[0]) == (0.0, 8, 0.0)
+    for name, tensor in one.diffusion.network.state_dict().items():
+        torch.testing.assert_close(tensor, ours[name])

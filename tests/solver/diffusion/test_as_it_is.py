@@ -144,13 +144,11 @@ def test_each_picture_of_a_mixed_batch_is_the_stock_pipelines(both: tuple[Any, P
     for wish, latents in zip(WISHES, made, strict=True):
         expected, picture = alone(pipe, model, wish)
         error = relative_error(latents, as_states(expected, latents))
-        print(f"{type(model).__name__} {error:.1e}")
-        assert error < 1e-4
+        assert error < 1e-5
         with torch.inference_mode():
             assert float((model.decode(latents[None]) - picture).abs().max()) < 1e-4
     counting.forget()
-    assert together <= 0.6 * len(counting.calls), (together, len(counting.calls))
-    print(f"{type(model).__name__} {together} network calls for {len(counting.calls)}")
+    assert (together, len(counting.calls)) in ((7, 20), (14, 35), (14, 40))
     assert relative_error(made[0], made[1]) > 1e-2
 
 
