@@ -26,7 +26,7 @@ from solver.evaluation import evaluate, report
 from solver.evaluation.summary import BASELINE
 from solver.table_policy import TablePolicy
 from solver.training import train
-from solver.training.fit import STAGES, network_calls
+from solver.training.fit import SHIFTS, STAGES, TILTS, network_calls
 from solver.training.pairs import REFINEMENT, Prompt, make_pairs, read_prompts
 
 RIVALS = ("dpm++2m", "unipc")
@@ -91,14 +91,14 @@ def evaluations(size: Size, counts: Sequence[int]) -> dict[str, int]:
     full, each = REFINEMENT.steps, sum(counts)
     chosen_on = chosen_validation(size)
     made = 2 * size.test + chosen_on
+    fitted = sum(
+        network_calls(policy, N, stage, size.training, size.validation) for N in counts for stage in STAGES
+    )
+    start = (len(TILTS) + len(SHIFTS) + 1) * size.validation * min(counts)
     compared = size.test * (len(RIVALS) + 2) + chosen_on * len(RIVALS) * len(evaluate.CANDIDATE_GRIDS)
     return {
         "pairs": (size.training + size.validation) * full,
-        "fit": sum(
-            network_calls(policy, N, stage, size.training, size.validation)
-            for N in counts
-            for stage in STAGES
-        ),
+        "fit": fitted + start,
         "evaluation": made * full + 2 * evaluate.FINER_STEPS + compared * each,
     }
 
