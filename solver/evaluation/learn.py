@@ -175,7 +175,7 @@ def learn(args: argparse.Namespace) -> Path:
     else:
         size = choose_size(settings["steps"], per_evaluation, args.minutes)
     prompts = split_prompts(_prompts(args), size)
-    print(plan_text(Path(args.model).name, size, settings["steps"], per_evaluation), flush=True)
+    print(plan_text(Path(args.model).resolve().name, size, settings["steps"], per_evaluation), flush=True)
     (args.out / "prompts").mkdir(parents=True, exist_ok=True)
     settings_file.write_text(json.dumps(settings | {"size": asdict(size)}, indent=1) + "\n", encoding="utf-8")
     for name, part in prompts.items():
@@ -217,7 +217,11 @@ def learn(args: argparse.Namespace) -> Path:
         model, rows, folder, [p.prompt for p in prompts["test"][:6]], settings["steps"][-1], middle
     )
     report.draw_tables(model, folder, settings["steps"][-1], middle)
-    report.ship(report.collect(rows, args.device), folder)
+    name = Path(args.model).resolve().name
+    again = (
+        f"python -m solver learn --model {args.model} --steps {' '.join(steps)} --minutes {args.minutes:g}"
+    )
+    report.ship(report.collect(rows, args.device, model=name, command=again), folder)
     for row in rows:
         if row["solver"] == "consistency":
             print(_verdict(row))

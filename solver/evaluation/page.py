@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from solver.consistency import LearnedSolver
-from solver.evaluation.summary import CLASSICAL_ROWS, GRID_ALONE, LEARNED_GRID
+from solver.evaluation.summary import BASELINE, CLASSICAL_ROWS, GRID_ALONE, LEARNED_GRID
 
 Row = dict[str, Any]
 COLUMNS = {
@@ -82,6 +82,23 @@ def leads(rows: Sequence[Row], solver: str = "consistency") -> str:
     return "\n".join(lines)
 
 
+def rows_leads(rows: Sequence[Row], solver: str = "consistency") -> str:
+    """Return a Markdown table of what a learned solver's rows add to its grid; "" if it was not measured."""
+    some = [row for row in rows if row["solver"] == solver and "rows_lead_psnr_db" in row]
+    if not some:
+        return ""
+    shown = {name: c for name, c in LEAD_COLUMNS.items() if all(f"rows_lead_{name}" in r for r in some)}
+    head = ["evaluations", *(title for title, _ in shown.values())]
+    lines = [f"| {' | '.join(head)} |", "|" + "---|" * len(head)]
+    for row in some:
+        cells = []
+        for name, (_, digits) in shown.items():
+            values = [row[f"rows_lead_{name}"], *row[f"rows_lead_{name}_ci"]]
+            cells.append("{} [{}, {}]".format(*(f"{value:+.{digits}f}" for value in values)))
+        lines.append(f"| {row['nfe']} | {' | '.join(cells)} |")
+    return "\n".join(lines)
+
+
 def equivalents(rows: Sequence[Row], solver: str = "consistency") -> str:
     """Return a Markdown table of the evaluations that other solvers need for a learned solver's quality.
 
@@ -123,7 +140,9 @@ def estimates(rows: Sequence[Row]) -> str:
         f"{row['error_estimate_spearman']:.2f} {_interval(row, 'error_estimate_spearman', 2)} at "
         f"{row['nfe']} evaluations"
         for row in rows
-        if row["grid"] == LEARNED_GRID and "error_estimate_spearman" in row
+        if row["grid"] == LEARNED_GRID
+        and "error_estimate_spearman" in row
+        and not row["solver"].endswith((CLASSICAL_ROWS, GRID_ALONE))
     ]
     if not correlations:
         return ""
@@ -232,11 +251,15 @@ def how_trained(folder: Path) -> str:
     assert policy is not None
     decides = ", ".join(policy.settings["learns"]) or "nothing"
     steps = ", ".join(map(str, sorted(set(options["steps"]))))
+    fitted = options["method"] == "fit"
+    work = "" if fitted else f" in {options['iterations']} iterations of {options['batch']} that took"
+    on = (
+        f"{training['pairs']} pairs,{work or ' in'} {training['seconds'] / 60:.0f} minutes, for {steps} steps"
+    )
     return (
-        f"Trained {HOW[options['method']]} (`--method {options['method']}`) with the reward "
-        f"`{options['reward']}` on "
-        f"{training['pairs']} pairs, in {options['iterations']} iterations of {options['batch']} that took "
-        f"{training['seconds'] / 60:.0f} minutes, for {steps} steps. The reward on "
+        f"Trained {HOW[options['method']]} (`--method {options['method']}`)"
+        f"{'' if fitted else ' with the reward `' + options['reward'] + '`'} on {on}. "
+        f"The {'measure `' + options['reward'] + '`' if fitted else 'reward'} on "
         f"{training['validation_pairs']} validation pairs rose from {training['validation_before']:.2f} to "
         f"{training['reward']:.2f}. The policy has order {policy.order}, starts as `{policy.start}` and "
         f"decides: {decides}{', rows not summing to one' if policy.free else ''}."
@@ -259,7 +282,7 @@ def solver_page(results: dict[str, Any], folder: Path) -> str:
         else ""
     )
     parts = [
-        "# ConsistencySolver for landscapes",
+        f"# ConsistencySolver for {results.get('model', 'landscapes')}",
         "What `solver.training.train` learned for this model: `scheduler_config.json` and "
         "`policy.safetensors` are a "
         "`ConsistencySolverScheduler`, which any diffusers pipeline takes, and the app's default for "
@@ -270,7 +293,9 @@ def solver_page(results: dict[str, Any], folder: Path) -> str:
         "noise level to σ = 0, training-free ones each on the time grid that did best on "
         f"{final['validation_pairs']} validation pairs {grids_chosen(final)}. {finer}± and brackets are "
         "95 % intervals over prompts. To reproduce all of it:",
-        "```\n" + command(rows) + "\npython -m solver report evaluation.json\n```",
+        "```\n"
+        + (results.get("command") or command(rows) + "\npython -m solver report evaluation.json")
+        + "\n```",
         "`evaluation.json.gz` has all figures of this page; `python -m solver report --rebuild` writes it "
         "anew from them in seconds.",
         results["note"],
@@ -279,6 +304,8 @@ def solver_page(results: dict[str, Any], folder: Path) -> str:
         "better:",
         leads(rows),
         verdicts(rows),
+        f"What its rows add to {BASELINE} rows on its own grid:" if rows_leads(rows) else "",
+        rows_leads(rows),
         "Evaluations that others need for its quality:" if equivalents(rows) else "",
         equivalents(rows),
     ]

@@ -161,6 +161,8 @@ def collect(
     ablation: Sequence[Row] = (),
     ablation_command: str = "",
     note: str = "",
+    model: str = "landscapes",
+    command: str = "",
 ) -> dict[str, Any]:
     """Return what EVALUATION_FILE holds: everything that the page needs beside the solver's own files.
 
@@ -170,6 +172,8 @@ def collect(
         ablation: rows of `solver.evaluation.ablate`.
         ablation_command: the command that made them.
         note: a paragraph about the figures for the page.
+        model: the model's name.
+        command: what reproduces the page; by default what the rows tell of it.
     """
     return {
         "rows": list(rows),
@@ -177,6 +181,8 @@ def collect(
         "ablation": list(ablation),
         "ablation_command": ablation_command,
         "note": note,
+        "model": model,
+        "command": command,
     }
 
 

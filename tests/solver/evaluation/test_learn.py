@@ -112,6 +112,9 @@ def test_one_command_learns_resumes_and_installs(
     assert learned.covers(2) and not learned.covers(3)
     for name in ("README.md", "quality.png", "previews.png", "tables.png"):
         assert (model / "solver" / name).stat().st_size > 500
+    card = (model / "solver" / "README.md").read_text(encoding="utf-8")
+    assert "ConsistencySolver for model" in card and "What its rows add to dpm++2m rows" in card
+    assert "by least squares on the final latents" in card and f"learn --model {model}" in card
     assert (model / "solver.before-1" / "old.txt").exists(), "what was there is kept"
 
     with pytest.raises(SystemExit):
