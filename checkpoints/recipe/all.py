@@ -1,7 +1,8 @@
 """Make the whole model within a budget of minutes: `python -m checkpoints.recipe.all --minutes 10`.
 
-By default the autoencoder, the text encoder and the tokenizer of the shipped model stay as they are, the
-readers are trained on for a short while, and most of the time goes to the UNet, from the shipped weights on.
+By default the encoder, the text encoder and the tokenizer of the shipped model stay as they are, the readers
+and the decoder are trained on for a short while, and most of the time goes to the UNet, from the shipped
+weights on.
 `--from-scratch` trains everything. The stages that are left share the time that is left by `SHARES`; every
 stage's learning rate falls to zero when its time is over, however fast the machine is.
 
@@ -18,10 +19,18 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-from checkpoints.recipe import assemble, data, train_autoencoder, train_reader, train_text, train_unet
+from checkpoints.recipe import (
+    assemble,
+    data,
+    train_autoencoder,
+    train_decoder,
+    train_reader,
+    train_text,
+    train_unet,
+)
 from checkpoints.recipe.fit import pick_device
 
-SHARES = {"autoencoder": 0.2, "text": 0.05, "judge": 0.04, "reward": 0.04, "unet": 1.0}
+SHARES = {"autoencoder": 0.2, "text": 0.05, "judge": 0.04, "reward": 0.04, "unet": 1.0, "decoder": 0.1}
 """What a stage gets of the time that is left, relative to the stages that come with or after it."""
 KEPT = ("vae", "text_encoder", "tokenizer")
 ASSEMBLY_MINUTES = 0.1
@@ -103,11 +112,16 @@ def main(argv: list[str] | None = None) -> None:
                 *("--learning-rate", str(args.learning_rate)),
             ],
         ),
+        "decoder": (
+            train_decoder.main,
+            [*trained, "--pictures", str(min(int(pictures), 8192)), "--batch", str(max(6, batch // 16))],
+        ),
         "assemble": (assemble.main, [*common, "--out", str(out)]),
     }
     if not args.from_scratch:
         del stages["autoencoder"], stages["text"]
-        for part in KEPT:
+        # Once trained, the decoder is no longer the one to start from.
+        for part in KEPT if "decoder" not in progress.done else ():
             shutil.copytree(args.init / part, args.work / "pipeline" / part, dirs_exist_ok=True)
     begun, before = time.monotonic(), sum(progress.done.values()) / 60
     for name, (stage, arguments) in stages.items():

@@ -31,7 +31,9 @@ from checkpoints.recipe.drawing import draw
 from checkpoints.recipe.fit import pick_device
 from checkpoints.recipe.realism import detect, features, kernel_distance
 from checkpoints.recipe.scenes import ATTRIBUTES, Scene
+from checkpoints.recipe.train_decoder import denoised_again
 from checkpoints.recipe.train_unet import min_snr_weight
+from solver.diffusion import load_diffusion
 
 STEPS, PREVIEW_STEPS, GUIDANCE = 40, 6, 3.0
 THUMBNAIL = 16
@@ -106,6 +108,28 @@ def measure_autoencoder(context: Context) -> dict[str, float]:
         error = context.given_back(pipe, drawn) - to_pixels(drawn).to(context.device)
         psnr += (-10 * torch.log10(error.square().mean((1, 2, 3)) / 4)).tolist()
     return {"psnr_db": float(np.mean(psnr)), "psnr_db_worst": float(np.min(psnr))}
+
+
+@torch.inference_mode()
+def measure_decoder(context: Context) -> dict[str, float]:
+    """PSNR in dB of fresh drawings whose latents the UNet has touched, and how sharp they are.
+
+    Latents are noised and denoised, a third of the way; sharpness is the mean difference of neighbouring
+    pixels relative to that of the drawings.
+    """
+    model = load_diffusion(context.model, context.device)
+    psnr, sharpness = [], []
+    for start in tqdm(range(0, context.count, context.batch), desc="decoder", unit="batch"):
+        rows = list(range(800_000 + start, 800_000 + min(start + context.batch, context.count)))
+        scenes = [scene_of("fresh", i) for i in rows]
+        words = [caption(*scene)[0] for scene in scenes]
+        drawn = (to_pixels(np.stack([picture_of("fresh", i)[0] for i in rows])).to(context.device) + 1) / 2
+        latents = denoised_again(model, model.encode_pictures(drawn), words, rows, strength=0.35)
+        decoded = model.decode(latents).clamp(0, 1)
+        psnr += (-10 * torch.log10((decoded - drawn).square().mean((1, 2, 3)))).tolist()
+        edges = [x.diff(dim=-1).abs().mean((1, 2, 3)) for x in (decoded, drawn)]
+        sharpness += (edges[0] / edges[1]).tolist()
+    return {"denoised_psnr_db": float(np.mean(psnr)), "denoised_sharpness": float(np.mean(sharpness))}
 
 
 def measure_readers(context: Context) -> dict[str, float]:
@@ -302,6 +326,7 @@ def paint_finals(context: Context, path: Path) -> dict[str, float]:
 
 MEASURES: dict[str, Callable[[Context], dict[str, float]]] = {
     "autoencoder": measure_autoencoder,
+    "decoder": measure_decoder,
     "readers": measure_readers,
     "faithfulness": measure_faithfulness,
     "diversity": measure_diversity,

@@ -51,7 +51,9 @@ def warmup_stable_decay(step: int, steps: int, warmup: int, decay: float) -> flo
 
 
 def factor_by_time(step: int, spent: float, budget: float, warmup: int, decay: float) -> float:
-    """The same where `budget` seconds are given instead of steps; below zero when they are over."""
+    """The same where `budget` seconds are given instead of steps; zero or below when they are over."""
+    if budget <= 0:  # preparing took longer than was given
+        return 0.0
     return min((step + 1) / warmup, (1 - spent / budget) / max(decay, 1e-3), 1.0)
 
 

@@ -70,7 +70,7 @@ def cache_latents(work: Path, count: int, device: torch.device, batch: int = 32)
     pictures, _ = data.load(work / "drawings")
     count = min(count, len(pictures))
     path, done_path = work / "latents.npy", work / "latents-done.npy"
-    if path.exists() and len(np.load(path, mmap_mode="r")) == count:
+    if path.exists() and len(np.load(path, mmap_mode="r")) >= count:
         latents, done = (
             np.lib.format.open_memmap(path, mode="r+"),
             np.lib.format.open_memmap(done_path, mode="r+"),
@@ -89,7 +89,7 @@ def cache_latents(work: Path, count: int, device: torch.device, batch: int = 32)
             mean = vae.encoder(pixels)
         latents[rows] = vae.norm(mean.float()).cpu().numpy()
         done[rows] = True
-    return latents
+    return latents[:count]
 
 
 def deepened(shallow: UNet2DConditionModel) -> UNet2DConditionModel:

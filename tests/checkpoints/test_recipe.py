@@ -214,6 +214,7 @@ def test_a_learning_rate_by_time_is_zero_when_the_time_is_over() -> None:
     factors = [factor_by_time(step, 6.0 * step, 600, warmup=10, decay=0.5) for step in range(101)]
     assert factors[0] == pytest.approx(0.1) and factors[9:51] == [1.0] * 42
     assert all(a > b for a, b in pairwise(factors[50:])) and factors[100] == pytest.approx(0)
+    assert factor_by_time(0, 0.0, -5.0, warmup=10, decay=0.5) == 0  # none was left to begin with
 
 
 def test_a_branch_goes_on_from_the_run_and_leaves_it_as_it_is(tmp_path: Path) -> None:
