@@ -60,7 +60,7 @@ class ConsistencySolverScheduler(SchedulerMixin, ConfigMixin):
 
     Learned tables are given in the config, at most one for each number of steps. Other numbers of steps, timesteps or
     sigmas of your own, and image to image have the rows of UniPC of order 2 with its corrector (arXiv 2302.04867),
-    from which learned tables start. Every run is deterministic, ends at sigma 0, and spaces its timesteps trailing.
+    from which learned tables start. Every run is deterministic, and without a table spaces its timesteps trailing.
 
     This scheduler inherits from [`SchedulerMixin`] and [`ConfigMixin`]. Check the superclass documentation for the
     generic methods the library implements for all schedulers such as loading and saving.
@@ -430,9 +430,9 @@ def _check_table(table: dict[str, Any]) -> None:
         raise ValueError(f"A table lacks {', '.join(sorted(missing))}.")
     levels = set(zip(table["alpha"][:-1], table["sigma"][:-1], strict=True))
     scales = {table.get("init_noise_scale", 1.0), *table.get("input_scale", [1.0])}
-    if len(levels) != len(table["timestep"]) or scales != {1.0} or table["sigma"][-1] != 0:
+    if len(levels) != len(table["timestep"]) or scales != {1.0}:
         raise ValueError(
-            "A table must take one evaluation a step, keep its state in the model's scaling, and end at sigma 0."
+            "A table must take one evaluation a step, and keep its state in the model's scaling."
         )
 
 

@@ -11,11 +11,14 @@ import torch
 
 from integrations import export
 from integrations.diffusers.scheduling_consistency_solver import ConsistencySolverScheduler
-from integrations.k_diffusion import read_plans
+from integrations.k_diffusion import get_sigmas, read_plans, sample_consistency
 from solver import ConsistencySolverScheduler as Scheduler
-from solver import LearnedSolver, Policy
+from solver import LearnedSolver, NoiseSchedule, Policy, sample
+from solver.grids import time_grid
+from solver.paper import PaperPolicy
+from tests.integrations.comfy_stand_in import Model, Sampling
 from tests.integrations.test_diffusers import learned_plan
-from tests.solver.toys import NOISE, SD, run_scheduler
+from tests.solver.toys import NOISE, SD, network, relative_error, run_scheduler
 
 ROOT = Path(__file__).parents[2]
 
@@ -79,6 +82,34 @@ def test_a_diffusers_folder_loads(learned: Path, tmp_path: Path, monkeypatch: py
         one, other = (run_scheduler(each, NOISE, num_inference_steps=steps) for each in (ours, theirs))
         assert torch.allclose(one, other, atol=1e-5)
     assert (out / "scheduling_consistency_solver.py").is_file()
+
+
+def test_the_published_policy_reaches_other_programs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As `consistency-solver convert` leaves it: for any number of steps, ending above σ = 0."""
+    policy = PaperPolicy()
+    for parameter in policy.parameters():
+        parameter.data = torch.randn(parameter.shape, generator=torch.Generator().manual_seed(2))
+    config = {key: value for key, value in SD.items() if key != "timestep_spacing"}
+    scheduler = Scheduler(**config)
+    scheduler.policy = policy
+    scheduler.save_pretrained(tmp_path / "solver")
+    learned = ("--learned", tmp_path / "solver", "--steps", 5, 8)
+    assert run("--to", "json", tmp_path / "plans.json", *learned, monkeypatch=monkeypatch) == 0
+    assert run("--to", "diffusers", tmp_path / "out", *learned, monkeypatch=monkeypatch) == 0
+    plans = read_plans(tmp_path / "plans.json").plans
+    theirs = ConsistencySolverScheduler.from_pretrained(tmp_path / "out")
+    schedule = NoiseSchedule.from_config(SD)
+    model = Model(network, Sampling(schedule, rounded=False))
+    for steps in (5, 8):
+        plan = policy.plan(schedule, time_grid("trailing", schedule, steps), 3.0)
+        assert plan.sigma[-1] > 0.02
+        expected = sample(plan, network, NOISE)
+        sigmas = get_sigmas(steps, model.sampling.sigmas, plans=plans)
+        x = NOISE * (1 + float(sigmas[0]) ** 2) ** 0.5
+        result = sample_consistency(model.denoised, x, sigmas, disable=True, plans=plans)
+        assert relative_error(result * plan.alpha[-1], expected) < 1e-5
+        result = run_scheduler(theirs, NOISE, num_inference_steps=steps)
+        assert relative_error(result, expected) < 1e-5
 
 
 def test_what_can_t_be_exported_is_said(
