@@ -15,7 +15,7 @@ from PIL import Image
 
 from solver import LearnedSolver, NoiseSchedule, make_plan, read_plan, sample
 from solver.evaluation import evaluate, reproduce
-from solver.evaluation.reproduce import BINS, EXPERIMENTS, METHODS
+from solver.evaluation.reproduce import BINS, EXPERIMENTS, METHODS, PAPER, PAPER_COLUMNS
 from solver.paper import PaperFlowPolicy, PaperPolicy
 from solver.training import train
 from tests import tiny_models
@@ -170,6 +170,13 @@ def test_the_answer_follows_from_the_intervals() -> None:
     assert reproduce.answer(results((-1, -0.1))).startswith("Regression beats PPO here, unlike")
     assert reproduce.answer(results((-1, 0.1))).startswith("PPO and regression cannot be told apart")
     assert reproduce.answer(results((0.1, 1), (-1, 1))).startswith("PPO and regression differ")
+
+
+def test_the_page_gives_the_papers_own_answer() -> None:
+    psnr = PAPER_COLUMNS.index("PSNR")
+    gains = [PAPER["ppo", N][psnr] - PAPER["regression", N][psnr] for N in (5, 8)]
+    page = (Path(__file__).parents[3] / "docs" / "stable-diffusion.md").read_text(encoding="utf-8")
+    assert "| {:+.1f} / {:+.1f} dB |".format(*gains) in page
 
 
 @pytest.mark.parametrize(
