@@ -208,6 +208,11 @@ def drop_messages_for_lost_tabs(page: gr.Blocks) -> None:
     queue.send_message = send_if_open  # type: ignore[assignment, method-assign]
 
 
+def skip_statistics(page: gr.Blocks) -> None:
+    """Have the queue compute no statistics: it does so with pandas after each event, and nobody sees them."""
+    page._queue.compute_analytics_summary = lambda records: {}  # type: ignore[method-assign]
+
+
 def is_answer_lost(page: Any, path: str, tab: str | None) -> bool:
     """Whether the queue has no answer for a request to an address of ANSWER; Gradio breaks the connection."""
     queue = page._queue

@@ -18,7 +18,12 @@ from starlette.routing import Route
 
 from app.backends.base import Backend
 from app.jobs.uploads import MAX_BYTES
-from app.page.gradio_internals import LAUNCH, drop_messages_for_lost_tabs, set_tool_answers
+from app.page.gradio_internals import (
+    LAUNCH,
+    drop_messages_for_lost_tabs,
+    set_tool_answers,
+    skip_statistics,
+)
 from app.page.layout import Page, build_page
 from app.page.scripts import STATIC
 from app.page.theme import make_theme
@@ -79,6 +84,7 @@ def launch_page(page: Page, host: str, port: int, framed_by: Sequence[str] = (),
     # On a ZeroGPU Space, Gradio's default is to run one event at a time.
     page.queue(default_concurrency_limit=None, max_size=MAX_QUEUED_EVENTS)
     drop_messages_for_lost_tabs(page)
+    skip_statistics(page)
     app = dict(options.pop("app_kwargs", {}))
     app["routes"] = [*page.routes, *app.get("routes", ())]
     app["middleware"] = middleware(app["routes"], page.head_html, framed_by)

@@ -10,6 +10,7 @@ from typing import Any
 
 import gradio as gr
 import pytest
+from gradio.queueing import Queue
 from gradio.routes import App
 from starlette.testclient import TestClient
 
@@ -154,6 +155,17 @@ def test_messages_for_a_tab_that_is_gone_are_dropped() -> None:
         page._queue.send_message(event, SimpleNamespace())  # type: ignore[arg-type]
     internals.drop_messages_for_lost_tabs(page)
     page._queue.send_message(event, SimpleNamespace())  # type: ignore[arg-type]
+
+
+def test_the_queue_computes_no_statistics() -> None:
+    assert inspect.getsource(Queue.process_events).count("self.compute_analytics_summary,") == 2
+    page = page_with(lambda: None)
+    page.queue()
+    page._queue.events_recorded = 1
+    event = {"function": "press", "status": "success", "process_time": 1.0}
+    assert page._queue.compute_analytics_summary([event])["functions"]
+    internals.skip_statistics(page)
+    assert page._queue.compute_analytics_summary([event]) == {}
 
 
 def test_an_answer_is_lost_unless_its_event_waits() -> None:
