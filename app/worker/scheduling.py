@@ -16,8 +16,9 @@ CARRYING = 0.25
 # After so long without a step the first refinement in line and the first late preview go along in any case,
 # so that no flood of previews starves them. One of each only: with more, everybody would wait longer.
 PATIENCE_S = 1.0
-# A preview is late when it takes more than so many times what its steps take in full batches.
-LATE = 3.0
+# A preview is late when it takes more than so many times what its steps take in full batches. One that has
+# not begun is late earlier: without time to spare it is given up half-way, and its steps were for nothing.
+LATE, LATE_TO_BEGIN = 3.2, 2.6
 # A request takes a turn of its owner for each so many rows times steps: eight previews of 12 steps or one
 # picture of 100, with guidance, are one turn. A larger request waits until others have had theirs.
 TURN = 200
@@ -63,10 +64,6 @@ class Ticket:
             return True
         return self.steps - self.steps_left < SPECULATED_SHARE * self.steps
 
-    def is_late(self, step_s: float) -> bool:
-        """Whether it is a preview that can't be in time (see LATE) where each step takes `step_s` seconds."""
-        return self.kind == "preview" and self.age_s + self.steps_left * step_s > LATE * self.steps * step_s
-
 
 @dataclass(frozen=True)
 class Forecast:
@@ -102,13 +99,12 @@ class SchedulingPolicy:
         grid holds up another's first. Of speculative tickets the favoured go first, then those with the
         fewest steps done, of any owner.
         """
-        turns = _turns(tickets)
-        step_s = costs.tick(costs.knee)
+        turns, late = _turns(tickets), late_requests(tickets, costs)
 
         def rank(t: Ticket) -> tuple:
             if t.kind == "speculative":
                 return (KINDS.index(t.kind), not t.favoured, t.steps - t.steps_left, t.number)
-            return (KINDS.index(t.kind), t.is_late(step_s), turns[t.kind, t.owner, t.request], t.number)
+            return (KINDS.index(t.kind), t.request in late, turns[t.kind, t.owner, t.request], t.number)
 
         return sorted(tickets, key=rank)
 
@@ -131,7 +127,8 @@ class SchedulingPolicy:
         batch = fill(alike, costs, max_rows)
         if first.kind == "preview":
             waiting = alike[len(batch) :]
-            late = [t for t in waiting if t.is_late(costs.tick(costs.knee))]
+            late_ones = late_requests(line, costs)
+            late = [t for t in waiting if t.request in late_ones]
             refinements = [t for t in line if t.kind == "refine" and t.shape == first.shape]
             impatient = [t for t in (*late[:1], *refinements[:1]) if t.idle_s > PATIENCE_S]
             others = [] if waiting else [t for t in refinements if t not in impatient]
@@ -169,6 +166,24 @@ class SchedulingPolicy:
             )
             for place, t in enumerate(line)
         }
+
+
+def late_requests(tickets: Sequence[Ticket], costs: Costs) -> set[int]:
+    """The requests of previews that can't be in time, as a whole: see LATE."""
+    step_s = costs.tick(costs.knee)
+    left: dict[int, int] = {}
+    begun: set[int] = set()
+    for t in tickets:
+        left[t.request] = max(left.get(t.request, 0), t.steps_left)
+        if t.steps_left < t.steps:
+            begun.add(t.request)
+    return {
+        t.request
+        for t in tickets
+        if t.kind == "preview"
+        and t.age_s + left[t.request] * step_s
+        > (LATE if t.request in begun else LATE_TO_BEGIN) * t.steps * step_s
+    }
 
 
 def fill(line: Sequence[Ticket], costs: Costs, max_rows: int | None) -> list[Ticket]:

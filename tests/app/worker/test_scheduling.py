@@ -13,11 +13,13 @@ from app.worker.costs import Costs
 from app.worker.scheduling import (
     CARRYING,
     LATE,
+    LATE_TO_BEGIN,
     PATIENCE_S,
     SPECULATED_SHARE,
     TURN,
     SchedulingPolicy,
     Ticket,
+    late_requests,
 )
 
 COSTS = Costs(rows=(1, 2, 4, 8, 16, 32), seconds=(0.06, 0.07, 0.1, 0.14, 0.23, 0.43), decode_s=0.01)
@@ -198,6 +200,24 @@ def test_one_that_is_nearly_done_is_not_late_where_a_new_one_is() -> None:
     waited_s = (LATE - 0.5) * 6 * COSTS.tick(COSTS.knee)
     waited = [replace(ticket(n, left=left), age_s=waited_s) for n, left in ((0, 6), (1, 1))]
     assert [t.number for t in POLICY.line_up(waited, COSTS)] == [1, 0]
+
+
+def test_none_begins_without_time_to_spare_and_none_that_has_begun_is_given_up_early() -> None:
+    step_s = COSTS.tick(COSTS.knee)
+    both_s = (LATE + LATE_TO_BEGIN) / 2 * 6 * step_s
+    new = replace(ticket(0, left=6), age_s=both_s - 6 * step_s)
+    begun = replace(ticket(1, left=5), age_s=both_s - 5 * step_s)
+    assert late_requests([new, begun], COSTS) == {0}
+    assert not late_requests([replace(new, age_s=new.age_s - 2 * step_s)], COSTS)
+    assert late_requests([replace(begun, age_s=begun.age_s + 3 * step_s)], COSTS) == {1}
+    assert not late_requests([replace(ticket(2, "refine", left=40), age_s=600.0)], COSTS)
+
+
+def test_a_grid_is_late_as_a_whole() -> None:
+    age_s = (LATE - 0.1) * 6 * COSTS.tick(COSTS.knee) - 3 * COSTS.tick(COSTS.knee)
+    grid = [replace(ticket(n, request=0, left=left), age_s=age_s) for n, left in ((0, 3), (1, 3), (2, 4))]
+    assert not late_requests(grid[:2], COSTS)
+    assert late_requests(grid, COSTS) == {0}, "it is shown when its last picture is done"
 
 
 def test_where_all_takes_longer_more_time_is_given() -> None:
