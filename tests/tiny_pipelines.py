@@ -17,15 +17,18 @@ from diffusers import (
     Flux2Transformer2DModel,
     Krea2Pipeline,
     Krea2Transformer2DModel,
+    QwenImageEditPipeline,
     QwenImagePipeline,
     QwenImageTransformer2DModel,
     ZImagePipeline,
     ZImageTransformer2DModel,
 )
 from transformers import (
+    BatchFeature,
     Qwen2_5_VLConfig,
     Qwen2_5_VLForConditionalGeneration,
     Qwen2Tokenizer,
+    Qwen2VLImageProcessor,
     Qwen3Config,
     Qwen3ForCausalLM,
     Qwen3Model,
@@ -145,6 +148,37 @@ def qwen_image() -> QwenImagePipeline:
         tokenizer=qwen_tokenizer(),
         transformer=network,
     )  # fmt: skip
+
+
+class Processor:
+    """Stands for transformers' Qwen2VLProcessor, which cannot be made without torchvision."""
+
+    def __init__(self, tokenizer: Any) -> None:
+        self.tokenizer = tokenizer
+        self.image_processor = Qwen2VLImageProcessor(
+            patch_size=14, temporal_patch_size=2, merge_size=2, min_pixels=28 * 28, max_pixels=56 * 56
+        )
+
+    def __call__(self, text: list[str], images: Any, padding: bool, return_tensors: str) -> Any:
+        seen = self.image_processor(images=images, return_tensors=return_tensors)
+        places = int(seen["image_grid_thw"][0].prod()) // 4
+        longer = [each.replace("<|image_pad|>", "<|image_pad|>" * places) for each in text]
+        tokens = self.tokenizer(longer, padding=padding, return_tensors=return_tensors)
+        return BatchFeature({**tokens, **seen})
+
+
+def qwen_image_edit() -> QwenImageEditPipeline:
+    """It cannot draw without a picture."""
+    parts = qwen_image().components
+    tokenizer = parts["tokenizer"]
+    tokenizer.add_special_tokens(
+        {"extra_special_tokens": [*SPECIAL[1:], "<|vision_start|>", "<|image_pad|>"]}
+    )
+    encoder = parts["text_encoder"].config
+    encoder.vision_start_token_id, encoder.image_token_id = tokenizer.convert_tokens_to_ids(
+        ["<|vision_start|>", "<|image_pad|>"]
+    )
+    return QwenImageEditPipeline(**parts, processor=Processor(tokenizer))
 
 
 def krea2() -> Krea2Pipeline:

@@ -14,7 +14,7 @@ import transformers
 
 from app.catalogue import CATALOGUE, CatalogueEntry, ModelError
 from app.catalogue.decoders import FOLDER as PREVIEW_DECODER
-from app.catalogue.files import check_tokenizer, read_header, read_json, weight_files
+from app.catalogue.files import WEIGHTLESS, check_tokenizer, read_header, read_json, weight_files
 from app.catalogue.finding import check_pipeline
 from app.catalogue.fitting import Offload
 from app.catalogue.table import ROOT
@@ -296,8 +296,9 @@ def load_component(
     if not (folder / name).is_dir():
         raise ModelError(f"{folder} has no folder {name}. {advice}")
     try:
-        if name.startswith("tokenizer"):
-            check_tokenizer(folder / name)
+        if name.startswith(WEIGHTLESS):
+            if name.startswith("tokenizer"):
+                check_tokenizer(folder / name)
             return cls.from_pretrained(folder / name, local_files_only=True)
         for path in weight_files(folder / name):
             read_header(path)

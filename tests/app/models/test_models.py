@@ -7,10 +7,12 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from transformers import CLIPImageProcessor
 
 from app.catalogue import find
 from app.jobs.job import RequestError
 from app.models import ImageModel, ModelError, load, pick_device
+from app.models.loading import load_component
 from app.worker import Worker
 from solver import ConsistencySolverScheduler, Policy, make_plan, noise_for_seed, sample
 from tests.conftest import make_job
@@ -147,6 +149,11 @@ def test_a_processor_needs_no_weights_and_a_family_no_row(
     edit_json(copy / "model_index.json", processor=["transformers", "CLIPImageProcessor"])
     (copy / "processor").mkdir()
     assert "processor" not in find(str(copy)).parts
+    CLIPImageProcessor().save_pretrained(copy / "processor")
+    source = ["transformers", "CLIPImageProcessor"]
+    assert load_component(copy, "processor", source, torch.float32, CPU).size
+    with pytest.raises(ModelError, match="processor can't be read"):
+        load_component(copy, "processor", ["transformers", "Qwen2VLProcessor"], torch.float32, CPU)
     monkeypatch.setattr("app.models.loading.CATALOGUE", ())
     facts = load(copy, CPU).facts
     assert (facts.guidance, facts.full_steps) == (7.5, 50)  # the pipeline's own
