@@ -20,7 +20,7 @@ from app.page.session import job_of, start_of
 from app.page.starting import set_start
 
 # A click to fill the form in names one of these.
-SOURCES = {"link", "picture", "entry", "grid"}
+SOURCES = {"link", "picture", "entry", "stage"}
 
 
 def fill(click: Click) -> dict[str, dict[str, Any]]:
@@ -36,7 +36,7 @@ def fill(click: Click) -> dict[str, dict[str, Any]]:
         return _with_values(changes, held_values(held, facts), facts)
     if SOURCES & click.values.keys():
         dropped = click.values.get("dropped")
-        more = {"dropped": dropped[:32]} if isinstance(dropped, str) else {}
+        more = {"about": "fill"} | ({"dropped": dropped[:32]} if isinstance(dropped, str) else {})
         try:
             wanted = wanted_of(click)
             values, notes = form_values(wanted, facts)
@@ -44,7 +44,7 @@ def fill(click: Click) -> dict[str, dict[str, Any]]:
         except RequestError as error:
             session.tell(str(error), **more)
             return changes
-        words = ["Prompt, seed and settings of this picture are back."] if more else []
+        words = ["Prompt, seed and settings of this picture are back."] if "dropped" in more else []
         if words + notes:
             session.tell(" ".join(words + notes), "warning" if notes else "info", **more)
         if made_here(wanted) and "size" not in values:
@@ -77,10 +77,11 @@ def wanted_of(click: Click) -> dict[str, Any]:
                 job = job_of(shot, "preview", session, start_of(session, entry))
                 return from_record(Record(job, shot.revision, 0, 0, shot.decoder))
         raise RequestError("This picture is gone from the history.")
-    tile, stage = click.tile(), session.stage
-    wanted = from_record(Record(tile.job, tile.revision, 0, 0, tile.decoder))
-    if stage and stage.grid == values["grid"] and stage.tile.seed == tile.seed:
-        wanted["settings"] |= {"Full steps": str(stage.job.steps), "Full sampler": stage.job.solver}
+    stage = session.stage
+    if stage is None or stage.id != values.get("stage"):
+        raise RequestError("That picture has been replaced. Please use the one that you see now.")
+    wanted = from_record(Record(stage.tile.job, stage.tile.revision, 0, 0, stage.tile.decoder))
+    wanted["settings"] |= {"Full steps": str(stage.job.steps), "Full sampler": stage.job.solver}
     return wanted
 
 

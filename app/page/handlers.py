@@ -126,20 +126,26 @@ def keep(click: Click) -> None:
 
 
 def refine(click: Click) -> None:
-    """Refine a preview from its own noise, onto the stage."""
+    """Refine a preview from its own noise, onto the stage; others that are being refined go on.
+
+    One that was refined like this before is shown again.
+    """
     session = click.session
     with session.lock:
         tile, grid = click.tile(), click.grid()
         job = refinement_of(tile.job, click.form.full_steps, click.final_solver)
         if all(entry.id != grid.id for entry in session.shelf.entries):
             record_grid(session, grid)  # it was deleted, and is needed again, for its final
-        if session.refinement and not session.refinement.ended:
-            if session.refinement.job == job:
+        known = session.pick_of(tile)
+        if known and known.job == job and known.state != "stopped":
+            if known is session.stage and known.running:
                 raise RequestError("This one is already being refined.")
-            session.refinement.cancel()
+            session.stage = known
+            return session.changed()
         handle = session.guesses.take(job) or click.studio.backend.submit(job)
-        stage = Stage(grid.id, tile, job)
+        stage = Stage(grid.id, tile, job, handle=handle)
         session.refinement, session.stage = handle, stage
+        session.picks.append(stage)
     session.changed()
     session.follow(lambda: follow_refinement(click.studio, session, stage, handle))
 
@@ -165,7 +171,7 @@ def point_at(click: Click) -> None:
 
 
 def cancel(click: Click) -> None:
-    """Cancel the running refinement, or else the running previews.
+    """Cancel the refinement on the stage, or else the others, or else the running previews.
 
     A cancel does not queue and may overtake what it is meant for. So values["calls"] names the page's latest
     clicks of SUBMITTING, each by its values["call"]; one that arrives later is not begun.
@@ -202,6 +208,7 @@ def clear_history(click: Click) -> None:
         session.stop()
         session.shelf.clear()
         session.grid = session.stage = session.start = None
+        session.picks = []
     session.tell("Everything that you made here is deleted.", "info")
 
 
@@ -226,8 +233,8 @@ SUBMITTING = frozenset({"preview", "reroll", "vary", "refine"})
 
 def _cancel_running(session: Session) -> None:
     with session.lock:
-        if session.refinement and not session.refinement.ended:
-            session.refinement.cancel()
-        else:
-            for handle in session.previews:
+        staged = session.stage and session.stage.running and session.stage.handle
+        others = [pick.handle for pick in session.picks if pick.running]
+        for handle in [staged] if staged else others or session.previews:
+            if handle:
                 handle.cancel()

@@ -95,7 +95,8 @@ def build_page(
                 f"<h1>{TITLE}</h1><p>See four quick previews, pick one, and only that one is finished.</p>",
                 elem_classes="masthead-title",
             )
-            read = gr.Button("Reuse a PNG …", size="sm", scale=0, elem_id="read")
+            surprise = gr.Button("Surprise me", size="sm", scale=0, elem_classes="surprise")
+            read = gr.Button("Reuse a picture …", size="sm", scale=0, elem_id="read")
             about = gr.Button("About", size="sm", scale=0, elem_id="about")
             keys = gr.Button("Keys", size="sm", scale=0, elem_id="keys")
         with gr.Row(elem_classes="prompt-row"):
@@ -116,7 +117,6 @@ def build_page(
         gr.HTML("", elem_id="start", padding=False)
         with gr.Row(elem_classes="ideas"):
             ideas = [gr.Button(example, size="sm") for example in prompts.EXAMPLES]
-            surprise = gr.Button("Surprise me", size="sm", elem_classes="surprise")
         form = [prompt, *_settings()]
         view = make_studio("main", "The page could not be loaded. Please load it again.")
         gr.HTML(
@@ -157,7 +157,7 @@ def _connect(
         try:
             yield Click(studio, session, values, Form(*settings))
         except RequestError as error:
-            session.tell(str(error))
+            session.tell(str(error), about=str(values.get("do"))[:20])
 
     def act(event: gr.EventData, request: gr.Request, *settings: Any) -> None:
         with clicked(event, request, *settings) as click:

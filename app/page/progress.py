@@ -9,7 +9,7 @@ from app.jobs.job import Cancelled, Done, Event, Failed, Job, Queued, RequestErr
 from app.jobs.request import refinement_of
 from app.page.click import Click, Studio
 from app.page.likeness import compare
-from app.page.session import Grid, Session, Stage, Tile, note_of, record_grid, values_of
+from app.page.session import Grid, Session, Stage, Tile, note_of, record_grid, seed_label, values_of
 from app.page.speculation import Guesses
 
 # Serving and painting new previews takes about so long where server and browser share two cores.
@@ -28,6 +28,8 @@ def paint(click: Click, tiles: list[Tile]) -> None:
     ignored = tuple(studio.backend.facts.unknown_words(tiles[0].job.prompt))
     grid = Grid(tiles, note="Waiting for the first previews …", ignored=ignored)
     session.grid, session.previews = grid, handles
+    shown = {tile.name for tile in tiles}
+    session.picks = [pick for pick in session.picks if pick.running or pick.tile.name in shown]
     session.changed()
 
     def follow() -> None:
@@ -85,7 +87,10 @@ def _guess(studio: Studio, session: Session, grid: Grid, refinements: list[Job])
 
 
 def follow_refinement(studio: Studio, session: Session, stage: Stage, handle: Handle) -> None:
-    """Show the progress of a refinement on the stage, and at its end the likeness of preview and final."""
+    """Show the progress of a refinement, and at its end the likeness of preview and final.
+
+    The end of one that is not on the stage any more is told.
+    """
     for event in handle.events():
         final = None
         if isinstance(event, Done):
@@ -105,8 +110,15 @@ def follow_refinement(studio: Studio, session: Session, stage: Stage, handle: Ha
                     stage.state, stage.percent, stage.message = "done", 100, ""
                     stage.name, stage.revision = final.picture, final.revision
                     stage.likeness, stage.seconds = final.likeness, final.seconds
+                    if stage in session.picks and session.stage is not stage:
+                        told = (
+                            f"The picture of seed {seed_label(stage.job)} is finished, too: it is in Earlier."
+                        )
+                        session.tell(told, "info")
                 case Failed():
                     stage.state, stage.message = "stopped", event.message
+                    if stage in session.picks and session.stage is not stage:
+                        session.tell(f"The picture of seed {seed_label(stage.job)}: {event.message}")
                 case Cancelled():
                     stage.state, stage.message = "stopped", "Cancelled. The preview is still there."
         session.changed()

@@ -91,12 +91,13 @@ class Grid:
 
 @dataclass
 class Stage:
-    """The picked picture.
+    """A picked picture.
 
     Attributes:
         grid: id of the grid that it comes from.
         tile: the preview.
         job: refines it.
+        handle: of that job; None if it comes from the history.
         state: "running", "done" or "stopped".
         sketch: address of its latest sketch.
         name: the final's on the shelf.
@@ -114,7 +115,12 @@ class Stage:
     revision: str = ""
     seconds: float = 0.0
     likeness: dict[str, str] | None = None
+    handle: Handle | None = None
     id: str = field(default_factory=lambda: secrets.token_hex(8))
+
+    @property
+    def running(self) -> bool:
+        return self.handle is not None and not self.handle.ended
 
 
 @dataclass
@@ -123,7 +129,8 @@ class Session:
 
     Attributes:
         shelf: the pictures of its browser or login.
-        previews, refinement, guesses: the jobs.
+        picks: all picks that are running or have a preview in the grid, the latest last. One is on the stage.
+        previews, refinement, guesses: the jobs; of the refinements the latest.
         pointed: the preview last pointed at.
         notices: the latest messages.
         login: the name that the user has logged in with, if any.
@@ -140,6 +147,7 @@ class Session:
     shelf: Shelf
     grid: Grid | None = None
     stage: Stage | None = None
+    picks: list[Stage] = field(default_factory=list)
     previews: list[Handle] = field(default_factory=list)
     refinement: Handle | None = None
     guesses: Guesses = field(default_factory=Guesses)
@@ -159,6 +167,11 @@ class Session:
     def owner(self) -> str:
         """The owner of its jobs, for whom the worker takes turns: all tabs of a browser, or of a login."""
         return self.shelf.name
+
+    def pick_of(self, tile: Tile) -> Stage | None:
+        """The latest pick of a preview."""
+        found = (pick for pick in reversed(self.picks) if tile.name and pick.tile.name == tile.name)
+        return next(found, None)
 
     def changed(self) -> None:
         """Call the listeners."""
@@ -187,8 +200,9 @@ class Session:
     def stop(self) -> None:
         """Cancel everything that runs."""
         with self.lock:
-            for handle in [*self.previews, *filter(None, [self.refinement])]:
-                handle.cancel()
+            for handle in [*self.previews, *(pick.handle for pick in self.picks)]:
+                if handle:
+                    handle.cancel()
             self.guesses.drop()
 
 
@@ -267,7 +281,10 @@ class Sessions:
 
 
 def show_entry(session: Session, entry: Entry) -> None:
-    """Put an entry of the history back into the grid, and its last final onto the stage."""
+    """Put an entry of the history back into the grid, and its last final onto the stage.
+
+    Running previews are cancelled; refinements go on.
+    """
     start = start_of(session, entry)
     tiles = [
         Tile(
@@ -281,18 +298,28 @@ def show_entry(session: Session, entry: Entry) -> None:
     ]
     if not tiles:
         raise RequestError("The previews of this picture are gone. The picture itself is in the export.")
-    grid, stage = Grid(tiles, note=note_of(tiles), id=entry.id), None
-    if entry.finals:
-        shot = entry.finals[-1]
+    grid, picks = Grid(tiles, note=note_of(tiles), id=entry.id), []
+    for shot in entry.finals:
         job = job_of(shot, "refine", session, start)
         tile = next((t for t in tiles if (t.job.seed, t.job.variation) == (job.seed, job.variation)), None)
         if tile:
-            stage = Stage(grid.id, tile, job, "done", 100, "", name=shot.picture, revision=shot.revision)
-            stage.likeness, stage.seconds = shot.likeness, shot.seconds
+            pick = Stage(grid.id, tile, job, "done", 100, "", name=shot.picture, revision=shot.revision)
+            pick.likeness, pick.seconds = shot.likeness, shot.seconds
+            picks.append(pick)
     with session.lock:
-        session.stop()
-        session.grid, session.stage, session.previews, session.refinement = grid, stage, [], None
+        for handle in session.previews:
+            handle.cancel()
+        session.guesses.drop()
+        picks += [pick for pick in session.picks if pick.running]
+        session.grid, session.picks, session.previews = grid, picks, []
+        session.stage = next((pick for pick in reversed(picks) if pick.grid == grid.id), None)
     session.changed()
+
+
+def seed_label(job: Job) -> str:
+    """Return the seed and, of a variation, those that it is turned to."""
+    turns = job.variation.turns if job.variation else ()
+    return " ~ ".join(str(seed) for seed in (job.seed, *(turn.seed for turn in turns)))
 
 
 def note_of(tiles: Sequence[Tile]) -> str:

@@ -7,7 +7,7 @@ from app.jobs.job import Job, RequestError, exact_number
 from app.models import ModelFacts
 from app.page.click import Studio
 from app.page.form import turned
-from app.page.session import Session, Shelf, Stage, Tile
+from app.page.session import Session, Shelf, Stage, Tile, seed_label
 
 View = dict[str, Any]
 
@@ -74,9 +74,26 @@ def grid_view(session: Session) -> View | None:
                 "problem": tile.problem,
                 "kept": tile.kept,
                 "how": f"{tile.job.steps} steps, {tile.job.solver}",
+                "pick": pick_view(session, tile),
             }
             for tile in grid.tiles
         ],
+    }
+
+
+def pick_view(session: Session, tile: Tile) -> View | None:
+    """Return how far the refinement of a preview is; None without one."""
+    pick = session.pick_of(tile)
+    if pick is None:
+        return None
+    return {"state": pick.state, "percent": pick.percent, "message": pick.message} | _pictures(session, pick)
+
+
+def _pictures(session: Session, stage: Stage) -> View:
+    final = picture_address(session.shelf, stage.name) if stage.name else ""
+    return {
+        "picture": final or (stage.sketch if stage.state == "running" else ""),
+        "tags": [f"Preview · {stage.tile.job.steps} steps", f"Final · {stage.job.steps} steps"],
     }
 
 
@@ -85,8 +102,7 @@ def stage_view(session: Session) -> View | None:
     stage = session.stage
     if stage is None:
         return None
-    final = picture_address(session.shelf, stage.name) if stage.name else ""
-    return {
+    return _pictures(session, stage) | {
         "id": stage.id,
         "grid": stage.grid,
         "state": stage.state,
@@ -95,8 +111,6 @@ def stage_view(session: Session) -> View | None:
         "prompt": stage.job.prompt,
         "size": _size(stage.job),
         "preview": picture_address(session.shelf, stage.tile.name),
-        "picture": final or (stage.sketch if stage.state == "running" else ""),
-        "tags": [f"Preview · {stage.tile.job.steps} steps", f"Final · {stage.job.steps} steps"],
         "percent": stage.percent,
         "message": stage.message,
         "likeness": stage.likeness or {"words": "", "detail": ""},
@@ -128,12 +142,6 @@ def history_view(shelf: Shelf) -> list[View]:
         for entry in shelf.entries
         for first in [*entry.previews, *entry.finals][:1]
     ]
-
-
-def seed_label(job: Job) -> str:
-    """Return the seed and, of a variation, those that it is turned to."""
-    turns = job.variation.turns if job.variation else ()
-    return " ~ ".join(str(seed) for seed in (job.seed, *(turn.seed for turn in turns)))
 
 
 def _start(job: Job) -> str:

@@ -155,6 +155,59 @@ def test_mistakes_are_told_on_the_page(page: Any) -> None:
     assert page.locator(".grid").get_attribute("aria-busy") == "false"
 
 
+def test_a_message_about_a_later_try_replaces_the_earlier_one(page: Any) -> None:
+    for prompt in ("", "lake " * 500, ""):
+        page.fill("#prompt input", prompt)
+        page.press("#prompt input", "Enter")
+        words = "at most 2,000" if prompt else "The prompt is empty"
+        page.locator(".toast", has_text=words).wait_for()
+        assert page.locator(".toast").count() == 1
+    preview(page)
+    assert page.locator(".toast").count() == 0
+    assert page.errors == []
+
+
+def test_a_number_beyond_a_slider_is_not_replaced_without_a_word(page: Any) -> None:
+    preview(page)  # by then the form is fitted to the model
+    page.locator(".settings .label-wrap").click()
+    for label, typed, words in (
+        ("Guidance", "0", "Guidance can be 1 to 12. 0 became 1."),
+        ("Full steps", "500", "Full steps can be 10 to 100. 500 became 100."),
+    ):
+        number = page.locator(".settings").get_by_label(f"number input for {label}")
+        number.fill(typed)
+        page.keyboard.press("Tab")
+        page.locator(".toast", has_text=words).wait_for()
+        assert number.input_value() == words.removesuffix(".").rpartition(" ")[2]
+    assert page.locator(".toast").count() == 1
+    assert page.errors == []
+
+
+def test_two_previews_are_refined_one_beside_the_other(page: Any, hold: Hold) -> None:
+    preview(page)
+    go_on = hold("refine")
+    for place in (0, 1):
+        page.locator(".tile .refine").nth(place).click()
+        page.locator(f".tile:nth-child({place + 1}).is-picked").wait_for()
+    assert page.locator(".tile.is-refining").count() == 2
+    go_on()
+    page.locator(".stage[data-state=done]").wait_for()
+    page.locator(".toast", has_text="is finished, too").wait_for()
+    assert page.locator(".tile-state", has_text="Final").count() == 2
+    finals = sources(page)[:2]
+    assert page.locator(".compare-final").evaluate("image => image.src") == finals[1]
+    page.locator(".tile .tile-picture").first.click()
+    page.wait_for_function("src => document.querySelector('.compare-final').src === src", arg=finals[0])
+    page.locator(".stage[data-state=done]").wait_for()
+    page.get_by_role("button", name="Reroll").click()
+    page.wait_for_function("old => document.querySelector('.tile img').src !== old", arg=finals[0])
+    wait_for_grid(page)
+    page.get_by_role("button", name="Use prompt and seed", exact=True).click()
+    page.locator(".settings-note", has_text="first seed").wait_for()
+    page.locator(".entry-picture.is-final").nth(1).wait_for()
+    assert page.errors == []
+
+
 def test_an_example_and_a_surprise_fill_the_prompt_and_start(page: Any) -> None:
     page.locator(".ideas button").first.click()
     wait_for_grid(page)

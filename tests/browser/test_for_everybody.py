@@ -100,6 +100,25 @@ def test_a_screen_reader_hears_what_happens_and_finds_its_way(told: None, page: 
     assert places == sorted(places), "the focus goes from previews to the final to what was made earlier"
 
 
+@pytest.mark.parametrize("size", [(1280, 800), (1440, 900), (1920, 1080), (390, 844)])
+def test_all_four_previews_are_seen_at_once(open_page: OpenPage, size: tuple[int, int]) -> None:
+    width, height = size
+    phone = {"is_mobile": True, "has_touch": True} if width < 500 else {}
+    page = open_page(viewport={"width": width, "height": height}, **phone)
+    preview(page, "quiet hills")
+    for tile in page.locator(".tile-picture").all():
+        box = tile.bounding_box()
+        assert box["y"] >= 0 and box["y"] + box["height"] <= height, box
+        assert box["width"] >= (220 if width > 500 else 160)
+    if not phone:
+        for button in page.locator(".tile-foot button").all():
+            box = button.bounding_box()
+            assert box["y"] + box["height"] <= height
+            assert button.evaluate("node => node.scrollWidth <= node.clientWidth"), "its words are whole"
+    assert page.evaluate("document.documentElement.scrollWidth") <= width
+    assert page.errors == []
+
+
 def test_a_phone_has_two_columns_and_the_buttons_of_the_selected_preview(open_page: OpenPage) -> None:
     page = open_page(**PHONE)
     preview(page, "quiet hills")

@@ -178,8 +178,15 @@ def test_a_lost_connection_is_told_and_comes_back(page: Any) -> None:
     preview(page, "quiet hills")
     page.context.set_offline(True)
     page.get_by_text("The connection is lost").wait_for()
+    before = sources(page)
+    for do in (lambda: page.press("#prompt input", "Enter"), page.locator(".keep").first.click):
+        do()
+        page.locator(".toast", has_text="so this was not done").wait_for()
+        page.locator(".toast-close").click()
+    assert page.locator(".is-expecting").count() == 0
     page.context.set_offline(False)
     page.locator(".lost").wait_for(state="hidden")
+    assert sources(page) == before
     preview(page, "a lake at night")
 
 

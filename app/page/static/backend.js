@@ -16,9 +16,25 @@ const calls = [];
 
 /** @type {Trigger} */
 let trigger = () => {};
+let isConnected = true;
+/** @type {(() => void) | undefined} */
+let refuse;
 
-/** Have events sent by a function of Gradio's. @param {Trigger} gradios */
-export const connect = (gradios) => (trigger = gradios);
+/**
+ * Have events sent by a function of Gradio's.
+ * @param {Trigger} gradios
+ * @param {() => void} [whenLost] called instead while the connection is lost: what is sent then is lost, too
+ */
+export function connect(gradios, whenLost) {
+  trigger = gradios;
+  refuse = whenLost;
+}
+
+/** @param {string} event @param {object} values */
+function send(event, values) {
+  if (isConnected || !refuse) trigger(event, { ...me, ...values });
+  else refuse();
+}
 
 /**
  * Return the secret of a browser or tab, kept in its storage; where storage is forbidden, of this page only.
@@ -49,11 +65,12 @@ export async function act(action, values = {}) {
   const call = crypto.getRandomValues(new Uint32Array(2)).join("-");
   if (queued) calls.splice(0, calls.push(call) - MAX_CALLS);
   const named = action === "cancel" ? { calls: [...calls] } : queued ? { call } : {};
-  trigger(queued ? "act" : "note", { ...me, ...(await values), ...named, do: action });
+  const sent = await values;
+  if (action !== "point_at" || isConnected) send(queued ? "act" : "note", { ...sent, ...named, do: action });
 }
 
 /** Have the form filled in from a source, see app/page/filling.py. @param {object} source */
-export const fillForm = (source) => trigger("fill", { ...me, ...source });
+export const fillForm = (source) => send("fill", source);
 
 /** What the server answers to a request that it refuses. */
 export class Refusal extends Error {
@@ -131,6 +148,7 @@ export async function follow(show, tell) {
         const messages = (rest + value).split("\n\n");
         rest = messages.pop() || "";
         failures = 0;
+        isConnected = true;
         tell(true, false);
         for (const message of messages) show(JSON.parse(message.slice("data: ".length)));
       }
@@ -139,6 +157,7 @@ export async function follow(show, tell) {
     }
     clearTimeout(silence);
     removeEventListener("offline", lose);
+    isConnected = false;
     tell(false, refused);
     await pause(RETRY_MS[Math.min(failures, RETRY_MS.length - 1)]);
   }

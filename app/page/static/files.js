@@ -17,7 +17,8 @@ const reuse = async (file, more) => useAsStart({ picture: await readPicture(file
 
 /** Make a hidden input that asks for a picture to reuse. */
 export const makeReader = () =>
-  makeChooser("image/png, image/jpeg, image/webp", (file) => reuse(file).catch((error) => toast(error.message)));
+  makeChooser("image/png, image/jpeg, image/webp, image/avif", (file) => reuse(file).catch((error) => toast(error.message, "warning", null, "fill")),
+  );
 
 /**
  * Accept pictures that are dropped on the page or pasted. Returns a function for the button beside the server's
@@ -31,7 +32,7 @@ export function acceptFiles(start) {
     try {
       await reuse(file, { dropped: dropped.name });
     } catch (error) {
-      if (error instanceof Refusal && error.status === UNREADABLE) toast(error.message, "info");
+      if (error instanceof Refusal && error.status === UNREADABLE) toast(error.message, "info", null, "fill");
       start.send(file);
     }
   }

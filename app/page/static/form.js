@@ -2,6 +2,7 @@
 /** @import { Form } from "./types.d.ts" */
 import { fillForm } from "./backend.js";
 import { make, scrolling } from "./dom.js";
+import { toast } from "./messages.js";
 
 const STORED = "diffusion-preview.form";
 
@@ -36,6 +37,7 @@ export function keepForm() {
   } catch {
     // without storage the form begins anew
   }
+  tellReplaced();
   addEventListener("form", (event) => {
     const form = /** @type {CustomEvent<Form>} */ (event).detail;
     noteSettings(form);
@@ -53,6 +55,22 @@ export function keepForm() {
     const { prompt, negative_prompt } = before.form;
     return before.model === model ? before.form : { prompt, negative_prompt };
   };
+}
+
+/** Tell where Gradio is going to replace a number that was typed, as it lies beyond a slider. */
+function tellReplaced() {
+  document.addEventListener(
+    "blur",
+    ({ target }) => {
+      if (!(target instanceof HTMLInputElement) || !target.matches(".settings input[type=number]")) return;
+      const { value, min, max } = target;
+      if (!value || !min || !max || (Number(value) >= Number(min) && Number(value) <= Number(max))) return;
+      const name = target.closest(".block")?.querySelector("[data-testid=block-info]")?.textContent?.trim() || "It";
+      const kept = Math.min(Math.max(Number(value), Number(min)), Number(max));
+      toast(`${name} can be ${min} to ${max}. ${value} became ${kept}.`, "warning", null, "replaced");
+    },
+    true,
+  );
 }
 
 /** Say beside "Settings" what would surprise those who forgot it behind the closed drawer. @param {Form} form */

@@ -100,8 +100,8 @@ export function makeGrid(act, onPainted = () => {}, words = WORDS) {
     const refine = makeButton("strong refine", words.refine, open);
     const picture = makeButton("tile-picture", "", tapped);
     picture.addEventListener("pointerdown", () => (first = PHONE.matches && selected !== seed));
-    picture.append(image, number, meter, state, problem);
-    const item = make("li", "tile", [picture, make("div", "tile-foot", [label, keep, vary, refine])]);
+    picture.append(image, number, label, meter, state, problem);
+    const item = make("li", "tile", [picture, make("div", "tile-foot", [keep, vary, refine])]);
 
     const pointAt = () => {
       clearTimeout(pointing);
@@ -140,13 +140,14 @@ export function makeGrid(act, onPainted = () => {}, words = WORDS) {
     const tile = tiles.get(data.seed);
     if (!tile) return;
     const staged = stage?.grid === view.id && stage.seed === data.seed ? stage : null;
-    const running = staged?.state === "running";
-    const final = staged?.state === "done";
-    const source = staged?.picture || data.picture;
+    const pick = staged || data.pick;
+    const running = pick?.state === "running";
+    const final = pick?.state === "done";
+    const source = pick?.picture || data.picture;
     const { classList } = tile.item;
     classList.toggle("is-waiting", !data.ready && !data.problem);
     classList.toggle("is-kept", data.kept);
-    classList.toggle("is-picked", running || final);
+    classList.toggle("is-picked", !!staged && (running || final));
     classList.toggle("is-refining", running);
     if (source && tile.source !== source) tile.image.src = base + (tile.source = source);
     tile.image.hidden = !source;
@@ -154,9 +155,9 @@ export function makeGrid(act, onPainted = () => {}, words = WORDS) {
     tile.number.textContent = `${position}`;
     tile.label.textContent = data.label && `#${data.label}`;
     tile.label.title = data.label && `Seed ${data.label} · ${data.how}`;
-    const done = running ? staged.percent / 100 : data.steps ? data.step / data.steps : 0;
+    const done = running ? pick.percent / 100 : data.steps ? data.step / data.steps : 0;
     tile.meter.style.setProperty("--done", `${done}`);
-    tile.state.textContent = running ? staged.message : final ? staged.tags[1] : "";
+    tile.state.textContent = running ? pick.message : final ? pick.tags[1] : "";
     tile.problem.textContent = data.problem;
     tile.keep.setAttribute("aria-pressed", `${data.kept}`);
     tile.keep.textContent = data.kept ? words.kept : words.keep;
@@ -176,7 +177,7 @@ export function makeGrid(act, onPainted = () => {}, words = WORDS) {
     grid = view;
     actions.hidden = !view;
     root.ariaBusy = `${!!view?.busy}`;
-    setShape(list, view);
+    setShape(root, view);
     if (!view) {
       note.textContent = words.empty;
       ignored.textContent = "";

@@ -8,7 +8,7 @@ import { focusPrompt, keepForm, typedPrompt } from "./form.js";
 import { makeGrid } from "./grid.js";
 import { makeHistory } from "./history.js";
 import { listenToKeys, makeHelp } from "./keys.js";
-import { newNotices, showNotice, spoken, toast, toasts } from "./messages.js";
+import { dismiss, newNotices, showNotice, spoken, toast, toasts } from "./messages.js";
 import { makeStage } from "./stage.js";
 import { makeStart } from "./start.js";
 
@@ -24,7 +24,11 @@ function isReloaded() {
  * @param {Trigger} trigger Gradio's
  */
 export function open(element, trigger) {
-  connect(trigger);
+  connect(trigger, () => {
+    const why = logIn.hidden ? "The connection is lost" : "You are logged out";
+    toast(`${why}, so this was not done. Please do it again afterwards.`, "warning", null, "lost");
+    showPictures(); // what was expected is not going to come
+  });
   const start = makeStart();
   const grid = makeGrid(act);
   const stage = makeStage(act);
@@ -48,6 +52,7 @@ export function open(element, trigger) {
   const showPictures = () => {
     grid.render(now.grid || null, now.stage || null);
     stage.render(now.stage || null);
+    document.querySelector(".ideas")?.toggleAttribute("hidden", !!now.grid); // room for all previews
   };
 
   /** @param {StatusView} view */
@@ -108,6 +113,7 @@ export function open(element, trigger) {
   const buttons = {
     preview() {
       if (lastKey === "Escape") return toast("Cancelled.", "info");
+      dismiss("preview");
       act("preview", start.asked());
       grid.expect();
       grid.node.focus({ preventScroll: true }); // out of the prompt, so that the keys work

@@ -17,9 +17,11 @@ export const labels = { close: "Close this message" };
  * @param {string} text
  * @param {"info" | "warning"} [kind]
  * @param {{ label: string, run: () => void } | null} [action] a button beside it
+ * @param {string} [about] what was tried; a message about a later try of the same replaces it
  */
-export function toast(text, kind = "warning", action = null) {
-  const node = make("div", `toast toast-${kind}`, [make("p", "", plain(text))]);
+export function toast(text, kind = "warning", action = null, about = "") {
+  const node = make("div", `toast toast-${kind}`, [make("p", "", plain(text))], { "data-about": about });
+  if (about) dismiss(about);
   node.setAttribute("role", kind === "warning" ? "alert" : "status");
   const remove = () => node.remove();
   if (action) {
@@ -31,6 +33,11 @@ export function toast(text, kind = "warning", action = null) {
   toasts.append(node);
   while (toasts.children.length > MAX_SHOWN) toasts.firstChild?.remove();
   setTimeout(remove, action ? SHOWN_WITH_BUTTON_MS : SHOWN_MS);
+}
+
+/** Take away the message about a try, as there is another one. @param {string} about */
+export function dismiss(about) {
+  for (const node of toasts.querySelectorAll(`[data-about="${about}"]`)) node.remove();
 }
 
 /** Tell a message to screen readers: a node of its own, so that two at once are both heard. @param {string} text */
@@ -57,5 +64,7 @@ export function newNotices(notices = []) {
  * @param {{ label: string, run: () => void } | null} [action]
  */
 export function showNotice(notice, action = null) {
-  if (Date.now() / 1000 - notice.time < RECENT_S) toast(notice.text, notice.kind, action);
+  if (Date.now() / 1000 - notice.time < RECENT_S) {
+    toast(notice.text, notice.kind, action, notice.about);
+  }
 }

@@ -49,7 +49,7 @@ export function makeStage(act, onPainted = () => {}, words = WORDS) {
   const cancel = makeButton("plain cancel", words.cancel, () => act("cancel"));
   const download = make("a", "strong download", "Download PNG");
   const begin = makeButton("plain begin", "", () => act("begin", { stage: stage?.id }));
-  const use = makeButton("plain use", "Use prompt and seed", () => useAsStart({ grid: stage?.grid, seed: stage?.seed }));
+  const use = makeButton("plain use", "Use prompt and seed", () => useAsStart({ stage: stage?.id }));
   const link = makeButton("plain link", "Copy link", copyLink);
   const [summary, detail] = [make("strong"), make("span")];
   const facts = make("dl", "facts");

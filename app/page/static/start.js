@@ -63,7 +63,7 @@ export function makeStart() {
       await sendStart(file);
       say("The picture is there.");
     } catch (error) {
-      toast(/** @type {Error} */ (error).message);
+      toast(/** @type {Error} */ (error).message, "warning", null, "start");
     }
     busy = false;
     show();

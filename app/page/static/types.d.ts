@@ -33,6 +33,7 @@ export interface TileView {
   problem: string;
   kept: boolean;
   how: string;
+  pick?: Pick | null;
 }
 
 export interface GridView {
@@ -43,6 +44,15 @@ export interface GridView {
   ignored: string[];
   busy: boolean;
   tiles: TileView[];
+}
+
+/** How far the refinement of a preview is. */
+export interface Pick {
+  state: "running" | "done" | "stopped";
+  picture: string;
+  tags: [string, string];
+  percent: number;
+  message: string;
 }
 
 export interface StageView {
@@ -77,6 +87,8 @@ export interface Notice {
   text: string;
   kind: "info" | "warning";
   undo?: string;
+  /** the action that it answers */
+  about?: string;
   /** the picture that was dropped on the page, by the name that it was given there */
   dropped?: string;
 }

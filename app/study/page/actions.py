@@ -137,6 +137,9 @@ def _open(visit: Participation, values: Values) -> None:
     if visit.now.condition.mode == "full":
         return handlers.show(click)
     _write(visit, events.Refine(seed), values)
+    if visit.session.refinement:
+        visit.session.refinement.cancel()  # in a trial one picture is waited for, not several
+        visit.session.picks = []
     handlers.refine(click)
     handle, backend = visit.session.refinement, click.studio.backend
     # It was begun speculatively; from now on the participant waits for it.

@@ -153,7 +153,7 @@ class Participation:
         self.session.stop()
         self.session.shelf.clear()
         self.session.grid = self.session.stage = self.session.refinement = None
-        self.session.previews = []
+        self.session.previews, self.session.picks = [], []
         backend = RecordingBackend(self.lab.backend, partial(self.note, trial=name), condition.speculate)
         self._studio = Studio(backend, self.lab.sketches, condition.full_solver)
         self.number, self.trial, self.phase, self._began = number, name, "trial", time.monotonic()

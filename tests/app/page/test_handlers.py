@@ -14,7 +14,7 @@ import pytest
 from PIL import Image
 
 from app.jobs import metadata
-from app.jobs.job import RequestError
+from app.jobs.job import Cancelled, RequestError
 from app.page import handlers
 from app.page.click import Click, Form, Studio
 from app.page.likeness import WORDS
@@ -221,19 +221,65 @@ def test_a_new_prompt_replaces_the_grid_that_was_still_growing(
     assert all(handle.ended for handle in growing)
 
 
-def test_refining_twice_is_answered_and_another_pick_takes_over(
+def test_refining_twice_is_answered_and_another_pick_goes_on_beside(
     studio: Studio, new_session: NewSession
 ) -> None:
     session = new_session()
     grid = make_grid(studio, session)
-    handlers.refine(Click(studio, session, {"grid": grid["id"], "seed": 10}, Form(full_steps=100)))
+
+    def pick(seed: int, steps: int) -> None:
+        assert session.grid
+        handlers.refine(
+            Click(studio, session, {"grid": session.grid.id, "seed": seed}, Form(full_steps=steps))
+        )
+
+    pick(10, 100)
     with pytest.raises(RequestError, match="already being refined"):
-        handlers.refine(Click(studio, session, {"grid": grid["id"], "seed": 10}, Form(full_steps=100)))
-    taken_over = session.refinement
-    done = refine(studio, session, 11, 10)
-    assert (done["state"], done["seed"]) == ("done", 11)
-    assert taken_over is not None
-    assert taken_over.ended
+        pick(10, 100)
+    first = session.stage
+    pick(11, 10)
+    second = session.stage
+    assert first and second and first.running
+    handlers.reroll(Click(studio, session, {"grid": grid["id"]}, Form(full_steps=8)))
+    done = settled_grid(session)
+    assert (first.state, second.state, session.stage) == ("done", "done", second)
+    (entry,) = [each for each in session.shelf.entries if each.id == grid["id"]]
+    assert {shot.job["seed"] for shot in entry.finals} == {10, 11}
+    assert "The picture of seed 10 is finished, too" in session.notices[-1]["text"]
+    assert all(tile["pick"] is None for tile in done["tiles"]), "these are others"
+    handlers.open_entry(Click(studio, session, {"entry": grid["id"]}))
+    picks = [tile["pick"] and tile["pick"]["state"] for tile in settled_grid(session)["tiles"]]
+    assert picks == ["done", "done", None, None]
+    made = len(entry.finals)
+    pick(10, 100)
+    assert session.stage and (session.stage.tile.seed, session.stage.state) == (10, "done"), (
+        "it is shown again"
+    )
+    session.settle()
+    assert len(session.shelf.find(grid["id"]).finals) == made
+
+
+def test_a_cancel_ends_the_refinement_on_the_stage_before_the_others(
+    studio: Studio, new_session: NewSession
+) -> None:
+    session = new_session()
+    grid = make_grid(studio, session)
+    for seed in (10, 11):
+        handlers.refine(Click(studio, session, {"grid": grid["id"], "seed": seed}, Form(full_steps=100)))
+    first, second = session.picks
+    handlers.cancel(Click(studio, session))
+    assert second.handle and isinstance(list(second.handle.events())[-1], Cancelled)
+    assert first.running
+    handlers.cancel(Click(studio, session))
+    session.settle()
+    assert (first.state, second.state) == ("stopped", "stopped")
+    handlers.refine(Click(studio, session, {"grid": grid["id"], "seed": 10}, Form(full_steps=100)))
+    assert session.stage and session.stage.running
+    handlers.open_entry(Click(studio, session, {"entry": grid["id"]}))
+    assert session.stage.running, "what is opened goes on"
+    handlers.clear_history(Click(studio, session))
+    session.settle()
+    assert not session.picks and session.shelf.entries == []
 
 
 def test_a_cancel_calls_off_what_it_names_and_nothing_else(studio: Studio, new_session: NewSession) -> None:

@@ -131,7 +131,7 @@ def test_a_link_and_an_entry_of_a_variation_bring_it_back(
         "grid", Tile(job, name="0" * 32), refinement_of(job, 12, "euler"), "done", 100, "", "", "0" * 32
     )
     session.grid, session.stage = Grid([stage.tile], id="grid"), stage
-    here = filled(studio, session, {"grid": "grid", "seed": 7})
+    here = filled(studio, session, {"stage": stage.id})
     assert (here.full_steps, here.full_solver) == (12, "euler")
     assert same(asked(studio, session, here)[1], stage.job)
     view = stage_view(session)
@@ -197,7 +197,7 @@ def test_a_seed_that_does_not_fit_leaves_no_old_one(studio: Studio, new_session:
             {"picture": {"prompt": "a", "settings": {"Seed": [], "Size": {}, "Model": 3, "Steps": None}}},
             "made by 3",
         ),
-        ({"grid": "x", "seed": 3}, "replaced"),
+        ({"stage": "x"}, "replaced"),
     ],
 )
 def test_a_refusal_is_one_message(

@@ -108,12 +108,15 @@ def test_deleting_can_be_undone_and_all_can_be_deleted(studio: Studio, new_sessi
 def test_any_earlier_picture_is_a_start(studio: Studio, new_session: NewSession) -> None:
     session = new_session()
     grid = make_grid(studio, session, replace(FORM, negative_prompt="lake", guidance=2.5))
-    wanted = wanted_of(Click(studio, session, {"grid": grid["id"], "seed": 11}))
+    refine(studio, session, 11)
+    assert session.stage and session.stage.grid == grid["id"]
+    wanted = wanted_of(Click(studio, session, {"stage": session.stage.id}))
     assert (wanted["prompt"], wanted["negative_prompt"]) == ("snowy mountains", "lake")
     assert wanted["settings"]["Seed"] == "11"
     entry = session.shelf.entries[0]
     same = wanted_of(Click(studio, session, {"entry": entry.id, "picture": entry.previews[1].picture}))
-    assert same == wanted
+    final = {"Full steps": "8", "Full sampler": "dpm++2m"}
+    assert wanted == same | {"settings": same["settings"] | final}
 
 
 def test_a_full_disk_is_told_where_the_picture_would_be(
