@@ -24,7 +24,13 @@ import torch
 from tqdm import tqdm
 
 from solver.diffusion import load_diffusion
-from solver.evaluation.evaluate import learned, measure, prepare, training_free_contenders
+from solver.evaluation.evaluate import (
+    SEEDS_PER_PROMPT,
+    learned,
+    measure,
+    prepare,
+    training_free_contenders,
+)
 from solver.evaluation.summary import REWARD, Measured, paired_difference, summarize
 from solver.training import train
 from solver.training.pairs import Target, make_pairs, read_prompts
@@ -135,6 +141,8 @@ PAPER: Mapping[tuple[str, int], Sequence[float]] = {
 """The paper's table for Stable Diffusion 1.5: solver and steps → its columns."""
 
 METHODS = ("ppo", "regression")
+ENOUGH_ROLLOUTS, ENOUGH_PROMPTS = 0.25, 50
+"""Share of the authors' rollouts, and test prompts, from which on a run answers the paper's question."""
 GRADIENT_COST = 3
 """Evaluations that one costs with its gradient."""
 
@@ -247,6 +255,19 @@ def answer(results: Mapping[str, Any], measure: str = "psnr_db") -> str:
     return f"{verdict}: PPO minus regression in {unit} is {', '.join(parts)} evaluations."
 
 
+def caution(sizes: Mapping[str, Any]) -> str:
+    """Return a sentence that begins the answer of a run too small to judge by; "" for a larger one."""
+    rollouts = sizes["iterations"] * sizes["rollouts_in_an_iteration"]
+    share = rollouts / (sizes["papers"]["iterations"] * sizes["papers"]["rollouts_in_an_iteration"])
+    prompts = sizes["test_pairs"] // SEEDS_PER_PROMPT
+    if share >= ENOUGH_ROLLOUTS and prompts >= ENOUGH_PROMPTS:
+        return ""
+    return (
+        f"With {share:.1%} of the authors' rollouts and {prompts} test prompts this run is "
+        "too small to judge the method. What it measured: "
+    )
+
+
 def table(results: Mapping[str, Any]) -> str:
     """Return a Markdown page: sizes, the answer, and our figures beside the paper's."""
     rows, sizes = results["rows"][:-1], results["sizes"]
@@ -276,7 +297,7 @@ def table(results: Mapping[str, Any]) -> str:
     papers, before = sizes["papers"], results["trainings"]
     return "\n".join(
         [
-            f"{answer(results)}",
+            f"{caution(sizes)}{answer(results)}",
             "",
             f"Trained on {sizes['train_pairs']} pairs (the authors' code: {papers['train_pairs']}) for "
             f"{sizes['iterations']} iterations ({papers['iterations']}) of "

@@ -21,6 +21,7 @@ from solver.training import train
 from tests import tiny_models
 from tests.solver.toys import NOISE, SD, diffusers_scheduler, network, relative_error
 from tests.solver.training.tiny_rewards import TINY
+from tools import figures
 
 S = NoiseSchedule.from_config(SD)
 SMALL = ("--train-pairs", "2", "--pairs", "8", "--validation-pairs", "1", "--iterations", "2", "--group", "4")
@@ -170,6 +171,16 @@ def test_the_answer_follows_from_the_intervals() -> None:
     assert reproduce.answer(results((-1, -0.1))).startswith("Regression beats PPO here, unlike")
     assert reproduce.answer(results((-1, 0.1))).startswith("PPO and regression cannot be told apart")
     assert reproduce.answer(results((0.1, 1), (-1, 1))).startswith("PPO and regression differ")
+
+
+def test_a_run_too_small_to_judge_by_says_so_first() -> None:
+    papers = {"iterations": 3000, "rollouts_in_an_iteration": 80}
+    sizes = papers | {"test_pairs": 320, "papers": papers}
+    assert reproduce.caution(sizes) == ""
+    for smaller in ({"iterations": 30}, {"test_pairs": 16}):
+        assert "too small to judge the method" in reproduce.caution(sizes | smaller)
+    assert figures.read("paper")["sizes"]["iterations"] < 3000, "the run among the figures is a small one"
+    assert "too small to judge the method" in figures.render().split("## The paper's experiment")[1]
 
 
 def test_the_page_gives_the_papers_own_answer() -> None:
