@@ -66,3 +66,17 @@ def test_the_page_shows_what_is_not_better_beside_what_is() -> None:
     for title in ("lead in PSNR", "lead in sharpness", "lead in KID", "lead in top-1 agreement"):
         assert title in text
     assert "not told apart in" in text and "trained by gradient" in text
+
+
+def test_what_fitted_rows_add_is_what_was_measured() -> None:
+    page = (figures.ROOT / "docs/training.md").read_text(encoding="utf-8")
+    section = page.split("## What fitted rows add")[1].split("\n## ")[0]
+    lines = {line.split("|")[1].strip(): line for line in section.splitlines() if line.startswith("|")}
+    for trial in figures.read("fit")["trials"]:
+        line = lines[str(trial["evaluations"])]
+        for solver, psnr in trial["psnr_db"].items():
+            assert f"| {psnr:.2f} ({trial['sharpness'][solver]:.3f}) |" in line
+        for solver in ("dpm++2m rows", "shipped"):
+            value, low, high = trial["lead_psnr_db"][solver]
+            assert f"| {value:+.2f} [{low:+.2f}, {high:+.2f}] |" in line
+        assert f"{trial['pairs']} held-out pairs" in section
