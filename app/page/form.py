@@ -150,7 +150,12 @@ def form_for(facts: ModelFacts) -> dict[str, dict[str, Any]]:
     return {
         "prompt": {"placeholder": EDIT_PROMPT if facts.edits else PROMPT},
         "negative_prompt": {"visible": facts.negative_prompts},
-        "guidance": {"value": facts.guidance, "visible": low < high, "minimum": min(low, 1)},
+        "guidance": {
+            "value": facts.guidance,
+            "visible": low < high,
+            "minimum": min(low, 1),
+            "maximum": MAX_GUIDANCE,
+        },
         "steps": {
             "value": USUAL_EDIT_STEPS if facts.edits else USUAL_STEPS,
             "minimum": fewest,
