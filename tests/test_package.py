@@ -125,4 +125,4 @@ def test_an_unknown_command_names_those_that_there_are() -> None:
         [sys.executable, "-m", "solver", "trian"], cwd=ROOT, capture_output=True, text=True, timeout=120
     )
     assert done.returncode == 2
-    assert "There is no command 'trian'; there are pairs, train" in done.stderr
+    assert "There is no command 'trian'; there are learn, pairs, train" in done.stderr

@@ -15,7 +15,7 @@ ROOMS = {
     "solver.training": ("solver", "solver.diffusion"),
     "solver.evaluation": ("solver", "solver.diffusion", "solver.training"),
     "checkpoints": ("solver",),
-    "checkpoints.recipe": ("checkpoints",),
+    "checkpoints.recipe": ("checkpoints", "solver", "solver.diffusion"),
     "app.disk": (),
     "app.jobs": ("solver",),
     "app.catalogue": ("solver", "solver.diffusion", "app.disk"),

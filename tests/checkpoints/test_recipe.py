@@ -270,18 +270,18 @@ def test_the_layout_layer_leaves_the_prediction_alone_and_teaches_the_way_up() -
 
 
 @pytest.mark.slow
-def test_the_network_is_compiled_once_and_learns_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_network_is_compiled_once_and_learns_the_same() -> None:
     torch.manual_seed(0)
     model = WithLayout(make_unet()).train()
     device = torch.device("cpu")
     fast = compiled(model, 3, device, backend="aot_eager", fullgraph=True)
     assert fast is not model and all(p.grad is None for p in model.parameters())
-    monkeypatch.setattr(torch._dynamo.config, "error_on_recompile", True)
     gradients = []
     for predict in (fast, model):
         torch.manual_seed(1)
         x = torch.randn(3, 16, 16, 16).contiguous(memory_format=torch.channels_last)
-        with torch.autocast("cpu", torch.bfloat16):
+        # Not by monkeypatch: its undoing would remove the setting, and nothing could be compiled any more.
+        with torch.autocast("cpu", torch.bfloat16), torch._dynamo.config.patch(error_on_recompile=True):
             noise, layout = predict(x, draw_timesteps(3), torch.randn(3, 64, 128))
         (noise.float().square().mean() + layout.float().square().mean()).backward()
         gradients.append(model.unet.conv_in.weight.grad)

@@ -453,7 +453,6 @@ def test_a_pipeline_that_clips_is_told(setting: Any) -> None:
         ("EDMEulerScheduler", {}, "neither betas .* nor a flow"),
         ("IPNDMScheduler", {}, "neither betas .* nor a flow"),
         ("FlowMatchEulerDiscreteScheduler", {"invert_sigmas": True}, "sets invert_sigmas=True"),
-        ("FlowMatchEulerDiscreteScheduler", {"shift_terminal": 0.1}, "sets shift_terminal=0.1"),
     ],
 )
 def test_a_model_whose_noise_schedule_is_not_known_is_refused_at_once(

@@ -2,6 +2,7 @@
 
 import gc
 import threading
+import time
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -22,7 +23,7 @@ from app.worker.costs import Costs
 from solver import ConsistencySolverScheduler
 from solver.diffusion import PipelineAsItIs
 from tests import tiny_pipelines
-from tests.conftest import make_job
+from tests.conftest import PATIENCE_S, make_job
 from tools.load.policies import POLICIES
 
 EDGE = 32
@@ -91,7 +92,13 @@ def test_a_refinement_is_its_preview_from_the_same_noise(model: ImageModel, work
     assert np.array_equal(np.asarray(preview.picture), np.asarray(final.picture))
 
 
+def runs() -> set[threading.Thread]:
+    """The threads of all runs that have not ended."""
+    return {thread for thread in threading.enumerate() if thread.name == "picture"}
+
+
 def test_cancelling_takes_effect_at_the_next_step_and_ends_the_run(model: ImageModel, worker: Worker) -> None:
+    before = runs()
     handles = worker.submit_all([make_job(model, steps=100, seed=i) for i in (1, 2)])
     events = handles[0].events()
     while type(next(events)).__name__ != "Step":
@@ -101,8 +108,10 @@ def test_cancelling_takes_effect_at_the_next_step_and_ends_the_run(model: ImageM
         assert isinstance(list(handle.events())[-1], Cancelled)
     assert isinstance(ends(worker, [make_job(model)])[0], Done)
     worker.close()
-    gc.collect()
-    assert not [thread for thread in threading.enumerate() if thread.name == "picture"]
+    deadline = time.monotonic() + PATIENCE_S
+    while runs() - before and time.monotonic() < deadline:
+        gc.collect()
+    assert not runs() - before
 
 
 def test_one_picture_that_fails_leaves_the_others_alone(

@@ -333,9 +333,11 @@ def test_an_earlier_picture_brings_its_start_back(studio: Studio, new_session: N
     session.settle()
     assert session.grid
     entry = session.shelf.entries[0]
+    refine(studio, session, 11)
+    assert session.stage
     begun(session, 9)
     for wish in (
-        {"grid": session.grid.id, "seed": 11},
+        {"stage": session.stage.id},
         {"entry": entry.id, "picture": entry.previews[1].picture},
         {"picture": from_picture(session.shelf.path(entry.previews[1].picture).read_bytes())},
     ):
