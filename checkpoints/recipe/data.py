@@ -64,6 +64,11 @@ def to_pixels(pictures: np.ndarray, device: torch.device | None = None) -> Tenso
     return torch.from_numpy(np.array(pictures)).to(device).permute(0, 3, 1, 2).float() / 127.5 - 1
 
 
+def psnr_db(pictures: Tensor, others: Tensor, span: float = 2.0) -> Tensor:
+    """PSNR in dB of each picture, (n,), where values span `span`: 2 for -1..1, 1 for 0..1."""
+    return -10 * torch.log10((pictures - others).square().mean((1, 2, 3)) / span**2)
+
+
 def _draw_chunk(folder: Path, chunk: int) -> int:
     """Draw one chunk into the files of `folder`: pictures need not travel between processes."""
     files = (np.load(folder / f"{name}.npy", mmap_mode="r+") for name in ("pictures", "layouts", "labels"))

@@ -26,7 +26,7 @@ from tqdm import tqdm
 import checkpoints
 from checkpoints.readers import READERS, ConvSceneReader
 from checkpoints.recipe.captions import caption
-from checkpoints.recipe.data import picture_of, scene_of, to_pixels
+from checkpoints.recipe.data import picture_of, psnr_db, scene_of, to_pixels
 from checkpoints.recipe.drawing import draw
 from checkpoints.recipe.fit import pick_device
 from checkpoints.recipe.realism import detect, features, kernel_distance
@@ -105,8 +105,7 @@ def measure_autoencoder(context: Context) -> dict[str, float]:
     psnr = []
     for start in tqdm(range(0, context.count, context.batch), desc="autoencoder", unit="batch"):
         drawn = np.stack([picture_of("fresh", start + i)[0] for i in range(context.batch)])
-        error = context.given_back(pipe, drawn) - to_pixels(drawn).to(context.device)
-        psnr += (-10 * torch.log10(error.square().mean((1, 2, 3)) / 4)).tolist()
+        psnr += psnr_db(context.given_back(pipe, drawn), to_pixels(drawn).to(context.device)).tolist()
     return {"psnr_db": float(np.mean(psnr)), "psnr_db_worst": float(np.min(psnr))}
 
 
@@ -126,7 +125,7 @@ def measure_decoder(context: Context) -> dict[str, float]:
         drawn = (to_pixels(np.stack([picture_of("fresh", i)[0] for i in rows])).to(context.device) + 1) / 2
         latents = denoised_again(model, model.encode_pictures(drawn), words, rows, strength=0.35)
         decoded = model.decode(latents).clamp(0, 1)
-        psnr += (-10 * torch.log10((decoded - drawn).square().mean((1, 2, 3)))).tolist()
+        psnr += psnr_db(decoded, drawn, span=1).tolist()
         edges = [x.diff(dim=-1).abs().mean((1, 2, 3)) for x in (decoded, drawn)]
         sharpness += (edges[0] / edges[1]).tolist()
     return {"denoised_psnr_db": float(np.mean(psnr)), "denoised_sharpness": float(np.mean(sharpness))}

@@ -45,7 +45,7 @@ def main(argv: list[str] | None = None) -> None:
             decoded = model(pixels)
         decoded = decoded.float()
         with torch.no_grad():
-            psnr = -10 * torch.log10((decoded - pixels).square().mean((1, 2, 3)) / 4).mean()
+            psnr = data.psnr_db(decoded, pixels).mean()
         return reconstruction_loss(decoded, pixels), {"psnr_db": psnr}
 
     trained = fit(

@@ -66,15 +66,15 @@ def denoised_again(
 
 
 def cache_denoised(
-    work: Path, count: int, batch: int, device: torch.device, minutes: float | None = None
+    work: Path, latents: np.ndarray, batch: int, device: torch.device, minutes: float | None = None
 ) -> np.ndarray:
-    """Latents of the first drawings after noising and denoising, (n, 16, 16, 16) float16; resumable.
+    """`latents` of the first drawings after noising and denoising, (n, 16, 16, 16) float16; resumable.
 
-    Batches take turns with the strengths of `STRENGTHS`. n is `count`, or fewer if `minutes` are over before.
+    Batches take turns with the strengths of `STRENGTHS`. n is that of `latents`, or less if `minutes` are
+    over before.
     """
     started = time.monotonic()
     path, done_path = work / "denoised.npy", work / "denoised-done.npy"
-    latents = cache_latents(work, count, device)
     count = len(latents)
     if path.exists() and len(np.load(path, mmap_mode="r")) == count:
         denoised = np.lib.format.open_memmap(path, mode="r+")
@@ -145,13 +145,12 @@ def main(argv: list[str] | None = None) -> None:
     started = time.monotonic()
     clean = cache_latents(args.work, args.pictures, device)
     at_once = 32 if device.type == "cpu" else 256
-    denoised = cache_denoised(args.work, args.pictures, at_once, device, args.minutes and args.minutes / 2)
+    denoised = cache_denoised(args.work, clean, at_once, device, args.minutes and args.minutes / 2)
     pictures, _ = data.load(args.work / "drawings")
     folder = args.work / "pipeline" / "vae"
     vae = LandscapesAutoencoder.from_pretrained(folder).float()
     model: Any = DecoderWithCritic(vae.decoder)
     model.to(memory_format=torch.channels_last)
-    pixel_range = 4  # (1 - -1)²
 
     def loss_fn(model: Any, rng: np.random.Generator) -> tuple[Tensor, dict[str, Any]]:
         which = rng.choice(len(denoised), args.batch, replace=len(denoised) < args.batch)
@@ -171,7 +170,7 @@ def main(argv: list[str] | None = None) -> None:
             critic, fooled = adversarial_losses(model, *crops)
         reconstruction = reconstruction_loss(decoded, pixels)
         weight = ADVERSARIAL * balance(reconstruction, fooled, model.decoder[-2].weight)
-        psnr = -10 * torch.log10((decoded.detach() - pixels).square().mean((1, 2, 3)) / pixel_range)
+        psnr = data.psnr_db(decoded.detach(), pixels)
         figures = {
             "critic": critic.detach(),
             "reconstruction": reconstruction.detach(),

@@ -15,7 +15,7 @@ class Abandoned(BaseException):
 
 
 class Coroutine:
-    """Runs `body(coroutine)` in a thread, which takes turns with whoever calls `send`.
+    """Runs `body(coroutine)` in a thread, which takes turns with the caller of `send`.
 
     For code that calls back where it should give way, such as a pipeline with a loop of its own. Never two
     sides run at once, so neither needs locks.

@@ -230,7 +230,7 @@ def _interval(row: Row, name: str, digits: int) -> str:
 
 
 def grids_chosen(row: Row) -> str:
-    """Return at which evaluations the grids of training-free solvers were chosen, in words."""
+    """Return at which evaluations the grids of training-free solvers were chosen, as text."""
     return "at each number of evaluations" if row.get("grids_at") == "each" else "at 5 and 8 evaluations"
 
 
